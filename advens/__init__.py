@@ -1,0 +1,48 @@
+"""Adversarial robustness measured as a field should: transfer attacks on ensembles of surrogates,
+models that resist them, and results with intervals, significance and compute spent.
+
+Importing this package is instant: torch is imported by the first call that needs it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "list_attacks": "advens.attacks.registry",
+    "create_attack": "advens.attacks.registry",
+    "list_models": "advens.models",
+    "load_model": "advens.models",
+    "load_data": "advens.datasets",
+    "list_defenses": "advens.defenses",
+    "create_defense": "advens.defenses",
+}
+
+if TYPE_CHECKING:
+    from advens.datasets import load_data as load_data
+    from advens.models import list_models as list_models, load_model as load_model
+
+
+def __getattr__(name: str) -> Any:
+    """The public functions, imported when first asked for."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'advens' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*_HOMES, "__version__"])
+
+
+__all__ = [  # noqa: F822 - resolved by __getattr__
+    "create_attack",
+    "create_defense",
+    "list_attacks",
+    "list_defenses",
+    "list_models",
+    "load_data",
+    "load_model",
+]

@@ -1,0 +1,36 @@
+"""The one exception for bad input: a line for people, exit code 2 on the command line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """What the caller gave cannot be used. The message is one line: what was given, what is allowed."""
+
+
+class RunError(RuntimeError):
+    """The input was fine but the work failed or found failures: exit code 1 on the command line."""
+
+
+def nearest(given: str, allowed: Iterable[str]) -> str:
+    """A hint such as ``; did you mean 'resnet'?``, or the allowed values, or nothing."""
+    choices = sorted(set(allowed))
+    lowered = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(given.lower(), lowered, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean '{lowered[close[0]]}'?"
+    if 0 < len(choices) <= 12:
+        return f"; one of: {', '.join(choices)}"
+    return ""
+
+
+def unknown(kind: str, given: str, allowed: Iterable[str]) -> InputError:
+    """The error for a name that does not exist, with the nearest one that does."""
+    return InputError(f"unknown {kind} '{given}'{nearest(given, allowed)}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type when it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

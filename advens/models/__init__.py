@@ -1,0 +1,113 @@
+"""Model sources: ``digits:``, ``timm:``, ``torchvision:``, ``robustbench:``, ``pkg.module:factory``.
+
+A source is a function from a parsed name to a `Classifier`. Third-party packages add theirs through
+the entry-point group ``advens.models``: the entry point's name is the scheme, and it loads a function
+``load(spec: advens.spec.Spec) -> Classifier``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from advens.errors import InputError, unknown
+from advens.spec import Spec
+
+if TYPE_CHECKING:
+    from advens.classifier import Classifier
+
+SOURCES = {
+    "digits": "advens.models.digits",
+    "timm": "advens.models.timm",
+    "torchvision": "advens.models.torchvision",
+    "robustbench": "advens.models.robustbench",
+}
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a plan needs to know of a model, without holding it."""
+
+    name: str
+    family: str
+    digest: str
+    num_classes: int
+    input_size: tuple[int, int] | None
+
+
+def load_model(name: str) -> Classifier:
+    """The `Classifier` of a source name such as ``"digits:resnet"``, on the CPU.
+
+    Raises:
+        InputError: unknown source or name, missing or corrupt weights.
+    """
+    return _source(spec := Spec.parse(name, "model"))(spec)
+
+
+def describe(name: str) -> ModelCard:
+    """The card of a model; embedded models answer from their index, others are loaded once."""
+    spec = Spec.parse(name, "model")
+    if spec.scheme == "digits":
+        from advens.models.digits import card
+
+        return card(spec)
+    model = _source(spec)(spec)
+    return ModelCard(name, model.family, model.digest, model.num_classes, model.input_size)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names that match a wildcard: the embedded zoo; with ``timm:...`` or ``torchvision:...`` theirs."""
+    from advens.models.digits import names
+
+    scheme = pattern.partition(":")[0]
+    if scheme in ("timm", "torchvision"):
+        every = import_module(SOURCES[scheme]).names()
+    else:
+        every = names()
+    return [name for name in every if fnmatch(name, pattern)]
+
+
+def expand(pattern: str) -> list[str]:
+    """A name, or the names a wildcard stands for. Raises InputError when there are none."""
+    if not any(c in pattern.partition("?")[0] for c in "*["):
+        return [pattern]
+    found = list_models(pattern)
+    if not found:
+        raise unknown("model", pattern, list_models())
+    return found
+
+
+def check_name(name: str) -> None:
+    """Raise InputError when a name cannot stand for a model, as far as can be told without loading."""
+    spec = Spec.parse(name, "model")
+    check = getattr(_module(spec), "check", None)
+    if check is not None:
+        check(spec)
+
+
+def _module(spec: Spec) -> object:
+    if spec.scheme in SOURCES:
+        return import_module(SOURCES[spec.scheme])
+    return None
+
+
+def _source(spec: Spec) -> Callable[[Spec], Classifier]:
+    if spec.scheme in SOURCES:
+        load: Callable[[Spec], Classifier] = import_module(SOURCES[spec.scheme]).load
+        return load
+    for point in entry_points(group="advens.models", name=spec.scheme):
+        plugin: Callable[[Spec], Classifier] = point.load()
+        return plugin
+    from advens.models.module import importable, load as load_module
+
+    if "." in spec.scheme or importable(spec.scheme):
+        return load_module
+    plugins = [point.name for point in entry_points(group="advens.models")]
+    raise unknown("model source", spec.scheme, [*SOURCES, *plugins])
+
+
+__all__ = ["InputError", "ModelCard", "check_name", "describe", "expand", "list_models", "load_model"]

@@ -1,0 +1,66 @@
+"""``pkg.module:factory``: a model of your own.
+
+The factory returns a `Classifier`, or any ``torch.nn.Module`` that maps images (N, 3, H, W) in [0, 1]
+to logits. Options go to the factory as keywords, except ``num_classes`` and ``family`` when the
+factory does not take them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from importlib.util import find_spec
+
+from torch import nn
+
+from advens.classifier import FAMILIES, Classifier
+from advens.errors import InputError, first_line, nearest
+from advens.spec import Spec
+
+
+def importable(name: str) -> bool:
+    """Whether a module of this name can be found."""
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def load(spec: Spec) -> Classifier:
+    """Import the module, call the factory, wrap what it returns."""
+    try:
+        module = import_module(spec.scheme)
+    except ImportError as error:
+        raise InputError(f"model '{spec.text}': {first_line(error)}") from error
+    factory = getattr(module, spec.rest, None)
+    if not callable(factory):
+        known = [name for name, value in vars(module).items() if callable(value)]
+        hint = nearest(spec.rest, known)
+        raise InputError(f"model '{spec.text}': module {spec.scheme} has no factory '{spec.rest}'{hint}")
+    options = spec.literals()
+    takes = inspect.signature(factory).parameters
+    ours = {key: options.pop(key) for key in ("num_classes", "family") if key not in takes and key in options}
+    try:
+        net = factory(**options)
+    except TypeError as error:
+        raise InputError(f"model '{spec.text}': {first_line(error)}") from error
+    if isinstance(net, Classifier):
+        return net
+    if not isinstance(net, nn.Module):
+        raise InputError(f"model '{spec.text}': the factory returned {type(net).__name__}, not a torch Module")
+    family = str(ours.get("family", getattr(net, "family", "cnn")))
+    if family not in FAMILIES:
+        raise InputError(f"model '{spec.text}': unknown family '{family}'{nearest(family, FAMILIES)}")
+    return Classifier(
+        net, name=spec.text, num_classes=int(ours.get("num_classes") or _classes(net, spec)), family=family
+    )
+
+
+def _classes(net: nn.Module, spec: Spec) -> int:
+    declared = getattr(net, "num_classes", None)
+    if isinstance(declared, int):
+        return declared
+    widths = [module.out_features for module in net.modules() if isinstance(module, nn.Linear)]
+    if not widths:
+        raise InputError(f"model '{spec.text}': cannot tell how many classes it has; add ?num_classes=N")
+    return widths[-1]

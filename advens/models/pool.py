@@ -1,0 +1,47 @@
+"""Models held while they are needed: the least recently used leave when a byte budget is passed."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+
+from advens.classifier import Classifier
+from advens.models import load_model
+
+
+class ModelPool:
+    """Loads models on demand onto a device.
+
+    Args:
+        device: where the models live.
+        budget: bytes of weights to keep; what one request names is held whatever its size.
+    """
+
+    def __init__(self, device: torch.device, budget: int = 2 << 30) -> None:
+        self.device = device
+        self.budget = budget
+        self._held: OrderedDict[str, Classifier] = OrderedDict()
+
+    def get(self, names: Sequence[str]) -> list[Classifier]:
+        """The models of these names, in this order."""
+        for name in names:
+            if name not in self._held:
+                self._evict(keep=names)
+                self._held[name] = load_model(name).to(self.device)
+            self._held.move_to_end(name)
+        self._evict(keep=names)
+        return [self._held[name] for name in names]
+
+    def _evict(self, keep: Sequence[str]) -> None:
+        for name in list(self._held):
+            if sum(map(_bytes, self._held.values())) <= self.budget:
+                return
+            if name not in keep:
+                del self._held[name]
+
+
+def _bytes(model: Classifier) -> int:
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

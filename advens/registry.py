@@ -1,0 +1,134 @@
+"""Named things: a registry finds them in the package, in plug-ins, by wildcard, and suggests on a miss.
+
+Registering is a decorator in the file of the thing; a registry discovers its files by importing the
+package it stands for, and third-party ones through an entry-point group of the same name. An entry
+point may point at a module (importing it registers what it decorates) or at anything inside one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from advens.errors import InputError, unknown
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Info:
+    """What the registry says of an entry, beside its code.
+
+    Args:
+        name: how users call it.
+        family: what it changes: fusion, surrogate, loss, gradient, input, white-box.
+        paper: authors, venue and title of its source.
+        year: of the paper.
+        targeted: whether it supports targets.
+        norms: the norms it is defined for.
+        couples: ``"no"``, ``"option"`` (an option couples the batch) or ``"shard"`` (takes other
+            images of the same shard by design).
+        summary: one line.
+    """
+
+    name: str
+    family: str = ""
+    paper: str = ""
+    year: int | None = None
+    targeted: bool = True
+    norms: tuple[str, ...] = ("linf", "l2")
+    couples: str = "no"
+    summary: str = ""
+
+
+@dataclass
+class Registry(Generic[T]):
+    """Entries of one kind.
+
+    Args:
+        kind: the word used in messages.
+        package: the package whose modules register entries when imported.
+        group: the entry-point group for third-party ones.
+    """
+
+    kind: str
+    package: str | None = None
+    group: str | None = None
+    entries: dict[str, tuple[T, Info]] = field(default_factory=dict)
+    _found: bool = False
+
+    def register(self, info: Info, value: T) -> None:
+        """Add an entry. The same name twice is an error, unless it is the same definition again."""
+        known = self.entries.get(info.name)
+        if known is not None and _origin(known[0]) != _origin(value):
+            raise InputError(
+                f"{self.kind} '{info.name}' is registered twice: by {_origin(known[0])} "
+                f"and by {_origin(value)}"
+            )
+        self.entries[info.name] = (value, info)
+
+    def names(self, pattern: str = "*") -> list[str]:
+        """Sorted names that match a shell wildcard."""
+        self._discover()
+        return sorted(name for name in self.entries if fnmatch(name, pattern))
+
+    def get(self, name: str) -> T:
+        """The entry of a name. Raises InputError with the nearest name."""
+        return self._entry(name)[0]
+
+    def info(self, name: str) -> Info:
+        """What is known of a name."""
+        return self._entry(name)[1]
+
+    def __contains__(self, name: object) -> bool:
+        self._discover()
+        return name in self.entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def _entry(self, name: str) -> tuple[T, Info]:
+        self._discover()
+        if name not in self.entries:
+            raise unknown(self.kind, name, self.entries)
+        return self.entries[name]
+
+    def _discover(self) -> None:
+        if self._found:
+            return
+        self._found = True
+        if self.package is not None:
+            import_all(self.package)
+        for point in entry_points(group=self.group) if self.group else ():
+            try:
+                point.load()
+            except Exception as error:
+                self._found = False
+                raise InputError(
+                    f"plug-in '{point.name}' ({point.value}) in group '{self.group}' does not load: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
+
+
+def import_all(package: str) -> None:
+    """Import every module of a package that holds entries (not its commands)."""
+    root = importlib.import_module(package)
+    for module in pkgutil.walk_packages(root.__path__, prefix=f"{package}."):
+        if not module.name.endswith((".commands", ".__main__")):
+            importlib.import_module(module.name)
+
+
+def one_line(text: str | None) -> str:
+    """The first line of a docstring."""
+    return (text or "").strip().split("\n")[0].rstrip(".")
+
+
+def _origin(value: object) -> str:
+    target: Callable[..., object] | object = getattr(value, "__wrapped__", value)
+    module = getattr(target, "__module__", type(target).__module__)
+    return f"{module}.{getattr(target, '__qualname__', repr(target))}"

@@ -1,0 +1,87 @@
+"""Randomness that depends on what is computed, never on how.
+
+Every draw is named by a seed, a step and a purpose, and made by a generator of its own: no stream is
+shared, so the order of calls, the micro-batch size and a crash in between cannot change a number.
+Tensors are drawn for the whole shard and sliced to the rows at hand; choices are drawn once for all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+
+def derive(*parts: object) -> int:
+    """A 63-bit seed from any printable parts: the same parts give the same seed everywhere."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of one attack on one shard.
+
+    Args:
+        seed: what everything is derived from.
+        size: samples in the shard.
+        rows: the slice of the shard at hand.
+        step: the attack step the draws belong to.
+    """
+
+    seed: int
+    size: int
+    rows: slice = field(default_factory=lambda: slice(None))
+    step: int = -1
+
+    def at(self, step: int) -> Draws:
+        """The draws of one step: every gradient the step takes sees the same ones."""
+        return replace(self, step=step)
+
+    def fork(self, *tag: object) -> Draws:
+        """Draws of another purpose, independent of these."""
+        return replace(self, seed=derive(self.seed, "fork", *tag))
+
+    def generator(self, *tag: object, device: torch.device | str = "cpu") -> torch.Generator:
+        """A generator for one purpose at this step."""
+        generator = torch.Generator(device=device)
+        generator.manual_seed(derive(self.seed, self.step, *tag))
+        return generator
+
+    def uniform(self, like: Tensor, low: float, high: float, *tag: object) -> Tensor:
+        """U(low, high) of the shape, type and device of ``like`` (rows at hand, ...)."""
+        return self._full(like).uniform_(
+            low, high, generator=self.generator(*tag, device=like.device)
+        )[self.rows]
+
+    def normal(self, like: Tensor, std: float, *tag: object) -> Tensor:
+        """N(0, std²) of the shape, type and device of ``like`` (rows at hand, ...)."""
+        return self._full(like).normal_(
+            0.0, std, generator=self.generator(*tag, device=like.device)
+        )[self.rows]
+
+    def integers(self, high: int, count: int, *tag: object) -> list[int]:
+        """``count`` integers in [0, high), shared by the whole shard."""
+        return torch.randint(high, (count,), generator=self.generator(*tag)).tolist()
+
+    def permutation(self, n: int, *tag: object) -> list[int]:
+        """A permutation of range(n), shared by the whole shard."""
+        return torch.randperm(n, generator=self.generator(*tag)).tolist()
+
+    def number(self, low: float, high: float, *tag: object) -> float:
+        """One number from U(low, high), shared by the whole shard."""
+        unit = torch.rand((), generator=self.generator(*tag), dtype=torch.float64).item()
+        return low + (high - low) * unit
+
+    def others(self, *tag: object) -> Tensor:
+        """For the rows at hand, the index of another sample of the shard (N,); itself when alone."""
+        if self.size == 1:
+            return torch.zeros(1, dtype=torch.long)[self.rows]
+        shift = torch.randint(1, self.size, (self.size,), generator=self.generator(*tag))
+        return ((torch.arange(self.size) + shift) % self.size)[self.rows]
+
+    def _full(self, like: Tensor) -> Tensor:
+        """Room for the whole shard."""
+        return torch.empty((self.size, *like.shape[1:]), dtype=like.dtype, device=like.device)

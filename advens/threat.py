@@ -1,0 +1,141 @@
+"""The threat model: a norm, a budget, and the goal. Knows the ball and nothing about models."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from advens.errors import InputError, nearest
+from advens.seeding import Draws
+
+NORMS = ("linf", "l2")
+TINY = 1e-12
+
+
+def parse_eps(value: float | str, what: str = "eps") -> float:
+    """A budget as a number: ``0.2`` or ``"8/255"``. Raises InputError when it is neither."""
+    try:
+        number = float(Fraction(value.replace(" ", ""))) if isinstance(value, str) else float(value)
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"{what} = {value!r} is not a number; write 0.03 or \"8/255\"") from None
+    if not math.isfinite(number):
+        raise InputError(f"{what} = {value!r} is not finite")
+    return number
+
+
+@dataclass(frozen=True)
+class Threat:
+    """The ball of radius ``eps`` in ``norm`` around an image, inside [0, 1].
+
+    Args:
+        norm: ``"linf"`` or ``"l2"``.
+        eps: the radius on images in [0, 1]; kept as written (``"8/255"``), see ``radius``.
+    """
+
+    norm: str = "linf"
+    eps: float | str = "8/255"
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise InputError(f"unknown norm '{self.norm}'{nearest(self.norm, NORMS)}")
+        if isinstance(self.eps, bool) or self.radius <= 0:
+            raise InputError(f"eps = {self.eps} is out of range; it must be above 0")
+        if self.norm == "linf" and self.radius > 1:
+            raise InputError(
+                f"eps = {self.eps} is out of range; images lie in [0, 1], so an l_inf budget is at "
+                f"most 1 (did you mean \"{self.eps}/255\"?)"
+            )
+
+    @property
+    def radius(self) -> float:
+        """eps as a number."""
+        return parse_eps(self.eps)
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """The point of the ball around ``x`` and of [0, 1] for ``x_adv``; both (N, C, H, W)."""
+        if self.norm == "linf":
+            eps = self.radius
+            return torch.minimum(torch.maximum(x_adv, x - eps), x + eps).clamp_(0.0, 1.0)
+        # clamping towards the box that holds x never lengthens the perturbation
+        delta = x_adv.clamp(0.0, 1.0) - x
+        return (x + delta * (self.radius / norms(delta, "l2").clamp_min(TINY)).clamp_max(1.0)).clamp_(
+            0.0, 1.0
+        )
+
+    def steepest(self, g: Tensor) -> Tensor:
+        """The unit step of this norm along ``g``: its sign, or ``g / ||g||_2`` per sample."""
+        if self.norm == "linf":
+            return g.sign()
+        return g / norms(g, "l2").clamp_min(TINY)
+
+    def random_start(self, x: Tensor, draws: Draws) -> Tensor:
+        """A uniform point of the ball around ``x``, projected on [0, 1]."""
+        if self.norm == "linf":
+            return self.project(x + draws.uniform(x, -self.radius, self.radius, "start"), x)
+        direction = draws.normal(x, 1.0, "start")
+        length = draws.uniform(x[:, :1, :1, :1], 0.0, 1.0, "radius") ** (1 / x[0].numel())
+        return self.project(x + self.radius * length * self.steepest(direction), x)
+
+    def noise(self, like: Tensor, radius: float, draws: Draws, *tag: object) -> Tensor:
+        """Uniform noise of ``radius`` times the budget: in the cube, or as long as an l_2 radius."""
+        if self.norm == "linf":
+            reach = radius * self.radius
+            return draws.uniform(like, -reach, reach, *tag)
+        return radius * self.radius * self.steepest(draws.uniform(like, -1.0, 1.0, *tag))
+
+    def gaussian(self, like: Tensor, factor: float, draws: Draws, *tag: object) -> Tensor:
+        """Normal noise with standard deviation ``factor`` eps a pixel (eps / sqrt(CHW) in l_2)."""
+        std = factor * self.radius
+        if self.norm == "l2":
+            std /= float(like[0].numel()) ** 0.5
+        return draws.normal(like, std, *tag)
+
+    def quantise(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """The nearest 8-bit image inside the ball around the 8-bit image ``x``.
+
+        Args:
+            x_adv: (N, C, H, W) in [0, 1], inside the ball.
+            x: the clean images, 8-bit values divided by 255.
+
+        Returns:
+            uint8 (N, C, H, W). Rounding that would leave an l_2 ball is undone by shrinking the
+            perturbation just enough (bisection per sample).
+        """
+        clean = (x.double() * 255).round()
+        wanted = x_adv.double() * 255 - clean
+        limit = self.radius * 255 * (1 + 1e-9)
+        if self.norm == "linf":
+            return (clean + wanted.round().clamp(-math.floor(limit), math.floor(limit))).clamp(
+                0, 255
+            ).to(torch.uint8)
+
+        def rounded(scale: Tensor) -> Tensor:
+            return (clean + (scale * wanted).round()).clamp(0, 255) - clean
+
+        full = torch.ones_like(wanted[:, :1, :1, :1])
+        low, high = torch.zeros_like(full), full
+        for _ in range(20):
+            middle = (low + high) / 2
+            inside = norms(rounded(middle), "l2") <= limit
+            low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
+        fits = norms(rounded(full), "l2") <= limit
+        return (clean + rounded(torch.where(fits, full, low))).to(torch.uint8)
+
+    def excess(self, adv: Tensor, clean: Tensor) -> Tensor:
+        """How far stored bytes leave the ball: (N,) norm of ``adv - clean`` minus eps, uint8 inputs.
+
+        At most 1e-9 for every honest image.
+        """
+        delta = (adv.double() - clean.double()) / 255
+        return norms(delta, self.norm).flatten() - self.radius
+
+
+def norms(delta: Tensor, norm: str) -> Tensor:
+    """Per-sample norm, shape (N, 1, 1, 1)."""
+    flat = delta.flatten(1)
+    value = flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1)
+    return value.view(-1, *([1] * (delta.dim() - 1)))

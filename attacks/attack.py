@@ -1,0 +1,171 @@
+"""The attack loop: an attack is a value made of parts, and the loop is as short as the idea."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+from pydantic import field_validator
+from torch import Tensor, nn
+
+from advens.attacks.estimators import GradientEstimator, Plain
+from advens.attacks.filters import GradientFilter
+from advens.attacks.fusions import EnsLogits, Fusion
+from advens.attacks.losses import CrossEntropy, Loss
+from advens.attacks.oracle import GradientOracle, Job, Passes
+from advens.attacks.parts import part, to_spec
+from advens.attacks.running import AttackResult, run
+from advens.attacks.starts import Clean, Start
+from advens.attacks.steps import StepSize
+from advens.attacks.transforms import InputTransform
+from advens.attacks.updates import Sign, Update
+from advens.threat import Threat
+
+if TYPE_CHECKING:
+    Models = nn.Module | Sequence[nn.Module]
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """What every attack is, whatever its loop: a value that can be called, run and written down."""
+
+    threat: Threat
+
+    def __call__(
+        self, models: Models, x: Tensor, y: Tensor, target: Tensor | None = None, *, seed: int = 0
+    ) -> Tensor:
+        """Adversarial images for ``x``; same shape, type and device, inside the ball."""
+        ...
+
+    def run(
+        self,
+        models: Models,
+        x: Tensor,
+        y: Tensor,
+        target: Tensor | None = None,
+        *,
+        seed: int = 0,
+        micro_batch: int | None = None,
+    ) -> AttackResult:
+        """The same with the passes spent."""
+        ...
+
+    def craft(self, job: Job) -> tuple[Tensor, Passes]:
+        """The attack on some rows of a shard."""
+        ...
+
+    def passes(self, surrogates: int) -> Passes:
+        """Forward and backward passes per sample, as a formula."""
+        ...
+
+
+@part("attack", "composed")
+class ComposedAttack:
+    """Iterative gradient attack composed of parts.
+
+    Args:
+        threat: the ball.
+        steps: iterations.
+        loss: what is ascended.
+        transforms: what the surrogates see instead of the image, in order.
+        estimator: how a gradient is estimated from gradients around a point.
+        fusion: how the surrogates agree on one direction.
+        filters: what is done to the direction before the update.
+        update: how directions become a step (sign, momentum, Nesterov).
+        step_size: the rule for alpha.
+        start: where the loop begins.
+
+    Source: Kurakin et al. 2017 (the iteration), Dong et al. 2018 (momentum), Liu et al. 2017 (fusion).
+    """
+
+    threat: Threat = Threat()
+    steps: int = 10
+    loss: Any = CrossEntropy()
+    transforms: tuple[Any, ...] = ()
+    estimator: Any = Plain()
+    fusion: Any = EnsLogits()
+    filters: tuple[Any, ...] = ()
+    update: Any = Sign()
+    step_size: Any = StepSize()
+    start: Any = Clean()
+
+    @field_validator("steps")
+    @classmethod
+    def _some_steps(cls, steps: int) -> int:
+        if steps < 1:
+            raise ValueError("an attack takes at least one step")
+        return steps
+
+    def __call__(
+        self, models: Models, x: Tensor, y: Tensor, target: Tensor | None = None, *, seed: int = 0
+    ) -> Tensor:
+        """Adversarial images for ``x``.
+
+        Args:
+            models: one surrogate or a sequence of them; images in [0, 1] to logits. They come back
+                as they were.
+            x: (N, C, H, W) in [0, 1].
+            y: labels (N,).
+            target: wanted labels (N,); untargeted when None.
+            seed: what all randomness is derived from; the global generators are not touched.
+
+        Raises:
+            InputError: shapes, ranges or label spaces that do not fit.
+        """
+        return self.run(models, x, y, target, seed=seed).x_adv
+
+    def run(
+        self,
+        models: Models,
+        x: Tensor,
+        y: Tensor,
+        target: Tensor | None = None,
+        *,
+        seed: int = 0,
+        micro_batch: int | None = None,
+    ) -> AttackResult:
+        """The images with the passes spent, at most ``micro_batch`` images at once."""
+        return run(self, models, x, y, target, seed=seed, micro_batch=micro_batch)
+
+    def craft(self, job: Job) -> tuple[Tensor, Passes]:
+        """The loop, on some rows of a shard."""
+        fusion: Fusion = self.fusion
+        update: Update = self.update
+        filters: Sequence[GradientFilter] = self.filters
+        x, threat = job.x, self.threat
+        oracle = self.oracle(job)
+        x_adv = self.start.place(x, threat, job.draws)
+        memory: dict[str, Tensor] = {}
+        for step in range(self.steps):
+            alpha = self.step_size.at(step, self.steps, threat)
+            oracle.begin(step, alpha)
+            at = update.look(x_adv, memory, alpha, threat)
+            direction = fusion.direction(oracle, at)
+            for clean in filters:
+                direction = clean(direction)
+            ahead = update.direction(direction, memory)
+            x_adv = threat.project(x_adv + alpha * threat.steepest(ahead), x)
+        return x_adv, oracle.passes
+
+    def oracle(self, job: Job) -> GradientOracle:
+        """The surrogates of a job behind this attack's loss, transforms and estimator."""
+        return GradientOracle(job, self.threat, self.loss, self.estimator, self.transforms)
+
+    def passes(self, surrogates: int) -> Passes:
+        """Passes per sample on ``surrogates`` models."""
+        estimator: GradientEstimator = self.estimator
+        gradients = estimator.queries
+        for transform in self.transforms:
+            gradients *= transform.copies
+        step = self.fusion.passes(surrogates, gradients)
+        return Passes(self.steps * step.forward, self.steps * step.backward)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """JSON-able description; `attack_from_spec` builds the same value from it."""
+        described: dict[str, Any] = to_spec(self)
+        return described
+
+
+__all__ = ["Attack", "ComposedAttack", "InputTransform", "Loss", "Start", "torch"]

@@ -1,0 +1,48 @@
+"""VMI: variance tuning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from advens.attacks.oracle import Context, Gradient
+from advens.attacks.parts import part
+
+
+@part("estimator", "vmi", paper="Wang & He, CVPR 2021 (VMI-FGSM)", year=2021)
+class VMI:
+    """``g + v``, where v is the variance of the step before: mean neighbour gradient minus g.
+
+    Args:
+        copies: neighbours (N in the paper).
+        beta: radius of the neighbourhood, relative to eps.
+    """
+
+    copies: int = 20
+    beta: float = 1.5
+
+    @property
+    def queries(self) -> int:
+        return self.copies + 1
+
+    def estimate(
+        self, gradient: Gradient, x: Tensor, memory: dict[str, Any], context: Context
+    ) -> Tensor:
+        g = gradient(x)
+        tuned = g + memory["v"] if "v" in memory else g
+        mean = neighbourhood(gradient, x, self.copies, self.beta, context, "vmi")
+        memory["v"] = mean - g
+        return tuned
+
+
+def neighbourhood(
+    gradient: Gradient, x: Tensor, copies: int, radius: float, context: Context, tag: str
+) -> Tensor:
+    """Mean gradient over uniform neighbours of ``x`` in ``radius`` times the ball."""
+    total: Tensor | None = None
+    for copy in range(copies):
+        g = gradient(x + context.threat.noise(x, radius, context.draws, tag, copy))
+        total = g if total is None else total.add_(g)
+    assert total is not None
+    return total.div_(copies)

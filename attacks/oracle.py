@@ -1,0 +1,205 @@
+"""The one place where surrogates are run: it answers logits and gradients, and counts passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from advens.classifier import device_of
+from advens.errors import InputError
+from advens.seeding import Draws
+from advens.threat import Threat
+
+if TYPE_CHECKING:
+    from advens.attacks.estimators import GradientEstimator
+    from advens.attacks.losses import Loss
+    from advens.attacks.transforms import InputTransform
+
+
+class Passes(NamedTuple):
+    """Forward and backward passes of a surrogate, per sample."""
+
+    forward: int
+    backward: int
+
+
+@dataclass
+class Job:
+    """What one attack works on: some rows of a shard.
+
+    Args:
+        models: the surrogates, each mapping (N, C, H, W) in [0, 1] to logits.
+        x: clean images of the rows at hand, (N, C, H, W).
+        y: labels (N,).
+        target: wanted labels (N,), or None when untargeted.
+        draws: the randomness of the shard, sliced to the rows.
+        pool: clean images of the whole shard, for transforms that mix images.
+    """
+
+    models: Sequence[nn.Module]
+    x: Tensor
+    y: Tensor
+    target: Tensor | None
+    draws: Draws
+    pool: Tensor
+
+
+@dataclass
+class Context:
+    """What transforms, estimators and fusions may know beside the images they are given."""
+
+    threat: Threat
+    draws: Draws
+    pool: Tensor
+    clean: Tensor
+    step_size: float = 0.0
+
+    def project(self, x_adv: Tensor) -> Tensor:
+        """Onto the ball around the clean images."""
+        return self.threat.project(x_adv, self.clean)
+
+
+@dataclass
+class GradientOracle:
+    """Answers for K surrogates: ``logits(x, k)`` and ``gradient(x, ...)``.
+
+    The estimator and the transforms are applied to every gradient. What a step draws is the same for
+    all the gradients of the step.
+    """
+
+    job: Job
+    threat: Threat
+    loss: Loss
+    estimator: GradientEstimator
+    transforms: Sequence[InputTransform] = ()
+    forwards: int = 0
+    backwards: int = 0
+    memory: dict[object, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        job = self.job
+        self.context = Context(self.threat, job.draws, job.pool, job.x)
+        self.k = len(job.models)
+        self.copies = 1
+        for transform in self.transforms:
+            self.copies *= transform.copies
+        self._devices = [device_of(model) or job.x.device for model in job.models]
+        self._classes: int | None = None
+
+    def begin(self, step: int, step_size: float) -> None:
+        """Draw what this step draws."""
+        self.context.draws = self.job.draws.at(step)
+        self.context.step_size = step_size
+
+    @property
+    def passes(self) -> Passes:
+        """Passes per sample so far."""
+        return Passes(self.forwards, self.backwards)
+
+    @torch.no_grad()
+    def logits(self, x: Tensor, k: int) -> Tensor:
+        """Logits of surrogate ``k`` at ``x``, without transforms and without a graph."""
+        return self._forward(x, k)
+
+    def gradient(
+        self,
+        x: Tensor,
+        members: Sequence[int] | None = None,
+        *,
+        over: str = "logits",
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Gradient at ``x`` of the loss of some surrogates fused into one, (N, C, H, W).
+
+        Args:
+            x: where, (N, C, H, W).
+            members: which surrogates; all by default.
+            over: ``logits`` (loss of the mean logits), ``probs`` (of the log of the mean
+                probabilities) or ``loss`` (mean of the losses; one surrogate's graph at a time).
+            weights: (N, len(members)) per sample, summing to 1; uniform by default.
+        """
+        members = range(self.k) if members is None else members
+        memory = self.memory.setdefault((over, *members), {})
+
+        def plain(at: Tensor) -> Tensor:
+            return self._gradient(at, members, over, weights)
+
+        return self.estimator.estimate(plain, x, memory, self.context)
+
+    def _gradient(
+        self, x: Tensor, members: Sequence[int], over: str, weights: Tensor | None
+    ) -> Tensor:
+        total: Tensor | None = None
+        for copy in range(self.copies):
+            for group in _groups(members, over):
+                leaf = x.detach().requires_grad_()
+                view = self._view(leaf, copy)
+                logits = [self._forward(view, members[i]) for i in group]
+                loss = self._fused(logits, None if weights is None else weights[:, group], over)
+                self.backwards += len(group)
+                (g,) = torch.autograd.grad(loss.sum(), leaf)
+                total = g if total is None else total.add_(g)
+        assert total is not None
+        return total if self.copies == 1 else total.div_(self.copies)
+
+    def _fused(self, logits: list[Tensor], weights: Tensor | None, over: str) -> Tensor:
+        """Per-sample loss (N,) of one group of surrogates."""
+        y, target = self.job.y, self.job.target
+        if over == "loss":
+            share = 1 / self.k if weights is None else weights[:, 0]
+            return self.loss(logits[0], y, target) * share
+        if len(logits) == 1:
+            return self.loss(logits[0], y, target)
+        stack = torch.stack(logits)  # (K, N, classes)
+        w = weights.T[:, :, None] if weights is not None else 1 / len(logits)
+        if over == "logits":
+            return self.loss((stack * w).sum(0), y, target)
+        # log of the mean of probabilities; log-softmax of it is itself
+        log_w = torch.as_tensor(w, dtype=stack.dtype, device=stack.device).log()
+        return self.loss(torch.logsumexp(stack.log_softmax(-1) + log_w, 0), y, target)
+
+    def _view(self, x: Tensor, copy: int) -> Tensor:
+        for transform in self.transforms:
+            copy, index = divmod(copy, transform.copies)
+            x = transform(x, index, self.context)
+        return x
+
+    def _forward(self, x: Tensor, k: int) -> Tensor:
+        out = self.job.models[k](x.to(self._devices[k]))
+        self.forwards += 1
+        if self._classes is None or self.forwards <= self.k:
+            self._check(out, x, k)
+        return out.to(x.device)  # type: ignore[no-any-return]
+
+    def _check(self, out: object, x: Tensor, k: int) -> None:
+        """Once per surrogate: that it answers with finite logits of one label space."""
+        if not isinstance(out, Tensor) or out.dim() != 2 or len(out) != len(x):
+            shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise InputError(f"surrogate {k} must return logits (N, classes); it returned {shape}")
+        if self._classes is None:
+            self._classes = out.shape[1]
+        if out.shape[1] != self._classes:
+            raise InputError(
+                f"surrogate {k} has {out.shape[1]} classes and the first has {self._classes}; "
+                "surrogates of one ensemble share their label space"
+            )
+        for what, labels in (("label", self.job.y), ("target", self.job.target)):
+            if labels is not None and len(labels) and int(labels.max()) >= self._classes:
+                raise InputError(
+                    f"{what} {int(labels.max())} is out of range; surrogate {k} has {self._classes} classes"
+                )
+        if not torch.isfinite(out).all():
+            raise InputError(f"surrogate {k} returned logits that are NaN or infinite")
+
+
+def _groups(members: Sequence[int], over: str) -> list[list[int]]:
+    """Positions in ``members`` whose graphs are held together."""
+    positions = list(range(len(members)))
+    return [[i] for i in positions] if over == "loss" else [positions]
+
+
+Gradient = Callable[[Tensor], Tensor]

@@ -1,0 +1,120 @@
+"""The base attacks of the field, as compositions with the papers' defaults.
+
+Unless a paper says otherwise: l_inf, eps 8/255, 10 steps of eps/10, cross-entropy, clean start,
+and mean logits when several surrogates are given. Attacks that change the input or the estimate
+(DI, TI, SI, Admix, SSA, BSR, VMI, PGN) are published on top of momentum, so they have it here.
+"""
+
+from __future__ import annotations
+
+from advens.attacks.attack import ComposedAttack
+from advens.attacks.estimators.pgn import PGN as PGNEstimator
+from advens.attacks.estimators.vmi import VMI
+from advens.attacks.filters import TI
+from advens.attacks.fusions import EnsLogits as LogitFusion
+from advens.attacks.fusions import EnsLoss as LossFusion
+from advens.attacks.fusions import EnsProbs as ProbFusion
+from advens.attacks.registry import recipe
+from advens.attacks.starts import Uniform
+from advens.attacks.transforms.admix import Admix as AdmixTransform
+from advens.attacks.transforms.bsr import BSR as BSRTransform
+from advens.attacks.transforms.di import DI
+from advens.attacks.transforms.si import SI
+from advens.attacks.transforms.ssa import SSA as SSATransform
+from advens.attacks.updates import MI, NI
+
+
+@recipe("fgsm", family="gradient", paper="Goodfellow et al., ICLR 2015", year=2015)
+def FGSM() -> ComposedAttack:
+    """One step of length eps along the sign of the gradient."""
+    return ComposedAttack(steps=1)
+
+
+@recipe("ifgsm", family="gradient", paper="Kurakin et al., ICLR workshop 2017", year=2017)
+def IFGSM() -> ComposedAttack:
+    """Iterated FGSM from the clean image."""
+    return ComposedAttack()
+
+
+@recipe("pgd", family="gradient", paper="Madry et al., ICLR 2018", year=2018)
+def PGD() -> ComposedAttack:
+    """Iterated FGSM from a uniform point of the ball."""
+    return ComposedAttack(start=Uniform())
+
+
+@recipe("mifgsm", family="gradient", paper="Dong et al., CVPR 2018", year=2018)
+def MIFGSM() -> ComposedAttack:
+    """Iterated FGSM with momentum."""
+    return ComposedAttack(update=MI())
+
+
+@recipe("nifgsm", family="gradient", paper="Lin et al., ICLR 2020", year=2020)
+def NIFGSM() -> ComposedAttack:
+    """Iterated FGSM with Nesterov momentum."""
+    return ComposedAttack(update=NI())
+
+
+@recipe("vmifgsm", family="gradient", paper="Wang & He, CVPR 2021", year=2021)
+def VMIFGSM() -> ComposedAttack:
+    """Momentum with variance tuning: the last step's neighbourhood corrects this step's gradient."""
+    return ComposedAttack(update=MI(), estimator=VMI())
+
+
+@recipe("pgn", family="gradient", paper="Ge et al., NeurIPS 2023", year=2023)
+def PGN() -> ComposedAttack:
+    """Momentum on gradients that penalise a large gradient norm, averaged over neighbours."""
+    return ComposedAttack(update=MI(), estimator=PGNEstimator())
+
+
+@recipe("difgsm", family="input", paper="Xie et al., CVPR 2019", year=2019)
+def DIFGSM() -> ComposedAttack:
+    """Momentum on randomly resized and padded images."""
+    return ComposedAttack(update=MI(), transforms=(DI(),))
+
+
+@recipe("tifgsm", family="input", paper="Dong et al., CVPR 2019", year=2019)
+def TIFGSM() -> ComposedAttack:
+    """Momentum on gradients smoothed by a gaussian."""
+    return ComposedAttack(update=MI(), filters=(TI(),))
+
+
+@recipe("sifgsm", family="input", paper="Lin et al., ICLR 2020", year=2020)
+def SIFGSM() -> ComposedAttack:
+    """Momentum on five scales of the image."""
+    return ComposedAttack(update=MI(), transforms=(SI(),))
+
+
+@recipe("admix", family="input", paper="Wang et al., ICCV 2021", year=2021, couples="shard")
+def Admix() -> ComposedAttack:
+    """Momentum on images with a little of other images mixed in, at five scales."""
+    return ComposedAttack(update=MI(), transforms=(AdmixTransform(),))
+
+
+@recipe("ssa", family="input", paper="Long et al., ECCV 2022", year=2022)
+def SSA() -> ComposedAttack:
+    """Momentum on images with a disturbed spectrum."""
+    return ComposedAttack(update=MI(), transforms=(SSATransform(),))
+
+
+@recipe("bsr", family="input", paper="Wang et al., CVPR 2024", year=2024)
+def BSR() -> ComposedAttack:
+    """Momentum on images whose blocks are shuffled and rotated."""
+    return ComposedAttack(update=MI(), transforms=(BSRTransform(),))
+
+
+@recipe("ens-logits", family="fusion", paper="Dong et al., CVPR 2018", year=2018)
+def EnsLogits() -> ComposedAttack:
+    """Uniform fusion of logits: the baseline every ensemble attack must beat."""
+    return ComposedAttack(fusion=LogitFusion())
+
+
+@recipe("ens-probs", family="fusion", paper="Liu et al., ICLR 2017", year=2017)
+def EnsProbs() -> ComposedAttack:
+    """Uniform fusion of probabilities."""
+    return ComposedAttack(fusion=ProbFusion())
+
+
+@recipe("ens-loss", family="fusion", paper="Dong et al., CVPR 2018", year=2018)
+def EnsLoss() -> ComposedAttack:
+    """Uniform fusion of losses; memory of one surrogate."""
+    return ComposedAttack(fusion=LossFusion())

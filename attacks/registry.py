@@ -1,0 +1,209 @@
+"""Named attacks: recipes, compositions such as ``di-ti-mi-ens-logits``, and plug-ins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from functools import update_wrapper
+from typing import Any
+
+from advens.attacks.attack import Attack
+from advens.attacks.parts import FIELD_KINDS, PARTS, changed, from_spec, name_of, options
+from advens.errors import InputError, nearest, unknown
+from advens.registry import Info, Registry, one_line
+from advens.threat import Threat
+
+ALSO_FILTERS = "transforms"
+PREFIXES = ("transform", "filter", "estimator", "update")
+"""Kinds of parts that may stand in front of a recipe's name, in any order."""
+
+
+class Recipe:
+    """A published method as a composition: calling it gives the attack, with defaults overridden.
+
+    ``AdaEA(eps=8/255, steps=20)`` is the same as ``create_attack("adaea", eps=8/255, steps=20)``.
+    """
+
+    def __init__(self, name: str, build: Callable[[], Attack]) -> None:
+        update_wrapper(self, build)
+        self.name = name
+        self.build = build
+
+    def __call__(self, **overrides: Any) -> Attack:
+        return override(self.build(), **overrides)
+
+
+RECIPES: Registry[Recipe] = Registry("attack", package="advens.attacks", group="advens.attacks")
+
+
+def recipe(name: str, **info: Any) -> Callable[[Callable[[], Attack]], Recipe]:
+    """Register a function that composes a method with its paper's defaults.
+
+    Keywords go to `advens.registry.Info`: family, paper, year, targeted, norms, couples.
+    """
+
+    def decorate(build: Callable[[], Attack]) -> Recipe:
+        made = Recipe(name, build)
+        RECIPES.register(Info(name, summary=one_line(build.__doc__), **info), made)
+        return made
+
+    return decorate
+
+
+def list_attacks(pattern: str = "*") -> list[str]:
+    """Names of attacks that match a shell wildcard."""
+    return RECIPES.names(pattern)
+
+
+def create_attack(name: str, **overrides: Any) -> Attack:
+    """The attack of a name, with any default overridden.
+
+    Args:
+        name: a recipe (``"mifgsm"``) or a composition, parts before a recipe
+            (``"di-ti-mi-ens-logits"``).
+        overrides: ``eps``, ``norm``, any field of the attack (parts by name, table or value), or an
+            option of one of its parts (``copies=5``, or ``{"estimator.copies": 5}`` where two have it).
+
+    Raises:
+        InputError: an unknown name or option, or a value that does not fit.
+    """
+    return override(_compose(name), **overrides)
+
+
+def attack_info(name: str) -> Info:
+    """What is known of an attack; a composition inherits from the recipe it ends in."""
+    if name in RECIPES:
+        return RECIPES.info(name)
+    prefixes, base = split(name)
+    info = RECIPES.info(base)
+    parts = [PARTS[kind].info(token) for kind, token in prefixes]
+    return Info(
+        name,
+        family=info.family,
+        paper="; ".join(dict.fromkeys(i.paper for i in [info, *parts] if i.paper)),
+        year=max((i.year for i in [info, *parts] if i.year), default=None),
+        targeted=all(i.targeted for i in [info, *parts]),
+        norms=tuple(n for n in info.norms if all(n in i.norms for i in parts)),
+        couples=next((i.couples for i in [info, *parts] if i.couples != "no"), "no"),
+        summary=f"{info.summary}, with {', '.join(token for _, token in prefixes)}",
+    )
+
+
+def attack_from_spec(spec: dict[str, Any]) -> Attack:
+    """The attack that ``attack.spec`` describes."""
+    attack: Attack = from_spec("attack", spec)
+    return attack
+
+
+def split(name: str) -> tuple[list[tuple[str, str]], str]:
+    """A composition's prefixes as (kind, part), and the recipe it ends in."""
+    prefixes: list[tuple[str, str]] = []
+    rest = name
+    while rest not in RECIPES:
+        token, dash, tail = rest.partition("-")
+        kind = next((kind for kind in PREFIXES if token in PARTS[kind]), None)
+        if not dash or kind is None:
+            raise unknown("attack", name, RECIPES)
+        prefixes.append((kind, token))
+        rest = tail
+    return prefixes, rest
+
+
+def _compose(name: str) -> Attack:
+    prefixes, base = split(name)
+    attack = RECIPES.get(base).build()
+    changes: dict[str, Any] = {}
+    field_of = {kind: field for field, kind in FIELD_KINDS.items()}
+    for kind, token in prefixes:
+        field, made = field_of[kind], from_spec(kind, token)
+        if not hasattr(attack, field):
+            raise InputError(f"attack '{name}': '{base}' has a loop of its own and takes no {kind}")
+        if kind in ("transform", "filter"):
+            changes[field] = (*changes.get(field, getattr(attack, field)), made)
+        elif field in changes:
+            raise InputError(f"attack '{name}' names two {kind}s")
+        else:
+            changes[field] = made
+    return changed(attack, **changes) if changes else attack  # type: ignore[no-any-return]
+
+
+def override(attack: Attack, **overrides: Any) -> Attack:
+    """A copy of an attack with defaults replaced; see `create_attack`."""
+    threat = {k: overrides.pop(k) for k in ("eps", "norm") if k in overrides}
+    if threat:
+        attack = changed(attack, threat=Threat(**(options(attack.threat) | threat)))
+    for key, value in overrides.items():
+        attack = _override(attack, key, value)
+    return attack
+
+
+def _override(attack: Attack, key: str, value: Any) -> Attack:
+    known = options(attack)
+    head, _, tail = key.partition(".")
+    if tail and head in known:
+        return changed(attack, **{head: changed(known[head], **{tail: value})})  # type: ignore[no-any-return]
+    if key == ALSO_FILTERS and "filters" in known and isinstance(value, (list, tuple)):
+        return _transforms(attack, value)
+    if key in known:
+        return changed(attack, **{key: _part(key, value, known[key])})  # type: ignore[no-any-return]
+    owners = _owners(attack, key)
+    if len(owners) == 1:
+        where, index = owners[0]
+        current = known[where]
+        if index is None:
+            return changed(attack, **{where: changed(current, **{key: value})})  # type: ignore[no-any-return]
+        parts = list(current)
+        parts[index] = changed(parts[index], **{key: value})
+        return changed(attack, **{where: tuple(parts)})  # type: ignore[no-any-return]
+    if owners:
+        names = ", ".join(f"{where}.{key}" for where, _ in owners)
+        raise InputError(f"option '{key}' belongs to several parts; write one of: {names}")
+    every = {*known, "eps", "norm", *(f for w, i in _parts(attack) for f in options(_at(known, w, i)))}
+    raise InputError(f"this attack has no option '{key}'{nearest(key, every - {'threat'})}")
+
+
+def _part(key: str, value: Any, current: Any) -> Any:
+    """A part from what a user wrote; a table without a name changes the current part."""
+    kind = FIELD_KINDS.get(key)
+    if kind is None:
+        return value
+    if isinstance(value, (list, tuple)):
+        return tuple(from_spec(kind, item) for item in value)
+    if kind == "step" and isinstance(value, (str, float, int)):
+        return changed(current, alpha=value)
+    if isinstance(value, dict) and "name" not in value:
+        return changed(current, **value)
+    return from_spec(kind, value)
+
+
+def _transforms(attack: Attack, wanted: list[Any] | tuple[Any, ...]) -> Attack:
+    """Transforms and filters from one list, as users write them (``["di", "ti"]``)."""
+    found: dict[str, list[Any]] = {"transforms": [], "filters": []}
+    for item in wanted:
+        name = item if isinstance(item, str) else item.get("name") if isinstance(item, dict) else None
+        is_filter = name in PARTS["filter"] or (name is None and name_of(item) in PARTS["filter"])
+        if name is not None and not is_filter and name not in PARTS["transform"]:
+            raise unknown("transform", str(name), [*PARTS["transform"], *PARTS["filter"]])
+        kind = "filter" if is_filter else "transform"
+        found[f"{kind}s"].append(from_spec(kind, item))
+    return changed(attack, **{key: tuple(parts) for key, parts in found.items()})  # type: ignore[no-any-return]
+
+
+def _parts(attack: Attack) -> list[tuple[str, int | None]]:
+    """Where the parts of an attack are: its field, and the index in a tuple of parts."""
+    places: list[tuple[str, int | None]] = []
+    for field in fields(attack):  # type: ignore[arg-type]
+        if field.name in FIELD_KINDS:
+            value = getattr(attack, field.name)
+            many = isinstance(value, tuple)
+            places += [(field.name, i) for i in range(len(value))] if many else [(field.name, None)]
+    return places
+
+
+def _at(known: dict[str, Any], where: str, index: int | None) -> Any:
+    return known[where] if index is None else known[where][index]
+
+
+def _owners(attack: Attack, key: str) -> list[tuple[str, int | None]]:
+    known = options(attack)
+    return [(w, i) for w, i in _parts(attack) if key in options(_at(known, w, i))]

@@ -1,0 +1,122 @@
+"""What surrounds every attack: checks, borrowed models, micro-batches that shrink, the result."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from advens.attacks.oracle import Job, Passes
+from advens.classifier import borrowed
+from advens.errors import InputError, RunError
+from advens.seeding import Draws
+
+if TYPE_CHECKING:
+    from advens.attacks.attack import Attack
+
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """Adversarial images and what they cost.
+
+    Args:
+        x_adv: (N, C, H, W), inside the ball and [0, 1].
+        passes: forward and backward passes of surrogates, per sample.
+        micro_batch: the number of images that were worked on at once in the end.
+    """
+
+    x_adv: Tensor
+    passes: Passes
+    micro_batch: int
+
+
+def run(
+    attack: Attack,
+    models: nn.Module | Sequence[nn.Module],
+    x: Tensor,
+    y: Tensor,
+    target: Tensor | None,
+    *,
+    seed: int,
+    micro_batch: int | None,
+) -> AttackResult:
+    """Attack a shard ``x``, in micro-batches that halve when memory runs out.
+
+    Draws are made for the shard and sliced, so the micro-batch changes no sample's result.
+    """
+    surrogates = [models] if isinstance(models, nn.Module) else list(models)
+    x, y, target = _checked(attack, surrogates, x, y, target)
+    size = max(1, min(micro_batch or len(x), len(x)))
+    parts: list[Tensor] = []
+    passes = Passes(0, 0)
+    start = 0
+    with borrowed(surrogates):
+        while start < len(x):
+            rows = slice(start, start + size)
+            job = Job(
+                surrogates, x[rows], y[rows], None if target is None else target[rows],
+                Draws(seed, len(x), rows), x,
+            )  # fmt: skip
+            try:
+                x_adv, passes = attack.craft(job)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                if len(job.x) == 1:
+                    raise RunError("out of memory with a single image") from error
+                size = (len(job.x) + 1) // 2
+            else:
+                parts.append(x_adv.detach())
+                start += len(x_adv)
+                continue
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+    result = torch.cat(parts) if parts else x.clone()
+    if not torch.isfinite(result).all():
+        raise RunError("the attack produced NaN: a surrogate's gradient is not finite")
+    return AttackResult(result, passes, size)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the host."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        text in str(error) for text in ("can't allocate memory", "not enough memory")
+    )
+
+
+def _checked(
+    attack: Attack, models: list[nn.Module], x: Tensor, y: Tensor, target: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    if not models:
+        raise InputError("an attack needs at least one surrogate")
+    for model in models:
+        if not isinstance(model, nn.Module):
+            raise InputError(f"surrogates are torch.nn.Modules; got {type(model).__name__}")
+    if not x.is_floating_point() or x.dim() != 4:
+        raise InputError(f"x must be float (N, C, H, W); got {x.dtype} {tuple(x.shape)}")
+    if x.numel() and not (x.min() >= -TOLERANCE and x.max() <= 1 + TOLERANCE):
+        raise InputError(f"x must lie in [0, 1]; it spans [{x.min():.4g}, {x.max():.4g}]")
+    x = x.detach().clamp(0, 1)
+    y = _labels("y", y, x)
+    if target is not None:
+        target = _labels("target", target, x)
+        if bool((target == y).any()):
+            raise InputError("target equals the label of some samples; a target is another class")
+    return x, y, target
+
+
+def _labels(what: str, labels: Tensor, x: Tensor) -> Tensor:
+    if labels.is_floating_point() or labels.shape != x.shape[:1]:
+        raise InputError(
+            f"{what} must be integers ({len(x)},); got {labels.dtype} {tuple(labels.shape)}"
+        )
+    if len(labels) and int(labels.min()) < 0:
+        raise InputError(f"{what} holds {int(labels.min())}; labels start at 0")
+    return labels.detach().to(x.device, torch.int64)

@@ -1,0 +1,47 @@
+"""SSA: spectrum simulation, noise on the image's discrete cosine transform."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from advens.attacks.oracle import Context
+from advens.attacks.parts import part
+
+
+@part("transform", "ssa", paper="Long et al., ECCV 2022 (S2I-FGSM)", year=2022)
+class SSA:
+    """Copies ``IDCT(DCT(x + noise) * U(1 - rho, 1 + rho))``, noise of standard deviation eps.
+
+    The published code takes the gradient at the transformed image and does not go back through the
+    cosine transform; ``straight_through=False`` takes the exact gradient instead.
+
+    Args:
+        copies: how many.
+        rho: half-width of the multiplicative noise.
+        straight_through: whether the transform counts as the identity for the gradient.
+    """
+
+    copies: int = 20
+    rho: float = 0.5
+    straight_through: bool = True
+
+    def __call__(self, x: Tensor, copy: int, context: Context) -> Tensor:
+        draws, (height, width) = context.draws, x.shape[-2:]
+        rows, columns = dct_matrix(height).to(x), dct_matrix(width).to(x)
+        noisy = x + context.threat.gaussian(x, 1.0, draws, "ssa-noise", copy)
+        mask = draws.uniform(x, 1 - self.rho, 1 + self.rho, "ssa-mask", copy)
+        view = rows.T @ ((rows @ noisy @ columns.T) * mask) @ columns
+        return x + (view - x).detach() if self.straight_through else view
+
+
+@lru_cache(maxsize=16)
+def dct_matrix(n: int) -> Tensor:
+    """The orthonormal DCT-II as a matrix (n, n), float64: its transpose is its inverse."""
+    k = torch.arange(n, dtype=torch.float64)
+    matrix = torch.cos(math.pi / n * (k[None, :] + 0.5) * k[:, None]) * math.sqrt(2 / n)
+    matrix[0] /= math.sqrt(2)
+    return matrix

@@ -1,0 +1,93 @@
+"""Updates: how the directions of successive steps become the step that is taken.
+
+An update looks ahead before the gradient is asked for, and mixes the gradient with those before it.
+The threat model then takes its unit step along the result: the sign in l_inf, the normalised
+direction in l_2.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from advens.attacks.parts import part
+from advens.threat import Threat
+
+
+class Update(Protocol):
+    """State lives in ``memory``, a dictionary of this run."""
+
+    def look(self, x_adv: Tensor, memory: dict[str, Tensor], alpha: float, threat: Threat) -> Tensor:
+        """Where the gradient is wanted."""
+        ...
+
+    def direction(self, g: Tensor, memory: dict[str, Tensor]) -> Tensor:
+        """The direction of the step, from this step's gradient and those before."""
+        ...
+
+
+@part("update", "sign", paper="Kurakin et al., ICLR workshop 2017 (I-FGSM)", year=2017)
+class Sign:
+    """The gradient as it is: I-FGSM."""
+
+    def look(self, x_adv: Tensor, memory: dict[str, Tensor], alpha: float, threat: Threat) -> Tensor:
+        return x_adv
+
+    def direction(self, g: Tensor, memory: dict[str, Tensor]) -> Tensor:
+        return g
+
+
+@part("update", "mi", paper="Dong et al., CVPR 2018 (MI-FGSM)", year=2018)
+class MI:
+    """Momentum: ``m <- mu m + g / mean|g|``.
+
+    Args:
+        mu: decay.
+    """
+
+    mu: float = 1.0
+
+    def look(self, x_adv: Tensor, memory: dict[str, Tensor], alpha: float, threat: Threat) -> Tensor:
+        return x_adv
+
+    def direction(self, g: Tensor, memory: dict[str, Tensor]) -> Tensor:
+        return accumulate(g, memory, self.mu)
+
+
+@part("update", "ni", paper="Lin et al., ICLR 2020 (NI-FGSM)", year=2020)
+class NI:
+    """Nesterov momentum: the gradient is taken at ``x' + alpha mu m``.
+
+    In l_2 the look-ahead is divided by sqrt(CHW), so that it is about one step long there too.
+
+    Args:
+        mu: decay.
+    """
+
+    mu: float = 1.0
+
+    def look(self, x_adv: Tensor, memory: dict[str, Tensor], alpha: float, threat: Threat) -> Tensor:
+        if "m" not in memory:
+            return x_adv
+        scale = 1.0 if threat.norm == "linf" else float(x_adv[0].numel()) ** 0.5
+        return x_adv + (alpha * self.mu / scale) * memory["m"]
+
+    def direction(self, g: Tensor, memory: dict[str, Tensor]) -> Tensor:
+        return accumulate(g, memory, self.mu)
+
+
+def accumulate(g: Tensor, memory: dict[str, Tensor], mu: float) -> Tensor:
+    """``m <- mu m + g / mean|g|``, per sample; a zero gradient adds nothing."""
+    m = unit_mean(g)
+    if "m" in memory:
+        m = m.add_(memory["m"], alpha=mu)
+    memory["m"] = m
+    return m
+
+
+def unit_mean(g: Tensor) -> Tensor:
+    """``g / mean|g|`` over C, H, W, per sample; zero stays zero."""
+    size = g.abs().mean(dim=tuple(range(1, g.dim())), keepdim=True)
+    return g / size.clamp_min(torch.finfo(g.dtype).tiny)
