@@ -1,0 +1,89 @@
+"""The ``advens`` command: a lazy group. Every folder owns its commands; help imports no torch."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from advens import __version__
+from advens.errors import InputError, RunError, nearest
+
+COMMANDS = {
+    "run": ("advens.benchmarks.commands:run", "Run a suite and print its transferability matrix."),
+    "status": ("advens.benchmarks.commands:status", "Cells done, left and failed of a run."),
+    "matrix": ("advens.results.commands:matrix", "The transferability matrix of a run."),
+    "leaderboard": ("advens.results.commands:leaderboard", "Attacks ranked, with significance."),
+    "evaluate": ("advens.benchmarks.commands:evaluate", "Show stored examples to new targets."),
+    "verify": ("advens.benchmarks.commands:verify", "Audit and re-evaluate what a run stored."),
+    "craft": ("advens.benchmarks.commands:craft", "Adversarial images, no suite needed."),
+    "attacks": ("advens.attacks.commands:attacks", "List attacks, or show one."),
+    "models": ("advens.commands:models", "List models, or show one."),
+    "data": ("advens.commands:data", "List data sources, or show one."),
+    "suites": ("advens.benchmarks.commands:suites", "List bundled suites, or show one."),
+    "zoo": ("advens.commands:zoo", "The embedded models: check or retrain them."),
+    "doctor": ("advens.commands:doctor", "Versions, devices, weights and disk."),
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name and imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS:
+            raise InputError(f"unknown command '{args[0]}'{nearest(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="advens %(version)s")
+def cli() -> None:
+    """Transferable adversarial attacks on ensembles, measured honestly."""
+
+
+def main() -> None:
+    """Run the command line: exit code 0 done, 1 ran and found failures, 2 bad input."""
+    sys.exit(invoke(sys.argv[1:]))
+
+
+def invoke(args: list[str]) -> int:
+    """The exit code of a command line; errors are one line on stderr."""
+    try:
+        result = cli.main(args, prog_name="advens", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
+    except click.ClickException as error:
+        return _fail(error.format_message().replace("\n", " "), 2)
+    except InputError as error:
+        return _fail(str(error), 2)
+    except RunError as error:
+        return _fail(str(error), 1)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted; finished cells are kept, the same command goes on", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"advens: {message}", err=True)
+    return code

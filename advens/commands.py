@@ -1,0 +1,176 @@
+"""Commands of the ground floor: models, data, zoo, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("name", required=False)
+def models(name: str | None) -> None:
+    """List models (NAME may be a wildcard, as timm:*resnet*), or show one."""
+    from advens.models import describe, list_models
+    from advens.models.digits import index
+
+    if name is not None and not any(c in name.partition("?")[0] for c in "*["):
+        card = describe(name)
+        size = "x".join(map(str, card.input_size)) if card.input_size else "any"
+        click.echo(f"{card.name}: {card.family}, {card.num_classes} classes, input {size}")
+        click.echo(f"weights {card.digest}")
+        entry = index().get(name.removeprefix("digits:")) if name.startswith("digits:") else None
+        for key, value in (entry or {}).items():
+            click.echo(f"  {key:<16} {value}")
+        return
+    found = list_models(name or "*")
+    if not found:
+        from advens.errors import unknown
+
+        raise unknown("model", str(name), list_models())
+    for each in found:
+        entry = index().get(each.removeprefix("digits:"))
+        about = (
+            f"{entry['family']:<7} {entry['arch']:<26} {entry['parameters']:>8,} parameters"
+            f"  clean {entry['clean_accuracy']:.1%}  robust {entry['robust_accuracy']:.1%}"
+            if entry
+            else ""
+        )
+        click.echo(f"{each:<22} {about}".rstrip())
+    if name is None:
+        click.echo("also: timm:NAME, torchvision:NAME, robustbench:NAME, pkg.module:factory")
+
+
+@click.command()
+@click.argument("name", required=False)
+def data(name: str | None) -> None:
+    """List data sources, or open one and say what is in it."""
+    from advens.datasets import list_data, load_data
+
+    if name is None:
+        for scheme, usage in list_data():
+            click.echo(f"{scheme:<12} {usage}")
+        return
+    opened = load_data(name)
+    click.echo(f"{name}: {len(opened)} images, {opened.num_classes} classes")
+    sample = opened[0]
+    click.echo(f"first: {sample.sample_id}, label {sample.label}, {tuple(sample.image.shape)}")
+    click.echo(f"digest {opened.digest}")
+
+
+@click.group()
+def zoo() -> None:
+    """The embedded models."""
+
+
+@zoo.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the weights go.")
+@click.option("--only", help="Only these: A,B.")
+def build(out: Path, only: str | None) -> None:
+    """Retrain the embedded models from scratch, seeded, into a folder."""
+    from advens.errors import unknown
+    from advens.zoo.recipes import RECIPES
+    from advens.zoo.training import build_zoo
+
+    names = [name.strip() for name in only.split(",")] if only else list(RECIPES)
+    for name in names:
+        if name not in RECIPES:
+            raise unknown("embedded model", name, RECIPES)
+    build_zoo(names, out, on_model=_say_model)
+    click.echo(f"{len(names)} models in {out}")
+
+
+@zoo.command()
+def check() -> None:
+    """Load every embedded model and measure its clean accuracy on the test images."""
+    import torch
+
+    from advens.datasets import load_data
+    from advens.errors import RunError
+    from advens.models import list_models, load_model
+    from advens.models.digits import index
+
+    test = load_data("digits:test")
+    batch = next(test.batches([slice(0, len(test))]))
+    images, wrong = batch.pixels.float() / 255, []
+    for name in list_models("digits:*"):
+        with torch.inference_mode():
+            right = load_model(name)(images).argmax(1) == batch.labels
+        promised = index()[name.removeprefix("digits:")]["clean_accuracy"]
+        found = right.double().mean().item()
+        if abs(found - promised) > 0.005:
+            wrong.append(name)
+        click.echo(f"{name:<22} clean {found:.1%}, promised {promised:.1%}")
+    if wrong:
+        raise RunError(f"not as promised: {', '.join(wrong)}")
+
+
+def _say_model(name: str, entry: dict[str, object]) -> None:
+    click.echo(
+        f"{name:<14} clean {entry['clean_accuracy']:.1%}  robust {entry['robust_accuracy']:.1%}"
+        f"  {entry['seconds']:.0f} s"
+    )
+
+
+@click.command()
+def doctor() -> None:
+    """Versions, devices, weights reachable, disk. Exit code 1 when something is broken."""
+    import os
+    import platform
+    import shutil
+    from importlib.metadata import PackageNotFoundError, version
+
+    import advens
+    from advens.errors import InputError, RunError
+
+    broken: list[str] = []
+    click.echo(f"advens       {advens.__version__}, Python {platform.python_version()}")
+    for package in ("torch", "torchvision", "timm", "pandas", "pyarrow", "scikit-learn", "ray"):
+        try:
+            found = version(package)
+        except PackageNotFoundError:
+            found = "not installed"
+            if package != "ray":
+                broken.append(package)
+        click.echo(f"{package:<12} {found}")
+    try:
+        import timm  # imports torchvision: fails when it does not match torch
+    except Exception as error:
+        broken.append("timm")
+        click.echo(f"timm does not import: {error}")
+    else:
+        click.echo(f"timm         {len(timm.list_models())} architectures")
+    import torch
+
+    click.echo(f"cpu          {os.cpu_count()} cores, {torch.get_num_threads()} torch threads")
+    for i in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(i)
+        click.echo(f"cuda:{i}       {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
+    if not torch.cuda.is_available():
+        click.echo("cuda         none")
+    from advens.models import list_models, load_model
+
+    for name in list_models("digits:*"):
+        try:
+            load_model(name)
+        except InputError as error:
+            broken.append(name)
+            click.echo(str(error))
+    click.echo(f"digits       {len(list_models('digits:*'))} embedded models")
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    click.echo(f"disk         {free:.1f} GiB free here")
+    click.echo(f"hub          {_hub()}")
+    if broken:
+        raise RunError(f"broken: {', '.join(broken)}")
+    click.echo("all is well")
+
+
+def _hub() -> str:
+    """Whether pretrained weights can be downloaded."""
+    try:
+        from huggingface_hub import HfApi
+
+        HfApi().model_info("timm/resnet18.a1_in1k", timeout=3)
+    except Exception as error:
+        return f"not reachable ({type(error).__name__}): pretrained timm weights need ?checkpoint=PATH"
+    return "reachable"

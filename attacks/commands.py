@@ -1,0 +1,67 @@
+"""``advens attacks``: what there is, or one attack with its parameters, defaults and paper."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("name", required=False)
+def attacks(name: str | None) -> None:
+    """List attacks (NAME may be a wildcard), or show one with its parameters, defaults and paper."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from advens.attacks.registry import RECIPES, attack_info, list_attacks
+    from advens.errors import unknown
+
+    console = Console()
+    if name is not None and not any(c in name for c in "*?["):
+        _show(name)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("attack", "family", "year", "what it is"):
+        table.add_column(column, no_wrap=column != "what it is")
+    found = list_attacks(name or "*")
+    if not found:
+        raise unknown("attack", str(name), RECIPES)
+    for each in found:
+        info = attack_info(each)
+        table.add_row(each, info.family, str(info.year or ""), info.summary)
+    console.print(table)
+    console.print(
+        "Parts go before a name: di-ti-mi-ens-logits. 'advens attacks NAME' shows one.", style="dim"
+    )
+
+
+def _show(name: str) -> None:
+    from advens.attacks.parts import FIELD_KINDS, options
+    from advens.attacks.registry import attack_info, create_attack
+
+    info, attack = attack_info(name), create_attack(name)
+    click.echo(f"{name}: {info.summary}")
+    click.echo(f"family    {info.family}")
+    click.echo(f"paper     {info.paper}")
+    click.echo(f"targeted  {'yes' if info.targeted else 'no'};  norms {', '.join(info.norms)}")
+    if info.couples != "no":
+        click.echo("couples   takes other images of the same shard" if info.couples == "shard"
+                   else "couples   an option couples the batch")  # fmt: skip
+    one = attack.passes(1)
+    click.echo(f"passes    {one.forward} F, {one.backward} B per image on one surrogate")
+    click.echo("parameters")
+    for key, value in options(attack).items():
+        if key == "threat":
+            click.echo(f"  {'norm':<12} {value.norm}")
+            click.echo(f"  {'eps':<12} {value.eps}")
+        elif key in FIELD_KINDS:
+            parts = value if isinstance(value, tuple) else (value,)
+            click.echo(f"  {key:<12} {', '.join(_part(part) for part in parts) or '-'}")
+        else:
+            click.echo(f"  {key:<12} {value}")
+
+
+def _part(value: object) -> str:
+    from advens.attacks.parts import name_of, options
+
+    inside = ", ".join(f"{k}={v!r}" for k, v in options(value).items())
+    return f"{name_of(value)}({inside})" if inside else name_of(value)

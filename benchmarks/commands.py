@@ -1,0 +1,236 @@
+"""Commands of the top floor: suites, run, status, evaluate, verify, craft."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from advens.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from advens.benchmarks.progress import Progress
+    from advens.benchmarks.runner import Report
+    from advens.benchmarks.suite import Suite
+
+device_option = click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto picks.")
+batch_option = click.option("--batch-size", type=click.IntRange(1), help="Images at once.")
+set_option = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+
+
+@click.command()
+@click.argument("name", required=False)
+def suites(name: str | None) -> None:
+    """List bundled suites, or print one."""
+    from importlib.resources import files
+
+    from advens.benchmarks.suite import bundled, load_suite
+
+    if name is not None:
+        load_suite(name)
+        click.echo((files("advens.benchmarks") / "suites" / f"{name}.toml").read_text().rstrip())
+        return
+    for each in bundled():
+        text = (files("advens.benchmarks") / "suites" / f"{each}.toml").read_text()
+        click.echo(f"{each:<20} {text.splitlines()[0].lstrip('# ')}")
+
+
+@click.command()
+@click.argument("suite")
+@click.option("--out", type=click.Path(path_type=Path), help="Default: runs/SUITE.")
+@device_option
+@click.option("--executor", default="local", help="local or ray.")
+@click.option("--workers", type=click.IntRange(1), default=1, help="Worker processes.")
+@click.option("--attacks", "only", help="Only these attacks, by label: A,B.")
+@click.option("--limit", type=click.IntRange(1), help="Only so many images.")
+@click.option("--seed", type=click.IntRange(0), help="One seed instead of the suite's.")
+@batch_option
+@set_option
+@click.option("--dry-run", is_flag=True, help="Print the plan; load and download nothing.")
+def run(suite: str, out: Path | None, device: str, executor: str, workers: int, only: str | None,
+        limit: int | None, seed: int | None, batch_size: int | None, settings: tuple[str, ...],
+        dry_run: bool) -> None:  # fmt: skip
+    """Run SUITE (a bundled name or a TOML file); a rerun does only what is missing."""
+    from advens.benchmarks.suite import load_suite, parse_settings
+
+    changes = parse_settings(settings)
+    given = {"limit": limit, "seeds": None if seed is None else [seed], "batch_size": batch_size}
+    changes |= {key: value for key, value in given.items() if value is not None}
+    chosen = _only(load_suite(suite, changes), only)
+    if dry_run:
+        _print_outline(chosen)
+        return
+    from advens.benchmarks.runner import run_suite
+
+    directory = out or Path("runs") / chosen.name
+    report = run_suite(
+        chosen, directory, device=resolve_device(device), executor=executor, workers=workers,
+        progress=_progress(),
+    )  # fmt: skip
+    _conclude(report)
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+def status(directory: Path) -> None:
+    """Cells done, left and failed of a run."""
+    from advens.benchmarks.runner import plan_path
+    from advens.results.store import RunStore, is_whole
+
+    store = RunStore.open(directory)
+    if not plan_path(store).is_file():
+        raise InputError(f"{directory} holds no plan; was it made by 'advens run'?")
+    plan = json.loads(plan_path(store).read_text())
+    cells, keys = plan["cells"], set(plan["targets"].values())
+    done = {cell for cell in cells if is_whole(store.examples_path(cell), "examples")}
+    failures = {
+        path.stem: json.loads(path.read_text()) for path in sorted((directory / "failures").glob("*.json"))
+    }
+    pairs = sum(1 for cell, key in store.evaluated() if cell in cells and key in keys)
+    click.echo(f"cells        {len(done)} of {len(cells)} crafted, {len(cells) - len(done)} left")
+    click.echo(f"evaluations  {pairs} of {len(cells) * len(keys)} done")
+    click.echo(f"failed       {len(failures)}")
+    for cell, note in failures.items():
+        click.echo(f"  {cell}  {note['task']}: {note['error']}")
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--targets", required=True, help="Models, with wildcards: M,N.")
+@device_option
+@batch_option
+def evaluate(directory: Path, targets: str, device: str, batch_size: int | None) -> None:
+    """Show the stored examples of a run to new targets; nothing is crafted again."""
+    from advens.benchmarks.evaluate import evaluate_targets
+
+    names = _names(targets)
+    _conclude(evaluate_targets(directory, names, resolve_device(device), batch_size, _progress()))
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@device_option
+def verify(directory: Path, device: str) -> None:
+    """Audit and re-evaluate what a run stored; exit code 1 on any lie."""
+    from advens.benchmarks.verify import verify_run
+    from advens.results.store import RunStore
+
+    audit = verify_run(RunStore.open(directory), resolve_device(device), _progress())
+    for lie in audit.lies:
+        click.echo(f"LIE  {lie}", err=True)
+    close = f", {audit.borderline} borderline" if audit.borderline else ""
+    click.echo(f"{audit.cells} cells and {audit.rows} predictions checked{close}")
+    if audit.lies:
+        raise RunError(f"{directory}: {len(audit.lies)} things stored there are not true")
+    click.echo("every image is in its ball and every number follows from the stored bytes")
+
+
+@click.command()
+@click.argument("attack")
+@click.option("--surrogates", required=True, help="Models, with wildcards: A,B.")
+@click.option("--data", required=True, help="A data source.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Where to.")
+@click.option("--norm", default="linf", help="linf or l2.")
+@click.option("--eps", default="8/255", help="The budget.")
+@click.option("--steps", type=click.IntRange(1), help="Iterations.")
+@click.option("--targeted", is_flag=True, help="To wanted classes: the data's, else drawn.")
+@click.option("--seed", type=click.IntRange(0), default=0)
+@click.option("--png/--no-png", default=True, help="Also write PNG files under images/.")
+@device_option
+@batch_option
+@set_option
+def craft(attack: str, surrogates: str, data: str, out: Path, norm: str, eps: str,
+          steps: int | None, targeted: bool, seed: int, png: bool, device: str,
+          batch_size: int | None, settings: tuple[str, ...]) -> None:  # fmt: skip
+    """Craft adversarial images with ATTACK; --set overrides its options (--set fusion=ens-loss)."""
+    from advens.benchmarks.craft import craft_images, suite_for
+    from advens.benchmarks.suite import parse_settings
+
+    suite = suite_for(
+        attack, _names(surrogates), data, norm=norm, eps=eps, steps=steps, targeted=targeted,
+        seed=seed, options=parse_settings(settings), batch_size=batch_size,
+    )  # fmt: skip
+    made = craft_images(suite, out, device=resolve_device(device), png=png, progress=_progress())
+    verb = "reach the wanted class on" if targeted else "fool"
+    for name, rate in made.fooled.items():
+        click.echo(f"{rate:6.1%} of the images {verb} {name} (a surrogate)")
+    where = f"{out}/images and {out}/examples" if png else f"{out}/examples"
+    click.echo(f"{made.images} images in {where}")
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` to the best device here. Raises InputError for one that is not there."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device '{device}' is not to be had: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _only(suite: Suite, only: str | None) -> Suite:
+    if only is None:
+        return suite
+    from advens.errors import unknown
+
+    entries = {entry.title: entry for entry in suite.attacks}
+    for name in _names(only):
+        if name not in entries:
+            raise unknown("attack in this suite", name, entries)
+    return suite.model_copy(update={"attacks": [entries[name] for name in _names(only)]})
+
+
+def _print_outline(suite: Suite) -> None:
+    from advens.benchmarks.plan import outline
+
+    seen = outline(suite)
+    click.echo(f"suite      {suite.name}: {suite.threat.norm} {suite.threat.eps}, data {suite.source}")
+    for name, models in seen.sets.items():
+        click.echo(f"surrogates {name}: {', '.join(models)}")
+    for target in seen.targets:
+        inside = [name for name, models in seen.sets.items() if target in models]
+        click.echo(f"target     {target}{'  (white-box for ' + ', '.join(inside) + ')' if inside else ''}")
+    for (label, name), attack in seen.attacks.items():
+        spent = attack.passes(len(seen.sets[name]))
+        click.echo(f"attack     {label} on {name}: {spent.forward} F, {spent.backward} B per image")
+    cells = len(seen.attacks) * len(suite.seeds)
+    click.echo(f"{cells} cells per shard of {suite.shard} images, each shown to {len(seen.targets)} targets")
+
+
+def _progress() -> Progress:
+    from rich.console import Console
+
+    from advens.benchmarks.progress import Progress
+
+    return Progress(Console(stderr=True))
+
+
+def _conclude(report: Report) -> None:
+    from advens.results.commands import show_matrix
+
+    for warning in report.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if report.crafted or report.evaluated:
+        done = f"{report.crafted} cells crafted, {report.evaluated} evaluations"
+    else:
+        done = f"nothing to do: all {report.cells} cells are there"
+    if not report.failures:
+        show_matrix(report.directory)
+    click.echo(done)
+    if report.failures:
+        for _, why in report.failures:
+            click.echo(f"failed: {why}", err=True)
+        raise RunError(f"{len(report.failures)} cells failed; see 'advens status {report.directory}'")
+    click.echo(f"files in {report.directory}: matrix.parquet, leaderboard.parquet, samples/, examples/")
+
+
+__all__: list[Any] = ["craft", "evaluate", "run", "status", "suites", "verify"]

@@ -1,0 +1,107 @@
+"""``advens craft``: adversarial images of a data source, no suite needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from advens.benchmarks.executors import execute
+from advens.benchmarks.plan import Cell, make_plan
+from advens.benchmarks.progress import Progress
+from advens.benchmarks.suite import Suite
+from advens.benchmarks.work import Craft, stored_pixels
+from advens.datasets import load_data
+from advens.errors import InputError, RunError
+from advens.results.files import os_errors
+from advens.results.store import RunStore, is_whole, read_table
+
+
+@dataclass(frozen=True)
+class Crafted:
+    """What was crafted: where, how many images, and the mean fooling rate of the surrogates."""
+
+    directory: Path
+    images: int
+    fooled: dict[str, float]
+
+
+def craft_images(
+    suite: Suite, directory: Path, *, device: str, png: bool, progress: Progress | None = None
+) -> Crafted:
+    """Craft a suite of one attack and one set into ``examples/`` (parquet) and ``images/`` (PNG).
+
+    Raises:
+        InputError: as a run. RunError: the attack failed.
+    """
+    from advens.benchmarks.work import predict
+    from advens.benchmarks.workshop import workshop
+
+    progress, store = progress or Progress(), RunStore(directory)
+    data = load_data(suite.source)
+    plan = make_plan(suite, data, held_out=False)
+    with store.lock():
+        missing = [c for c in plan.cells if not is_whole(store.examples_path(c.key), "examples")]
+        tasks = [Craft(str(directory), cell, suite.batch_size) for cell in missing]
+        with progress.task("crafting", len(tasks)) as advance:
+            for task, outcome in execute(tasks, "local", 1, device):
+                if isinstance(outcome, RunError):
+                    raise outcome
+                advance(task.title)
+        shop = workshop(device)
+        names = next(iter(plan.sets.values()))
+        wrong = dict.fromkeys(names, 0)
+        for cell in plan.cells:
+            table = read_table(store.examples_path(cell.key), "examples")
+            pixels = stored_pixels(table)
+            if png:
+                _write_pngs(directory / "images", table.column("sample_id").to_pylist(), pixels)
+            aim = table.column("target_label" if suite.threat.targeted else "label").to_numpy()
+            for model in shop.models.get(names):
+                hit = predict(shop, model, pixels, suite.batch_size) == aim
+                wrong[model.name] += int(hit.sum() if suite.threat.targeted else (~hit).sum())
+    return Crafted(directory, len(data), {name: count / len(data) for name, count in wrong.items()})
+
+
+def suite_for(
+    attack: str,
+    surrogates: Sequence[str],
+    data: str,
+    *,
+    norm: str,
+    eps: str,
+    steps: int | None,
+    targeted: bool,
+    seed: int,
+    options: dict[str, object],
+    batch_size: int | None,
+) -> Suite:
+    """The suite of one attack on one surrogate set, every image a target's to be."""
+    return Suite.model_validate(
+        {
+            "name": "craft",
+            "data": data,
+            "seeds": [seed],
+            "targets": list(surrogates),
+            "threat": {"norm": norm, "eps": eps, "steps": steps, "targeted": targeted},
+            "surrogates": {"surrogates": list(surrogates)},
+            "attacks": [{"name": attack, **options}],
+            "batch_size": batch_size,
+        }
+    )
+
+
+def _write_pngs(folder: Path, ids: Sequence[str], pixels: object) -> None:
+    from PIL import Image
+
+    folder = folder.resolve()
+    for name, image in zip(ids, pixels, strict=True):  # type: ignore[call-overload]
+        path = (folder / name).with_suffix(".png")
+        if not path.resolve().is_relative_to(folder):
+            raise InputError(f"sample id '{name}' leads out of {folder}; use --no-png")
+        with os_errors("write", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+
+
+__all__ = ["Cell", "Crafted", "craft_images", "suite_for"]

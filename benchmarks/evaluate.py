@@ -1,0 +1,61 @@
+"""New targets join a finished run: stored images are shown to them, nothing is crafted again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from advens.benchmarks.environment import environment, merged
+from advens.benchmarks.plan import Plan
+from advens.benchmarks.progress import Progress
+from advens.benchmarks.runner import Report, plan_path, save_plan, work
+from advens.benchmarks.suite import parse
+from advens.benchmarks.work import cell_from
+from advens.digest import value_digest
+from advens.errors import InputError
+from advens.models import describe, expand
+from advens.results.store import RunStore, read_cell, write_bytes
+from advens.results.summary import summarise
+
+
+def evaluate_targets(
+    directory: Path,
+    targets: Sequence[str],
+    device: str,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Evaluate the stored examples of a run on more models and summarise again.
+
+    Raises:
+        InputError: no run, no examples, unknown models, another label space.
+    """
+    store = RunStore.open(directory)
+    with store.lock():
+        cells = tuple(cell_from(read_cell(store.examples_path(name))) for name in store.cells())
+        if not cells:
+            raise InputError(f"{directory} holds no examples yet")
+        names = tuple(dict.fromkeys(name for pattern in targets for name in expand(pattern)))
+        cards = {name: describe(name) for name in names}
+        classes = describe(cells[0].specs[0]).num_classes
+        for name, card in cards.items():
+            if card.num_classes != classes:
+                raise InputError(f"{name} has {card.num_classes} classes; this run has {classes}")
+        suite = parse(store.suite.read_text(), str(store.suite))
+        suite = suite.model_copy(
+            update={
+                "targets": list(dict.fromkeys([*suite.targets, *names])),
+                "batch_size": batch_size or suite.batch_size,
+            }
+        )
+        plan = Plan(suite, {}, cards, names, cells)
+        write_bytes(store.suite, suite.toml().encode())
+        save_plan(plan, plan_path(store))
+        digests = {name: card.digest for name, card in cards.items()}
+        about = merged(store.environment, environment(device, digests, {}))
+        write_bytes(store.environment, about)
+        report = Report(directory, len(cells))
+        work(plan, store, report, progress or Progress(), executor="local", workers=1, device=device)
+        if report.evaluated:
+            summarise(directory, value_digest(suite.model_dump()))
+    return report

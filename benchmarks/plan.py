@@ -1,0 +1,244 @@
+"""From a suite to cells: the unit of work is one attack on one surrogate set for one shard and seed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from advens.benchmarks.suite import AttackEntry, Suite
+from advens.digest import value_digest
+from advens.errors import InputError, unknown
+from advens.models import ModelCard, check_name, describe, expand
+
+if TYPE_CHECKING:
+    from advens.attacks.attack import Attack
+    from advens.datasets import Dataset
+
+CRAFT_VERSION = 1
+"""Raised when the same cell would give other images, so that old cells are not taken for new."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One attack on one surrogate set for one shard and seed.
+
+    Args:
+        suite, attack, family: names for the rows; ``attack`` is the label.
+        params: the attack's spec, which rebuilds it.
+        surrogates: name of the set.
+        specs, digests: its models and their weights, in order.
+        seed: the suite's.
+        shard: [start, stop) in the data.
+        data, fingerprint: the data source, and what the shard's rows are.
+        targeted: whether there are wanted classes.
+        shard_size: of the plan; the shard's number is start // shard_size.
+    """
+
+    suite: str
+    attack: str
+    family: str
+    params: dict[str, Any]
+    surrogates: str
+    specs: tuple[str, ...]
+    digests: tuple[str, ...]
+    seed: int
+    shard: tuple[int, int]
+    data: str
+    fingerprint: str
+    targeted: bool
+    shard_size: int
+
+    @property
+    def key(self) -> str:
+        """The hash of all that determines the cell's images: its name on disk."""
+        determined = asdict(self)
+        for name in ("data", "family", "specs"):  # said by the fingerprint, the params, the digests
+            determined.pop(name)
+        return value_digest([CRAFT_VERSION, json.loads(json.dumps(determined))], 32)
+
+    def build(self) -> Attack:
+        """The attack."""
+        from advens.attacks import attack_from_spec
+
+        attack: Attack = attack_from_spec(self.params)
+        return attack
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a suite and the targets their images are shown to."""
+
+    suite: Suite
+    sets: dict[str, tuple[str, ...]]
+    cards: dict[str, ModelCard]
+    targets: tuple[str, ...]
+    cells: tuple[Cell, ...]
+
+    def white_box(self, cell: Cell, target: str) -> bool:
+        """Whether a target shares its weights with a surrogate of the cell."""
+        return self.cards[target].digest in cell.digests
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What can be said of a suite without loading a model or the data: for ``--dry-run``."""
+
+    sets: dict[str, tuple[str, ...]]
+    targets: tuple[str, ...]
+    attacks: dict[tuple[str, str], Attack]  # (label, set) -> attack
+
+
+def outline(suite: Suite, held_out: bool = True) -> Outline:
+    """Resolve and check every name of a suite; ``held_out=False`` asks for no held-out target.
+
+    Raises:
+        InputError: unknown attacks, options or models, or a set that leaves no target held out.
+    """
+    sets = surrogate_sets(suite)
+    targets = tuple(dict.fromkeys(name for pattern in suite.targets for name in expand(pattern)))
+    for name in dict.fromkeys([*targets, *(m for models in sets.values() for m in models)]):
+        check_name(name)
+    for name, models in sets.items():
+        if held_out and set(targets) <= set(models):
+            raise InputError(
+                f"suite '{suite.name}': surrogates '{name}' leave no target held out; "
+                "a transfer rate needs a target that is not a surrogate"
+            )
+    attacks = {
+        (entry.title, name): _attack(suite, entry, len(sets[name]))
+        for entry in suite.attacks
+        for name in _sets_of(entry, suite, sets)
+    }
+    return Outline(sets, targets, attacks)
+
+
+def make_plan(suite: Suite, data: Dataset, *, held_out: bool = True) -> Plan:
+    """The cells of a suite, each with the hash of all that determines it."""
+    from advens.attacks import attack_info
+
+    seen = outline(suite, held_out)
+    names = dict.fromkeys([*(m for models in seen.sets.values() for m in models), *seen.targets])
+    cards = {name: describe(name) for name in names}
+    _check_classes(suite, cards, data)
+    plan = Plan(suite, seen.sets, cards, seen.targets, ())
+    shards = [
+        (start, min(start + suite.shard, len(data))) for start in range(0, len(data), suite.shard)
+    ]
+    fingerprints = {shard: data.fingerprint(slice(*shard)) for shard in shards}
+    family = {entry.title: attack_info(entry.name).family for entry in suite.attacks}
+    cells = [
+        Cell(
+            suite=suite.name,
+            attack=label,
+            family=family[label],
+            params=attack.spec,  # type: ignore[attr-defined]
+            surrogates=name,
+            specs=seen.sets[name],
+            digests=tuple(cards[model].digest for model in seen.sets[name]),
+            seed=seed,
+            shard=shard,
+            data=suite.source,
+            fingerprint=fingerprints[shard],
+            targeted=suite.threat.targeted,
+            shard_size=suite.shard,
+        )
+        for (label, name), attack in seen.attacks.items()
+        for seed in suite.seeds
+        for shard in shards
+    ]
+    for name in seen.sets:
+        digests = {cards[model].digest for model in seen.sets[name]}
+        if held_out and all(cards[target].digest in digests for target in seen.targets):
+            raise InputError(
+                f"suite '{suite.name}': every target has the weights of a surrogate of '{name}'; "
+                "none is held out"
+            )
+    # by set, so that a set's models are loaded once
+    return replace(plan, cells=tuple(sorted(cells, key=lambda cell: cell.surrogates)))
+
+
+def surrogate_sets(suite: Suite) -> dict[str, tuple[str, ...]]:
+    """Set names and their models, wildcards expanded and ``each`` taken apart."""
+    sets: dict[str, tuple[str, ...]] = {}
+    for name, wanted in suite.surrogates.items():
+        patterns = [wanted] if isinstance(wanted, str) else wanted
+        models = tuple(dict.fromkeys(model for p in patterns for model in expand(p)))
+        if name == "each":
+            sets |= {model: (model,) for model in models}
+        else:
+            sets[name] = models
+    return sets
+
+
+def target_labels(labels: np.ndarray, start: int, classes: int, seed: int) -> np.ndarray:
+    """A wanted class for every sample of a shard: uniform over the others, (N,) int64.
+
+    Drawn per sample from its place in the data, so that a shard's size changes nothing.
+    """
+    shifts = [
+        np.random.RandomState((seed * 1_000_003 + start + i) % 2**32).randint(1, classes)
+        for i in range(len(labels))
+    ]
+    return (labels + np.array(shifts, dtype=np.int64)) % classes
+
+
+def _sets_of(entry: AttackEntry, suite: Suite, sets: dict[str, tuple[str, ...]]) -> list[str]:
+    if entry.surrogates is None:
+        return list(sets)
+    named = set(entry.surrogates)
+    alone = [name for name in sets if name not in suite.surrogates] if "each" in named else []
+    return [name for name in sets if name in named] + alone
+
+
+def _attack(suite: Suite, entry: AttackEntry, surrogates: int) -> Attack:
+    from advens.attacks import attack_info, create_attack
+
+    threat, where = suite.threat, f"suite '{suite.name}': attack '{entry.title}'"
+    info = attack_info(entry.name)
+    if threat.norm not in info.norms:
+        raise InputError(f"{where} is not defined for {threat.norm}; only {', '.join(info.norms)}")
+    if threat.targeted and not info.targeted:
+        raise InputError(f"{where} has no targeted form")
+    base = create_attack(entry.name)
+    options: dict[str, Any] = {"eps": threat.eps, "norm": threat.norm}
+    if threat.steps is not None and getattr(base, "steps", 1) > 1:  # one-step attacks stay so
+        options["steps"] = threat.steps
+    try:
+        attack = create_attack(entry.name, **(options | entry.options))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    return attack if entry.budget is None else with_budget(attack, entry.budget, surrogates, where)
+
+
+def with_budget(attack: Attack, budget: int, surrogates: int, where: str = "attack") -> Attack:
+    """The attack with as many steps as ``budget`` backward passes per sample allow."""
+    from advens.attacks.registry import override
+
+    if not hasattr(attack, "steps"):
+        raise InputError(f"{where} has no steps to fit a budget with")
+    one = override(attack, steps=1).passes(surrogates).backward
+    if budget < one:
+        raise InputError(f"{where}: a budget of {budget} is less than one step, {one} passes")
+    return override(attack, steps=budget // one)
+
+
+def _check_classes(suite: Suite, cards: dict[str, ModelCard], data: Dataset) -> None:
+    widths = {name: card.num_classes for name, card in cards.items()}
+    first, classes = next(iter(widths.items()))
+    for name, width in widths.items():
+        if width != classes:
+            raise InputError(
+                f"suite '{suite.name}': {name} has {width} classes and {first} has {classes}; "
+                "surrogates and targets share one label space"
+            )
+    highest = int(np.max(data.labels))
+    if highest >= classes:
+        raise InputError(
+            f"label {highest} in {suite.source} is out of range; the models have {classes} classes"
+        )
+
+
+__all__ = ["Cell", "Outline", "Plan", "make_plan", "outline", "unknown", "with_budget"]

@@ -1,0 +1,64 @@
+"""Progress: a bar on a terminal, plain lines in a log, nothing when nobody looks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Progress:
+    """Says how far a list of tasks is.
+
+    Args:
+        console: where to; None says nothing.
+        every: seconds between two lines of a log.
+    """
+
+    def __init__(self, console: Console | None = None, every: float = 10.0) -> None:
+        self.console = console
+        self.every = every
+
+    @contextmanager
+    def task(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
+        """A context for ``total`` tasks; call what it gives with a title after each."""
+        if self.console is None or total == 0:
+            yield lambda title: None
+        elif self.console.is_terminal:
+            yield from self._bar(what, total)
+        else:
+            yield from self._lines(what, total)
+
+    def _bar(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (
+            TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(),
+            TimeRemainingColumn(), TextColumn("[dim]{task.fields[title]}", markup=True),
+        )  # fmt: skip
+        with Bar(*columns, console=self.console, transient=True) as bar:
+            task = bar.add_task(what, total=total, title="")
+            yield lambda title: bar.update(task, advance=1, title=title)
+
+    def _lines(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
+        assert self.console is not None
+        console, started = self.console, time.monotonic()
+        state = {"done": 0, "said": started}
+
+        def advance(title: str) -> None:
+            state["done"] += 1
+            now = time.monotonic()
+            if now - state["said"] >= self.every or state["done"] == total:
+                state["said"] = now
+                done = int(state["done"])
+                console.print(
+                    f"{what}: {done}/{total}, {now - started:.0f} s, last: {title}",
+                    soft_wrap=True, markup=False, highlight=False,
+                )  # fmt: skip
+
+        yield advance

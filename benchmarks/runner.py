@@ -1,0 +1,155 @@
+"""Running a suite: plan, craft what is missing, show it to every target, summarise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from advens.benchmarks.environment import environment, merged
+from advens.benchmarks.executors import execute
+from advens.benchmarks.frame import agree
+from advens.benchmarks.plan import Cell, Plan, make_plan
+from advens.benchmarks.progress import Progress
+from advens.benchmarks.suite import Suite
+from advens.datasets import load_data
+from advens.digest import value_digest
+from advens.errors import RunError
+from advens.results.store import RunStore, is_whole, write_bytes
+from advens.results.summary import summarise
+
+
+@dataclass
+class Report:
+    """What a run did.
+
+    Args:
+        directory: where its files are.
+        cells: in the plan.
+        crafted: cells crafted now.
+        evaluated: (cell, target) pairs evaluated now.
+        failures: what failed, and why.
+        warnings: for people.
+    """
+
+    directory: Path
+    cells: int
+    crafted: int = 0
+    evaluated: int = 0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def run_suite(
+    suite: Suite,
+    directory: Path,
+    *,
+    device: str = "cpu",
+    executor: str = "local",
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Report:
+    """Do what is missing of a suite and summarise it.
+
+    Raises:
+        InputError: the suite, a model or the data cannot be used, the directory is in use, cannot be
+            written or holds another suite. Finished cells stay.
+    """
+    progress = progress or Progress()
+    data = load_data(suite.source)
+    plan = make_plan(suite, data)
+    store = RunStore(directory)
+    with store.lock():
+        whole = agree(store.suite, suite)
+        write_bytes(store.suite, whole.toml().encode())
+        digests = {name: card.digest for name, card in plan.cards.items()}
+        about = environment(device, digests, {suite.source: data.digest})
+        write_bytes(store.environment, merged(store.environment, about))
+        save_plan(plan, plan_path(store))
+        report = Report(directory, len(plan.cells))
+        how = {"executor": executor, "workers": workers, "device": device}
+        work(plan, store, report, progress, **how)
+        if report.crafted or report.evaluated or not store.leaderboard.is_file():
+            if store.evaluated():
+                summarise(directory, value_digest(whole.model_dump()))
+    return report
+
+
+def work(
+    plan: Plan,
+    store: RunStore,
+    report: Report,
+    progress: Progress,
+    *,
+    executor: str,
+    workers: int,
+    device: str,
+) -> None:
+    """Craft the cells that are missing, then evaluate the pairs that are missing."""
+    from advens.benchmarks.work import Craft, Evaluate  # torch, only when there is work
+
+    folder, size = str(store.directory), plan.suite.batch_size
+    missing = [cell for cell in plan.cells if not is_whole(store.examples_path(cell.key), "examples")]
+    how = {"executor": executor, "workers": workers, "device": device}
+    crafts = [Craft(folder, cell, size) for cell in missing]
+    report.crafted = _do(crafts, "crafting", store, report, progress, how)
+    failed = {title for title, _ in report.failures}
+    evaluations = [
+        Evaluate(folder, cell, target, target_key(plan, target), plan.white_box(cell, target), size)
+        for target, cell in _pending(plan, store)
+        if cell.key not in failed
+    ]
+    report.evaluated = _do(evaluations, "evaluating", store, report, progress, how)
+
+
+def _pending(plan: Plan, store: RunStore) -> Iterable[tuple[str, Cell]]:
+    """(target, cell) pairs without a whole samples file, target by target."""
+    for target in plan.targets:
+        key = target_key(plan, target)
+        for cell in plan.cells:
+            if not is_whole(store.samples_path(cell.key, key), "samples"):
+                yield target, cell
+
+
+def _do(
+    tasks: Sequence[Any], what: str, store: RunStore, report: Report, progress: Progress, how: dict[str, Any]
+) -> int:
+    done = 0
+    with progress.task(what, len(tasks)) as advance:
+        for task, outcome in execute(tasks, **how):
+            note = failure_path(store, task.cell.key)
+            if isinstance(outcome, RunError):
+                report.failures.append((task.cell.key, f"{task.title}: {outcome}"))
+                write_bytes(note, json.dumps({"task": task.title, "error": str(outcome)}).encode())
+            else:
+                note.unlink(missing_ok=True)
+                done += 1
+            advance(task.title)
+    return done
+
+
+def target_key(plan: Plan, target: str) -> str:
+    """A target in a file name: its name and weights, so that new weights are evaluated anew."""
+    return value_digest([target, plan.cards[target].digest], 16)
+
+
+def plan_path(store: RunStore) -> Path:
+    """Where the run keeps the list of its cells, for ``advens status``."""
+    return store.directory / "plan.json"
+
+
+def failure_path(store: RunStore, cell: str) -> Path:
+    """Where the last failure of a cell is noted."""
+    return store.directory / "failures" / f"{cell}.json"
+
+
+def save_plan(plan: Plan, path: Path) -> None:
+    """Write cells and targets, with those an earlier run of the directory planned."""
+    cells = {c.key: f"{c.attack} on {c.surrogates}, seed {c.seed}, {c.shard[0]}:{c.shard[1]}" for c in plan.cells}
+    targets = {target: target_key(plan, target) for target in plan.targets}
+    if path.is_file():
+        before = json.loads(path.read_text())
+        cells, targets = before["cells"] | cells, before["targets"] | targets
+    write_bytes(path, (json.dumps({"cells": cells, "targets": targets}, indent=1) + "\n").encode())

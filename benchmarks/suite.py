@@ -1,0 +1,224 @@
+"""Suites: what to attack, with what, and on whom to try it; a TOML file, validated.
+
+Every mistake is one line that names the key, its line in the file, and the nearest valid choice.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from advens.errors import InputError, nearest, unknown
+from advens.spec import literal
+from advens.threat import Threat
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class ThreatTable(BaseModel):
+    """The ``[threat]`` table: the ball and the iterations every attack gets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    norm: str = "linf"
+    eps: float | str = "8/255"
+    steps: int | None = Field(None, ge=1)
+    targeted: bool = False
+
+    def threat(self) -> Threat:
+        """The ball."""
+        return Threat(self.norm, self.eps)
+
+
+class AttackEntry(BaseModel):
+    """One ``[[attacks]]`` entry; keys that are not listed here are options of the attack."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+    label: str | None = None
+    budget: int | None = Field(None, ge=1)
+    surrogates: list[str] | None = None
+
+    @property
+    def title(self) -> str:
+        """How the attack is called on boards."""
+        return self.label or self.name
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Overrides for `create_attack`."""
+        return dict(self.model_extra or {})
+
+
+class Suite(BaseModel):
+    """A suite as written; `advens.benchmarks.plan` resolves its names.
+
+    Args:
+        name: letters, digits, dashes.
+        data: a data source.
+        limit: the first images of a shuffle seeded with 0.
+        seeds: of the attacks' randomness.
+        targets: models, with wildcards.
+        threat: the ball and steps.
+        surrogates: sets by name; the set ``each`` takes every model it lists alone.
+        attacks: entries.
+        shard: images a cell covers.
+        batch_size: images worked on at once (does not change results).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    data: str
+    limit: int | None = Field(None, ge=1)
+    seeds: list[int] = Field([0], min_length=1)
+    targets: list[str] = Field(min_length=1)
+    threat: ThreatTable = ThreatTable()
+    surrogates: dict[str, list[str] | str]
+    attacks: list[AttackEntry] = Field(min_length=1)
+    shard: int = Field(250, ge=1)
+    batch_size: int | None = Field(None, ge=1)
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+            raise ValueError("seeds are distinct and not negative")
+        return seeds
+
+    @field_validator("surrogates")
+    @classmethod
+    def _some_surrogates(cls, sets: dict[str, list[str] | str]) -> dict[str, list[str] | str]:
+        if not sets:
+            raise ValueError("a suite needs at least one surrogate set")
+        for name, models in sets.items():
+            if not models:
+                raise ValueError(f"surrogate set '{name}' is empty")
+        return sets
+
+    @property
+    def source(self) -> str:
+        """The data source with the limit in it."""
+        if self.limit is None:
+            return self.data
+        return f"{self.data}{'&' if '?' in self.data else '?'}limit={self.limit}&seed=0"
+
+    def toml(self) -> str:
+        """The suite with every default written out."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+def bundled() -> list[str]:
+    """Names of the suites in the package."""
+    folder = files("advens.benchmarks") / "suites"
+    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+
+
+def load_suite(name: str, changes: Mapping[str, Any] | None = None) -> Suite:
+    """A bundled suite by name, or a TOML file by path, with dotted keys overridden.
+
+    Raises:
+        InputError: no such suite, not TOML, or not a suite.
+    """
+    path = Path(name)
+    if path.suffix == ".toml" or path.is_file():
+        if not path.is_file():
+            raise InputError(f"no suite file at {name}")
+        text, where = path.read_text(), str(path)
+    elif name in bundled():
+        text = (files("advens.benchmarks") / "suites" / f"{name}.toml").read_text()
+        where = f"suite '{name}'"
+    else:
+        raise unknown("suite", name, bundled())
+    return parse(text, where, changes)
+
+
+def parse(text: str, where: str, changes: Mapping[str, Any] | None = None) -> Suite:
+    """A suite from TOML text; ``where`` is the name used in messages."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{where} is not TOML: {error}") from None
+    for key, value in (changes or {}).items():
+        set_key(table, key, value)
+    try:
+        suite = Suite.model_validate(table)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_explain(error, table, text)}") from None
+    try:
+        suite.threat.threat()
+    except InputError as error:
+        raise InputError(f"{where}: threat: {error}{_line(text, 'eps')}") from None
+    titles = [entry.title for entry in suite.attacks]
+    for title in titles:
+        if titles.count(title) > 1:
+            raise InputError(f"{where}: two attacks are called '{title}'; give one a label")
+    for entry in suite.attacks:
+        for name in entry.surrogates or ():
+            if name not in suite.surrogates:
+                raise InputError(f"{where}: attack '{entry.title}': {unknown('surrogate set', name, suite.surrogates)}")
+    return suite
+
+
+def set_key(table: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set ``table["a"]["b"]`` from ``"a.b"``; entries of a list by number (``attacks.0.label``)."""
+    node: Any = table
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        if isinstance(node, list):
+            if not parent.isdigit() or int(parent) >= len(node):
+                raise InputError(f"--set {dotted}: '{parent}' is not one of the {len(node)} entries")
+            node = node[int(parent)]
+        else:
+            node = node.setdefault(parent, {})
+        if not isinstance(node, (dict, list)):
+            raise InputError(f"--set {dotted}: '{parent}' is a value, not a table")
+    if isinstance(node, list):
+        raise InputError(f"--set {dotted}: name an entry by number, as attacks.0.{last}")
+    node[last] = value
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` texts as a dictionary with Python values."""
+    changes: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise InputError(f"--set '{setting}': write KEY=VALUE, as threat.eps=0.1")
+        changes[key.strip()] = literal(value.strip())
+    return changes
+
+
+def _explain(error: ValidationError, table: dict[str, Any], text: str) -> str:
+    first = error.errors()[0]
+    loc = [part for part in first["loc"] if not str(part).startswith(("list[", "str", "function"))]
+    key = str(loc[-1]) if loc else "suite"
+    dotted = ".".join(map(str, loc))
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{dotted}'{nearest(key, _known(loc[:-1]))}{_line(text, key)}"
+    if first["type"] == "missing":
+        return f"'{dotted}' is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{dotted} = {first['input']!r}: {message}{_line(text, key)}"
+
+
+def _known(loc: Sequence[Any]) -> list[str]:
+    model: type[BaseModel] = ThreatTable if "threat" in loc else Suite
+    return list(model.model_fields)
+
+
+def _line(text: str, key: str) -> str:
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.split("=")[0].strip().strip("[]\"'").split(".")[-1] == key:
+            return f" (line {number})"
+    return ""

@@ -1,0 +1,164 @@
+"""Checking a run from what it stored: the bytes, the ball, the clean images, every prediction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advens.benchmarks import work
+from advens.benchmarks.plan import Cell
+from advens.benchmarks.progress import Progress
+from advens.benchmarks.workshop import Workshop
+from advens.digest import value_digest
+from advens.errors import InputError, RunError
+from advens.models import describe
+from advens.results.store import RunStore, read_cell, read_table
+from advens.results.summary import matrix_table
+from advens.threat import Threat
+
+BORDERLINE = 1e-3
+"""Two best logits this close may swap on another machine; such a prediction is no lie."""
+
+
+@dataclass
+class Audit:
+    """What `verify` found.
+
+    Args:
+        cells, rows: how much was checked.
+        borderline: predictions that differ where the two best logits nearly tie.
+        lies: one line each.
+    """
+
+    cells: int = 0
+    rows: int = 0
+    borderline: int = 0
+    lies: list[str] = field(default_factory=list)
+
+
+def verify_run(store: RunStore, device: str, progress: Progress | None = None) -> Audit:
+    """Re-check every stored example and every stored prediction.
+
+    Raises:
+        InputError: the run, its data or one of its models cannot be read.
+    """
+    audit, shop = Audit(), Workshop(device)
+    with store.lock():
+        pairs: dict[str, list[str]] = {cell: [] for cell in store.cells()}
+        for cell, key in sorted(store.evaluated()):
+            pairs.setdefault(cell, []).append(key)
+        with (progress or Progress()).task("verifying", len(pairs)) as advance:
+            for name, keys in pairs.items():
+                try:
+                    _cell(store, shop, name, keys, audit)
+                except RunError as error:
+                    audit.lies.append(str(error))
+                advance(name)
+        audit.lies += _matrix(store)
+    if not pairs:
+        raise InputError(f"{store.directory} holds no finished cells yet")
+    return audit
+
+
+def _cell(store: RunStore, shop: Workshop, name: str, keys: list[str], audit: Audit) -> None:
+    path = store.examples_path(name)
+    if not path.is_file():
+        raise RunError(f"{store.samples}/{name}.*: rows of a cell whose examples are missing")
+    said = read_cell(path)
+    cell, threat = work.cell_from(said), Threat(said["norm"], said["eps"])
+    where = f"{path.name} ({cell.attack} on {cell.surrogates})"
+    if cell.key != name:
+        raise RunError(f"{where}: its description does not hash to its name")
+    if cell.params["threat"] != {"norm": threat.norm, "eps": threat.eps}:
+        raise RunError(f"{where}: the ball it names is not the attack's")
+    if shop.data(cell.data).fingerprint(slice(*cell.shard)) != cell.fingerprint:
+        raise RunError(f"{where}: the data are not those it was crafted on")
+    table, clean = read_table(path, "examples"), shop.shard(cell.data, *cell.shard)
+    pixels = work.stored_pixels(table)
+    audit.lies += [f"{where}: {lie}" for lie in _examples(table, pixels, clean, threat, cell, shop)]
+    audit.cells += 1
+    for key in keys:
+        audit.lies += [f"{where}: {lie}" for lie in _rows(store, shop, cell, key, table, pixels, audit)]
+
+
+def _examples(
+    table: object, pixels: Tensor, clean: object, threat: Threat, cell: Cell, shop: Workshop
+) -> Iterator[str]:
+    """What is wrong with the stored images of one cell."""
+    column = {name: table.column(name).to_pylist() for name in table.column_names}  # type: ignore[attr-defined]
+    if column["sample_id"] != list(clean.sample_ids):  # type: ignore[attr-defined]
+        yield "its samples are not those of the shard"
+        return
+    if column["label"] != clean.labels.tolist():  # type: ignore[attr-defined]
+        yield "labels differ from the data's"
+    if set(column["cell"]) != {cell.key}:
+        yield "rows of another cell"
+    digests = [hashlib.sha256(image).hexdigest() for image in column["image"]]
+    for row in np.flatnonzero(np.array(digests) != np.array(column["sha256"])):
+        yield f"the image of {column['sample_id'][row]} was changed after it was written"
+    excess = threat.excess(pixels, clean.pixels).numpy()  # type: ignore[attr-defined]
+    for row in np.flatnonzero(excess > work.AUDIT_TOLERANCE):
+        yield f"the image of {column['sample_id'][row]} leaves the ball by {excess[row]:.3g}"
+    for norm, measured in zip(("linf", "l2"), work.measured(pixels, clean.pixels), strict=True):  # type: ignore[attr-defined]
+        if not np.allclose(measured, column[norm], rtol=0, atol=1e-9):
+            yield f"stored {norm} norms are not those of the images"
+    classes = shop.models.get(cell.specs[:1])[0].num_classes
+    aim = work.wanted(cell, clean.labels, clean.target_labels, classes)  # type: ignore[attr-defined]
+    if column["target_label"] != (aim.tolist() if aim is not None else [None] * len(digests)):
+        yield "wanted classes are not those of the data and seed"
+
+
+def _rows(
+    store: RunStore, shop: Workshop, cell: Cell, key: str, table: object, pixels: Tensor, audit: Audit
+) -> Iterator[str]:
+    """What is wrong with the stored rows of one cell and target."""
+    stored = read_table(store.samples_path(cell.key, key), "samples")
+    target = stored.column("target")[0].as_py()
+    card = describe(target)
+    if value_digest([target, card.digest], 16) != key:
+        yield f"the weights of {target} are not those that were evaluated"
+        return
+    model = shop.models.get([target])[0]
+    clean_logits = work.logits_of(shop, model, shop.shard(cell.data, *cell.shard).pixels, None)
+    adv_logits = work.logits_of(shop, model, pixels, None)
+    audit.rows += stored.num_rows
+    predictions = {}
+    for what, logits in (("clean_pred", clean_logits), ("adv_pred", adv_logits)):
+        given = torch.from_numpy(stored.column(what).to_numpy().copy())
+        found = logits.argmax(1)
+        gap = logits.amax(1) - logits.gather(1, given.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
+        near = (found != given) & (gap < BORDERLINE)
+        audit.borderline += int(near.sum())
+        wrong = int(((found != given) & ~near).sum())
+        if wrong:
+            yield f"{wrong} stored {what} of {target} are not what the model says"
+        predictions[what] = given.numpy()
+    expected = work.sample_rows(
+        cell, table, target, predictions["clean_pred"], predictions["adv_pred"], card.digest in cell.digests
+    )
+    for name, values in expected.items():
+        given_values = stored.column(name).to_pylist()
+        if given_values != (values.tolist() if isinstance(values, np.ndarray) else _plain(values)):
+            yield f"column '{name}' for {target} does not follow from the predictions"
+
+
+def _matrix(store: RunStore) -> Iterator[str]:
+    """What is wrong with the stored matrix: it must be what the samples give."""
+    if not store.matrix.is_file() or not store.evaluated():
+        return
+    try:
+        stored, found = read_table(store.matrix, "matrix"), matrix_table(store.directory)
+    except RunError as error:
+        yield str(error)
+        return
+    if not stored.equals(found):
+        yield f"{store.matrix.name} is not what the samples give"
+
+
+def _plain(values: object) -> list[object]:
+    return values.to_pylist() if hasattr(values, "to_pylist") else list(values)  # type: ignore[call-overload, no-any-return]

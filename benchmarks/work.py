@@ -1,0 +1,271 @@
+"""The two tasks a worker does: craft a cell, and show a cell's images to a target.
+
+Both write one file atomically and give back how long it took, so any executor can run them in any
+order, in any process, and a crash costs at most the cell at hand.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import advens
+from advens.benchmarks.plan import Cell, target_labels
+from advens.benchmarks.workshop import Workshop, default_batch, workshop
+from advens.classifier import Classifier
+from advens.errors import InputError, RunError
+from advens.results import schema
+from advens.results.store import RunStore, read_table, write_examples, write_table
+from advens.seeding import derive
+from advens.threat import norms
+
+AUDIT_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Craft:
+    """Craft the images of one cell into a run directory."""
+
+    directory: str
+    cell: Cell
+    batch_size: int | None
+
+    @property
+    def title(self) -> str:
+        return f"{self.cell.attack} on {self.cell.surrogates}"
+
+    def do(self, device: str) -> int:
+        """Crafts, rounds to 8 bits inside the ball, audits the bytes, writes. Returns images."""
+        cell, shop, store = self.cell, workshop(device), RunStore(self.directory)
+        batch = shop.shard(cell.data, *cell.shard)
+        models = shop.models.get(cell.specs)
+        for model, digest in zip(models, cell.digests, strict=True):
+            if model.digest != digest:
+                raise InputError(f"the weights of {model.name} changed while the run was going on")
+        target = wanted(cell, batch.labels, batch.target_labels, models[0].num_classes)
+        attack = cell.build()
+        started = time.perf_counter()
+        result = attack.run(
+            models,
+            shop.images(batch.pixels),
+            batch.labels,
+            target,
+            seed=cell_seed(cell),
+            micro_batch=self.batch_size or default_batch(batch.pixels),
+        )
+        adversarial = attack.threat.quantise(
+            result.x_adv.float().cpu(), batch.pixels.float() / 255
+        )
+        seconds = time.perf_counter() - started
+        rows = example_rows(cell.key, batch.pixels, adversarial, attack.threat)
+        rows |= {
+            "sample_id": list(batch.sample_ids),
+            "label": batch.labels.numpy(),
+            "target_label": None if target is None else target.numpy(),
+        }
+        if target is None:
+            rows["target_label"] = [None] * len(batch.labels)
+        write_examples(
+            store.examples_path(cell.key), rows, describe_cell(cell, device, attack, result.passes, seconds)
+        )
+        return len(adversarial)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Show the stored images of one cell to one target."""
+
+    directory: str
+    cell: Cell
+    target: str
+    target_key: str
+    white_box: bool
+    batch_size: int | None
+
+    @property
+    def title(self) -> str:
+        return f"{self.target} looks at {self.cell.attack} on {self.cell.surrogates}"
+
+    def do(self, device: str) -> int:
+        """Predicts on clean and stored images, writes one row per image. Returns images."""
+        cell, shop, store = self.cell, workshop(device), RunStore(self.directory)
+        table = read_table(store.examples_path(cell.key), "examples")
+        clean_pred = clean_predictions(shop, cell.data, cell.shard, self.target, self.batch_size)
+        model = shop.models.get([self.target])[0]
+        adv_pred = predict(shop, model, stored_pixels(table), self.batch_size)
+        rows = sample_rows(cell, table, self.target, clean_pred, adv_pred, self.white_box)
+        write_table(
+            store.samples_path(cell.key, self.target_key), schema.to_table("samples", rows)
+        )
+        return len(adv_pred)
+
+
+def cell_seed(cell: Cell) -> int:
+    """What an attack's randomness in one cell is derived from."""
+    attack = json.dumps(cell.params, sort_keys=True)
+    return derive(cell.seed, attack, cell.shard[0] // cell.shard_size)
+
+
+def wanted(cell: Cell, labels: Tensor, given: Tensor | None, classes: int) -> Tensor | None:
+    """The classes the attacker wants: the data's, else drawn; None when untargeted."""
+    if not cell.targeted:
+        return None
+    if given is not None:
+        if int(given.max()) >= classes or int(given.min()) < 0:
+            raise InputError(f"a target label in {cell.data} is out of range; there are {classes} classes")
+        return given
+    return torch.from_numpy(target_labels(labels.numpy(), cell.shard[0], classes, cell.seed))
+
+
+def example_rows(key: str, clean: Tensor, adversarial: Tensor, threat: Any) -> dict[str, Any]:
+    """Columns of ``examples`` that come from the bytes; refuses images outside the ball.
+
+    Raises:
+        RunError: an image leaves the ball. Nothing is stored then.
+    """
+    excess = threat.excess(adversarial, clean)
+    if bool((excess > AUDIT_TOLERANCE).any()):
+        raise RunError(f"{int((excess > AUDIT_TOLERANCE).sum())} images leave the ball by up to {excess.max():.3g}")
+    n, _, height, width = adversarial.shape
+    linf, l2 = measured(adversarial, clean)
+    return {
+        "cell": [key] * n,
+        "image": [image.numpy().tobytes() for image in adversarial],
+        "height": np.full(n, height, np.int32),
+        "width": np.full(n, width, np.int32),
+        "linf": linf,
+        "l2": l2,
+    }
+
+
+def measured(adversarial: Tensor, clean: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """l_inf and l_2 norms (N,) of the difference of two stacks of bytes, images in [0, 1]."""
+    delta = (adversarial.double() - clean.double()) / 255
+    return norms(delta, "linf").flatten().numpy(), norms(delta, "l2").flatten().numpy()
+
+
+def stored_pixels(table: Any) -> Tensor:
+    """The images of an examples table, uint8 (N, 3, H, W)."""
+    height, width = (int(table.column(name)[0].as_py()) for name in ("height", "width"))
+    flat = np.frombuffer(b"".join(table.column("image").to_pylist()), np.uint8)
+    if flat.size != table.num_rows * 3 * height * width:
+        raise RunError("the stored images are not of the size the table says")
+    return torch.from_numpy(flat.reshape(-1, 3, height, width).copy())
+
+
+@torch.inference_mode()
+def logits_of(shop: Workshop, model: Classifier, pixels: Tensor, batch_size: int | None) -> Tensor:
+    """Logits (N, classes) on the CPU, in batches of one size whatever the shard."""
+    from advens.attacks.running import out_of_memory
+
+    size, start, parts = batch_size or default_batch(pixels), 0, []
+    while start < len(pixels):
+        try:
+            out = model(shop.images(pixels[start : start + size]))
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error) or size == 1:
+                raise
+            size = (size + 1) // 2
+            continue
+        if out.dim() != 2 or out.shape[1] != model.num_classes:
+            raise InputError(f"{model.name} returned {tuple(out.shape)}, not (N, {model.num_classes}) logits")
+        parts.append(out.float().cpu())
+        start += size
+    logits = torch.cat(parts)
+    if not torch.isfinite(logits).all():
+        raise InputError(f"{model.name} returned logits that are NaN or infinite")
+    return logits
+
+
+def predict(shop: Workshop, model: Classifier, pixels: Tensor, batch_size: int | None) -> np.ndarray:
+    """Predicted classes (N,) int64."""
+    return logits_of(shop, model, pixels, batch_size).argmax(1).numpy()
+
+
+def clean_predictions(
+    shop: Workshop, data: str, shard: tuple[int, int], target: str, batch_size: int | None
+) -> np.ndarray:
+    """A target's predictions on a clean shard, computed once per process."""
+    key = (data, shard, target)
+    if key not in shop.clean:
+        model = shop.models.get([target])[0]
+        shop.clean[key] = predict(shop, model, shop.shard(data, *shard).pixels, batch_size)
+    return shop.clean[key]
+
+
+def sample_rows(
+    cell: Cell, table: Any, target: str, clean: np.ndarray, adv: np.ndarray, white_box: bool
+) -> dict[str, Any]:
+    """Columns of ``samples`` for one cell and target."""
+    n = table.num_rows
+    label = table.column("label").to_numpy()
+    clean_correct = clean == label
+    aim = table.column("target_label")
+    success = adv == aim.to_numpy() if cell.targeted else clean_correct & (adv != label)
+    constant = {
+        "suite": cell.suite,
+        "attack": cell.attack,
+        "attack_params": json.dumps(cell.params, sort_keys=True),
+        "surrogates": cell.surrogates,
+        "seed": cell.seed,
+        "target": target,
+        "cell": cell.key,
+        "white_box": white_box,
+    }
+    return {name: [value] * n for name, value in constant.items()} | {
+        "sample_id": table.column("sample_id").combine_chunks(),
+        "label": label,
+        "target_label": aim.combine_chunks(),
+        "clean_pred": clean,
+        "adv_pred": adv,
+        "clean_correct": clean_correct,
+        "success": success,
+        "linf": table.column("linf").to_numpy(),
+        "l2": table.column("l2").to_numpy(),
+    }
+
+
+def describe_cell(
+    cell: Cell, device: str, attack: Any, passes: Sequence[int], seconds: float
+) -> dict[str, Any]:
+    """What an examples file says of its cell."""
+    return {
+        "suite": cell.suite,
+        "attack": cell.attack,
+        "attack_params": cell.params,
+        "family": cell.family,
+        "surrogates": cell.surrogates,
+        "surrogate_specs": list(cell.specs),
+        "surrogate_digests": list(cell.digests),
+        "seed": cell.seed,
+        "shard": list(cell.shard),
+        "shard_size": cell.shard_size,
+        "targeted": cell.targeted,
+        "norm": attack.threat.norm,
+        "eps": attack.threat.eps,
+        "forwards_per_sample": passes[0],
+        "backwards_per_sample": passes[1],
+        "seconds_per_image": seconds / (cell.shard[1] - cell.shard[0]),
+        "data": cell.data,
+        "data_fingerprint": cell.fingerprint,
+        "device": device,
+        "version": advens.__version__,
+    }
+
+
+def cell_from(description: dict[str, Any]) -> Cell:
+    """The cell an examples file describes."""
+    said = description
+    return Cell(
+        said["suite"], said["attack"], said["family"], said["attack_params"], said["surrogates"],
+        tuple(said["surrogate_specs"]), tuple(said["surrogate_digests"]), said["seed"],
+        tuple(said["shard"]), said["data"], said["data_fingerprint"], said["targeted"],
+        said["shard_size"],
+    )  # fmt: skip

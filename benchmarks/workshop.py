@@ -1,0 +1,72 @@
+"""What a worker keeps at hand: the data's shards and the models, within a byte budget."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advens.datasets import Batch, Dataset, load_data
+from advens.models.pool import ModelPool
+
+SHARD_BYTES = 1 << 30
+CHUNK = 32
+
+
+class Workshop:
+    """Models and shards of one process on one device."""
+
+    def __init__(self, device: str) -> None:
+        self.device = torch.device(device)
+        self.models = ModelPool(self.device)
+        self.clean: dict[tuple[str, tuple[int, int], str], np.ndarray] = {}
+        self._data: dict[str, Dataset] = {}
+        self._shards: OrderedDict[tuple[str, int, int], Batch] = OrderedDict()
+
+    def shard(self, source: str, start: int, stop: int) -> Batch:
+        """Clean images and labels of [start, stop), decoded by worker processes."""
+        key = (source, start, stop)
+        if key not in self._shards:
+            self._shards[key] = self._read(source, start, stop)
+        self._shards.move_to_end(key)
+        while len(self._shards) > 1 and sum(b.pixels.nbytes for b in self._shards.values()) > SHARD_BYTES:
+            self._shards.popitem(last=False)
+        return self._shards[key]
+
+    def data(self, source: str) -> Dataset:
+        """A data source, opened once."""
+        if source not in self._data:
+            self._data[source] = load_data(source)
+        return self._data[source]
+
+    def images(self, pixels: Tensor) -> Tensor:
+        """Bytes (N, 3, H, W) as float images in [0, 1] on the device."""
+        return pixels.to(self.device).float() / 255
+
+    def _read(self, source: str, start: int, stop: int) -> Batch:
+        data = self.data(source)
+        slices = [slice(at, min(at + CHUNK, stop)) for at in range(start, stop, CHUNK)]
+        workers = min(len(slices) - 1, os.cpu_count() or 1, 8)
+        parts = list(data.batches(slices, workers=workers if workers > 1 else 0))
+        targets = [part.target_labels for part in parts if part.target_labels is not None]
+        return Batch(
+            torch.cat([part.pixels for part in parts]),
+            torch.cat([part.labels for part in parts]),
+            tuple(name for part in parts for name in part.sample_ids),
+            torch.cat(targets) if targets else None,
+        )
+
+
+@lru_cache(maxsize=1)
+def workshop(device: str) -> Workshop:
+    """This process's workshop."""
+    return Workshop(device)
+
+
+def default_batch(pixels: Tensor) -> int:
+    """Images to work on at once when nobody says: about 2 million values, at least 16."""
+    return max(16, 2_000_000 // max(1, pixels[0].numel()))
