@@ -23,7 +23,8 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from advens.datasets import load_data as load_data
-    from advens.models import list_models as list_models, load_model as load_model
+    from advens.models import list_models as list_models
+    from advens.models import load_model as load_model
 
 
 def __getattr__(name: str) -> Any:
@@ -37,7 +38,7 @@ def __dir__() -> list[str]:
     return sorted([*_HOMES, "__version__"])
 
 
-__all__ = [  # noqa: F822 - resolved by __getattr__
+__all__ = [
     "create_attack",
     "create_defense",
     "list_attacks",

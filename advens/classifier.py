@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -99,8 +100,5 @@ def borrowed(models: Sequence[nn.Module]) -> Iterator[None]:
 
 def device_of(model: nn.Module) -> torch.device | None:
     """Where a model's first parameter or buffer lives; None for one that has neither."""
-    for tensor in model.parameters():
-        return tensor.device
-    for tensor in model.buffers():
-        return tensor.device
-    return None
+    first = next(chain(model.parameters(), model.buffers()), None)
+    return None if first is None else first.device

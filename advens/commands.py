@@ -172,5 +172,7 @@ def _hub() -> str:
 
         HfApi().model_info("timm/resnet18.a1_in1k", timeout=3)
     except Exception as error:
-        return f"not reachable ({type(error).__name__}): pretrained timm weights need ?checkpoint=PATH"
+        return (
+            f"not reachable ({type(error).__name__}): pretrained timm weights need ?checkpoint=PATH"
+        )
     return "reachable"

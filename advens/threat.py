@@ -21,7 +21,7 @@ def parse_eps(value: float | str, what: str = "eps") -> float:
     try:
         number = float(Fraction(value.replace(" ", ""))) if isinstance(value, str) else float(value)
     except (ValueError, ZeroDivisionError):
-        raise InputError(f"{what} = {value!r} is not a number; write 0.03 or \"8/255\"") from None
+        raise InputError(f'{what} = {value!r} is not a number; write 0.03 or "8/255"') from None
     if not math.isfinite(number):
         raise InputError(f"{what} = {value!r} is not finite")
     return number
@@ -47,7 +47,7 @@ class Threat:
         if self.norm == "linf" and self.radius > 1:
             raise InputError(
                 f"eps = {self.eps} is out of range; images lie in [0, 1], so an l_inf budget is at "
-                f"most 1 (did you mean \"{self.eps}/255\"?)"
+                f'most 1 (did you mean "{self.eps}/255"?)'
             )
 
     @property
@@ -62,9 +62,9 @@ class Threat:
             return torch.minimum(torch.maximum(x_adv, x - eps), x + eps).clamp_(0.0, 1.0)
         # clamping towards the box that holds x never lengthens the perturbation
         delta = x_adv.clamp(0.0, 1.0) - x
-        return (x + delta * (self.radius / norms(delta, "l2").clamp_min(TINY)).clamp_max(1.0)).clamp_(
-            0.0, 1.0
-        )
+        return (
+            x + delta * (self.radius / norms(delta, "l2").clamp_min(TINY)).clamp_max(1.0)
+        ).clamp_(0.0, 1.0)
 
     def steepest(self, g: Tensor) -> Tensor:
         """The unit step of this norm along ``g``: its sign, or ``g / ||g||_2`` per sample."""
@@ -109,9 +109,11 @@ class Threat:
         wanted = x_adv.double() * 255 - clean
         limit = self.radius * 255 * (1 + 1e-9)
         if self.norm == "linf":
-            return (clean + wanted.round().clamp(-math.floor(limit), math.floor(limit))).clamp(
-                0, 255
-            ).to(torch.uint8)
+            return (
+                (clean + wanted.round().clamp(-math.floor(limit), math.floor(limit)))
+                .clamp(0, 255)
+                .to(torch.uint8)
+            )
 
         def rounded(scale: Tensor) -> Tensor:
             return (clean + (scale * wanted).round()).clamp(0, 255) - clean

@@ -40,4 +40,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'advens.attacks' has no attribute '{name}'")
 
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)

@@ -30,7 +30,15 @@ if TYPE_CHECKING:
 class Attack(Protocol):
     """What every attack is, whatever its loop: a value that can be called, run and written down."""
 
-    threat: Threat
+    @property
+    def threat(self) -> Threat:
+        """The ball."""
+        ...
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """JSON-able description that rebuilds the attack."""
+        ...
 
     def __call__(
         self, models: Models, x: Tensor, y: Tensor, target: Tensor | None = None, *, seed: int = 0

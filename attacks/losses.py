@@ -51,7 +51,9 @@ class DLR:
     def __call__(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
         needed = 3 if target is None else 4
         if logits.shape[1] < needed:
-            raise InputError(f"loss 'dlr' needs {needed} classes; these models have {logits.shape[1]}")
+            raise InputError(
+                f"loss 'dlr' needs {needed} classes; these models have {logits.shape[1]}"
+            )
         top = logits.topk(needed, dim=1).values
         if target is None:
             return (_best_other(logits, y) - _pick(logits, y)) / (top[:, 0] - top[:, 2] + 1e-12)

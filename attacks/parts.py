@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass as _dataclass
@@ -47,10 +47,12 @@ def part(kind: str, name: str, **info: Any) -> Callable[[C], C]:
     """
 
     def decorate(cls: C) -> C:
-        made = _dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))(cls)
-        made.part_name = name
+        made = _dataclass(
+            frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+        )(cls)
+        made.part_name = name  # type: ignore[attr-defined]
         PARTS[kind].register(Info(name, summary=one_line(cls.__doc__), **info), made)
-        return made  # type: ignore[no-any-return]
+        return cast("C", made)
 
     return decorate
 
@@ -119,4 +121,14 @@ def changed(value: Any, **changes: Any) -> Any:
     return make(type(value), options(value) | changes)
 
 
-__all__ = ["PARTS", "changed", "from_spec", "make", "name_of", "options", "part", "replace", "to_spec"]
+__all__ = [
+    "PARTS",
+    "changed",
+    "from_spec",
+    "make",
+    "name_of",
+    "options",
+    "part",
+    "replace",
+    "to_spec",
+]

@@ -124,7 +124,7 @@ def _compose(name: str) -> Attack:
             raise InputError(f"attack '{name}' names two {kind}s")
         else:
             changes[field] = made
-    return changed(attack, **changes) if changes else attack  # type: ignore[no-any-return]
+    return changed(attack, **changes) if changes else attack
 
 
 def override(attack: Attack, **overrides: Any) -> Attack:
@@ -158,7 +158,12 @@ def _override(attack: Attack, key: str, value: Any) -> Attack:
     if owners:
         names = ", ".join(f"{where}.{key}" for where, _ in owners)
         raise InputError(f"option '{key}' belongs to several parts; write one of: {names}")
-    every = {*known, "eps", "norm", *(f for w, i in _parts(attack) for f in options(_at(known, w, i)))}
+    every = {
+        *known,
+        "eps",
+        "norm",
+        *(f for w, i in _parts(attack) for f in options(_at(known, w, i))),
+    }
     raise InputError(f"this attack has no option '{key}'{nearest(key, every - {'threat'})}")
 
 
@@ -180,7 +185,9 @@ def _transforms(attack: Attack, wanted: list[Any] | tuple[Any, ...]) -> Attack:
     """Transforms and filters from one list, as users write them (``["di", "ti"]``)."""
     found: dict[str, list[Any]] = {"transforms": [], "filters": []}
     for item in wanted:
-        name = item if isinstance(item, str) else item.get("name") if isinstance(item, dict) else None
+        name = (
+            item if isinstance(item, str) else item.get("name") if isinstance(item, dict) else None
+        )
         is_filter = name in PARTS["filter"] or (name is None and name_of(item) in PARTS["filter"])
         if name is not None and not is_filter and name not in PARTS["transform"]:
             raise unknown("transform", str(name), [*PARTS["transform"], *PARTS["filter"]])

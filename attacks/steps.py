@@ -34,7 +34,7 @@ class StepSize:
             try:
                 value = parse_eps(alpha, "step_size")
             except InputError as error:
-                raise ValueError(f"{error}, \"eps/T\" or \"2eps/T\"") from None
+                raise ValueError(f'{error}, "eps/T" or "2eps/T"') from None
             if value <= 0:
                 raise ValueError("a step size is above 0")
         return alpha

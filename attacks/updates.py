@@ -19,7 +19,9 @@ from advens.threat import Threat
 class Update(Protocol):
     """State lives in ``memory``, a dictionary of this run."""
 
-    def look(self, x_adv: Tensor, memory: dict[str, Tensor], alpha: float, threat: Threat) -> Tensor:
+    def look(
+        self, x_adv: Tensor, memory: dict[str, Tensor], alpha: float, threat: Threat
+    ) -> Tensor:
         """Where the gradient is wanted."""
         ...
 
@@ -32,7 +34,9 @@ class Update(Protocol):
 class Sign:
     """The gradient as it is: I-FGSM."""
 
-    def look(self, x_adv: Tensor, memory: dict[str, Tensor], alpha: float, threat: Threat) -> Tensor:
+    def look(
+        self, x_adv: Tensor, memory: dict[str, Tensor], alpha: float, threat: Threat
+    ) -> Tensor:
         return x_adv
 
     def direction(self, g: Tensor, memory: dict[str, Tensor]) -> Tensor:
@@ -49,7 +53,9 @@ class MI:
 
     mu: float = 1.0
 
-    def look(self, x_adv: Tensor, memory: dict[str, Tensor], alpha: float, threat: Threat) -> Tensor:
+    def look(
+        self, x_adv: Tensor, memory: dict[str, Tensor], alpha: float, threat: Threat
+    ) -> Tensor:
         return x_adv
 
     def direction(self, g: Tensor, memory: dict[str, Tensor]) -> Tensor:
@@ -68,7 +74,9 @@ class NI:
 
     mu: float = 1.0
 
-    def look(self, x_adv: Tensor, memory: dict[str, Tensor], alpha: float, threat: Threat) -> Tensor:
+    def look(
+        self, x_adv: Tensor, memory: dict[str, Tensor], alpha: float, threat: Threat
+    ) -> Tensor:
         if "m" not in memory:
             return x_adv
         scale = 1.0 if threat.norm == "linf" else float(x_adv[0].numel()) ** 0.5

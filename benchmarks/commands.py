@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 device_option = click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto picks.")
 batch_option = click.option("--batch-size", type=click.IntRange(1), help="Images at once.")
-set_option = click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+set_option = click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key."
+)
 
 
 @click.command()
@@ -86,7 +88,8 @@ def status(directory: Path) -> None:
     cells, keys = plan["cells"], set(plan["targets"].values())
     done = {cell for cell in cells if is_whole(store.examples_path(cell), "examples")}
     failures = {
-        path.stem: json.loads(path.read_text()) for path in sorted((directory / "failures").glob("*.json"))
+        path.stem: json.loads(path.read_text())
+        for path in sorted((directory / "failures").glob("*.json"))
     }
     pairs = sum(1 for cell, key in store.evaluated() if cell in cells and key in keys)
     click.echo(f"cells        {len(done)} of {len(cells)} crafted, {len(cells) - len(done)} left")
@@ -169,7 +172,9 @@ def resolve_device(device: str) -> str:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device '{device}' is not to be had: {str(error).splitlines()[0]}") from None
+        raise InputError(
+            f"device '{device}' is not to be had: {str(error).splitlines()[0]}"
+        ) from None
     return device
 
 
@@ -193,17 +198,23 @@ def _print_outline(suite: Suite) -> None:
     from advens.benchmarks.plan import outline
 
     seen = outline(suite)
-    click.echo(f"suite      {suite.name}: {suite.threat.norm} {suite.threat.eps}, data {suite.source}")
+    click.echo(
+        f"suite      {suite.name}: {suite.threat.norm} {suite.threat.eps}, data {suite.source}"
+    )
     for name, models in seen.sets.items():
         click.echo(f"surrogates {name}: {', '.join(models)}")
     for target in seen.targets:
         inside = [name for name, models in seen.sets.items() if target in models]
-        click.echo(f"target     {target}{'  (white-box for ' + ', '.join(inside) + ')' if inside else ''}")
+        click.echo(
+            f"target     {target}{'  (white-box for ' + ', '.join(inside) + ')' if inside else ''}"
+        )
     for (label, name), attack in seen.attacks.items():
         spent = attack.passes(len(seen.sets[name]))
         click.echo(f"attack     {label} on {name}: {spent.forward} F, {spent.backward} B per image")
     cells = len(seen.attacks) * len(suite.seeds)
-    click.echo(f"{cells} cells per shard of {suite.shard} images, each shown to {len(seen.targets)} targets")
+    click.echo(
+        f"{cells} cells per shard of {suite.shard} images, each shown to {len(seen.targets)} targets"
+    )
 
 
 def _progress() -> Progress:
@@ -229,8 +240,12 @@ def _conclude(report: Report) -> None:
     if report.failures:
         for _, why in report.failures:
             click.echo(f"failed: {why}", err=True)
-        raise RunError(f"{len(report.failures)} cells failed; see 'advens status {report.directory}'")
-    click.echo(f"files in {report.directory}: matrix.parquet, leaderboard.parquet, samples/, examples/")
+        raise RunError(
+            f"{len(report.failures)} cells failed; see 'advens status {report.directory}'"
+        )
+    click.echo(
+        f"files in {report.directory}: matrix.parquet, leaderboard.parquet, samples/, examples/"
+    )
 
 
 __all__: list[Any] = ["craft", "evaluate", "run", "status", "suites", "verify"]

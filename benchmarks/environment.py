@@ -12,7 +12,16 @@ from typing import Any
 
 import advens
 
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "pyarrow", "scikit-learn", "pydantic")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "scikit-learn",
+    "pydantic",
+)
 
 
 def environment(device: str, models: Mapping[str, str], data: Mapping[str, str]) -> dict[str, Any]:

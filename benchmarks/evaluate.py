@@ -55,7 +55,9 @@ def evaluate_targets(
         about = merged(store.environment, environment(device, digests, {}))
         write_bytes(store.environment, about)
         report = Report(directory, len(cells))
-        work(plan, store, report, progress or Progress(), executor="local", workers=1, device=device)
+        work(
+            plan, store, report, progress or Progress(), executor="local", workers=1, device=device
+        )
         if report.evaluated:
             summarise(directory, value_digest(suite.model_dump()))
     return report

@@ -69,11 +69,10 @@ def run_suite(
         write_bytes(store.environment, merged(store.environment, about))
         save_plan(plan, plan_path(store))
         report = Report(directory, len(plan.cells))
-        how = {"executor": executor, "workers": workers, "device": device}
-        work(plan, store, report, progress, **how)
-        if report.crafted or report.evaluated or not store.leaderboard.is_file():
-            if store.evaluated():
-                summarise(directory, value_digest(whole.model_dump()))
+        work(plan, store, report, progress, executor=executor, workers=workers, device=device)
+        stale = report.crafted or report.evaluated or not store.leaderboard.is_file()
+        if stale and store.evaluated():
+            summarise(directory, value_digest(whole.model_dump()))
     return report
 
 
@@ -91,7 +90,9 @@ def work(
     from advens.benchmarks.work import Craft, Evaluate  # torch, only when there is work
 
     folder, size = str(store.directory), plan.suite.batch_size
-    missing = [cell for cell in plan.cells if not is_whole(store.examples_path(cell.key), "examples")]
+    missing = [
+        cell for cell in plan.cells if not is_whole(store.examples_path(cell.key), "examples")
+    ]
     how = {"executor": executor, "workers": workers, "device": device}
     crafts = [Craft(folder, cell, size) for cell in missing]
     report.crafted = _do(crafts, "crafting", store, report, progress, how)
@@ -114,7 +115,12 @@ def _pending(plan: Plan, store: RunStore) -> Iterable[tuple[str, Cell]]:
 
 
 def _do(
-    tasks: Sequence[Any], what: str, store: RunStore, report: Report, progress: Progress, how: dict[str, Any]
+    tasks: Sequence[Any],
+    what: str,
+    store: RunStore,
+    report: Report,
+    progress: Progress,
+    how: dict[str, Any],
 ) -> int:
     done = 0
     with progress.task(what, len(tasks)) as advance:
@@ -147,7 +153,10 @@ def failure_path(store: RunStore, cell: str) -> Path:
 
 def save_plan(plan: Plan, path: Path) -> None:
     """Write cells and targets, with those an earlier run of the directory planned."""
-    cells = {c.key: f"{c.attack} on {c.surrogates}, seed {c.seed}, {c.shard[0]}:{c.shard[1]}" for c in plan.cells}
+    cells = {
+        c.key: f"{c.attack} on {c.surrogates}, seed {c.seed}, {c.shard[0]}:{c.shard[1]}"
+        for c in plan.cells
+    }
     targets = {target: target_key(plan, target) for target in plan.targets}
     if path.is_file():
         before = json.loads(path.read_text())

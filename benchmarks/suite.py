@@ -83,7 +83,7 @@ class Suite(BaseModel):
     limit: int | None = Field(None, ge=1)
     seeds: list[int] = Field([0], min_length=1)
     targets: list[str] = Field(min_length=1)
-    threat: ThreatTable = ThreatTable()
+    threat: ThreatTable = ThreatTable(steps=None)
     surrogates: dict[str, list[str] | str]
     attacks: list[AttackEntry] = Field(min_length=1)
     shard: int = Field(250, ge=1)
@@ -121,7 +121,9 @@ class Suite(BaseModel):
 def bundled() -> list[str]:
     """Names of the suites in the package."""
     folder = files("advens.benchmarks") / "suites"
-    return sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml"))
+    return sorted(
+        p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml")
+    )
 
 
 def load_suite(name: str, changes: Mapping[str, Any] | None = None) -> Suite:
@@ -166,7 +168,9 @@ def parse(text: str, where: str, changes: Mapping[str, Any] | None = None) -> Su
     for entry in suite.attacks:
         for name in entry.surrogates or ():
             if name not in suite.surrogates:
-                raise InputError(f"{where}: attack '{entry.title}': {unknown('surrogate set', name, suite.surrogates)}")
+                raise InputError(
+                    f"{where}: attack '{entry.title}': {unknown('surrogate set', name, suite.surrogates)}"
+                )
     return suite
 
 
@@ -177,7 +181,9 @@ def set_key(table: dict[str, Any], dotted: str, value: Any) -> None:
     for parent in parents:
         if isinstance(node, list):
             if not parent.isdigit() or int(parent) >= len(node):
-                raise InputError(f"--set {dotted}: '{parent}' is not one of the {len(node)} entries")
+                raise InputError(
+                    f"--set {dotted}: '{parent}' is not one of the {len(node)} entries"
+                )
             node = node[int(parent)]
         else:
             node = node.setdefault(parent, {})

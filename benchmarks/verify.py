@@ -83,7 +83,9 @@ def _cell(store: RunStore, shop: Workshop, name: str, keys: list[str], audit: Au
     audit.lies += [f"{where}: {lie}" for lie in _examples(table, pixels, clean, threat, cell, shop)]
     audit.cells += 1
     for key in keys:
-        audit.lies += [f"{where}: {lie}" for lie in _rows(store, shop, cell, key, table, pixels, audit)]
+        audit.lies += [
+            f"{where}: {lie}" for lie in _rows(store, shop, cell, key, table, pixels, audit)
+        ]
 
 
 def _examples(
@@ -114,7 +116,13 @@ def _examples(
 
 
 def _rows(
-    store: RunStore, shop: Workshop, cell: Cell, key: str, table: object, pixels: Tensor, audit: Audit
+    store: RunStore,
+    shop: Workshop,
+    cell: Cell,
+    key: str,
+    table: object,
+    pixels: Tensor,
+    audit: Audit,
 ) -> Iterator[str]:
     """What is wrong with the stored rows of one cell and target."""
     stored = read_table(store.samples_path(cell.key, key), "samples")
@@ -139,7 +147,12 @@ def _rows(
             yield f"{wrong} stored {what} of {target} are not what the model says"
         predictions[what] = given.numpy()
     expected = work.sample_rows(
-        cell, table, target, predictions["clean_pred"], predictions["adv_pred"], card.digest in cell.digests
+        cell,
+        table,
+        target,
+        predictions["clean_pred"],
+        predictions["adv_pred"],
+        card.digest in cell.digests,
     )
     for name, values in expected.items():
         given_values = stored.column(name).to_pylist()

@@ -60,9 +60,7 @@ class Craft:
             seed=cell_seed(cell),
             micro_batch=self.batch_size or default_batch(batch.pixels),
         )
-        adversarial = attack.threat.quantise(
-            result.x_adv.float().cpu(), batch.pixels.float() / 255
-        )
+        adversarial = attack.threat.quantise(result.x_adv.float().cpu(), batch.pixels.float() / 255)
         seconds = time.perf_counter() - started
         rows = example_rows(cell.key, batch.pixels, adversarial, attack.threat)
         rows |= {
@@ -73,7 +71,9 @@ class Craft:
         if target is None:
             rows["target_label"] = [None] * len(batch.labels)
         write_examples(
-            store.examples_path(cell.key), rows, describe_cell(cell, device, attack, result.passes, seconds)
+            store.examples_path(cell.key),
+            rows,
+            describe_cell(cell, device, attack, result.passes, seconds),
         )
         return len(adversarial)
 
@@ -101,9 +101,7 @@ class Evaluate:
         model = shop.models.get([self.target])[0]
         adv_pred = predict(shop, model, stored_pixels(table), self.batch_size)
         rows = sample_rows(cell, table, self.target, clean_pred, adv_pred, self.white_box)
-        write_table(
-            store.samples_path(cell.key, self.target_key), schema.to_table("samples", rows)
-        )
+        write_table(store.samples_path(cell.key, self.target_key), schema.to_table("samples", rows))
         return len(adv_pred)
 
 
@@ -119,7 +117,9 @@ def wanted(cell: Cell, labels: Tensor, given: Tensor | None, classes: int) -> Te
         return None
     if given is not None:
         if int(given.max()) >= classes or int(given.min()) < 0:
-            raise InputError(f"a target label in {cell.data} is out of range; there are {classes} classes")
+            raise InputError(
+                f"a target label in {cell.data} is out of range; there are {classes} classes"
+            )
         return given
     return torch.from_numpy(target_labels(labels.numpy(), cell.shard[0], classes, cell.seed))
 
@@ -132,7 +132,9 @@ def example_rows(key: str, clean: Tensor, adversarial: Tensor, threat: Any) -> d
     """
     excess = threat.excess(adversarial, clean)
     if bool((excess > AUDIT_TOLERANCE).any()):
-        raise RunError(f"{int((excess > AUDIT_TOLERANCE).sum())} images leave the ball by up to {excess.max():.3g}")
+        raise RunError(
+            f"{int((excess > AUDIT_TOLERANCE).sum())} images leave the ball by up to {excess.max():.3g}"
+        )
     n, _, height, width = adversarial.shape
     linf, l2 = measured(adversarial, clean)
     return {
@@ -175,7 +177,9 @@ def logits_of(shop: Workshop, model: Classifier, pixels: Tensor, batch_size: int
             size = (size + 1) // 2
             continue
         if out.dim() != 2 or out.shape[1] != model.num_classes:
-            raise InputError(f"{model.name} returned {tuple(out.shape)}, not (N, {model.num_classes}) logits")
+            raise InputError(
+                f"{model.name} returned {tuple(out.shape)}, not (N, {model.num_classes}) logits"
+            )
         parts.append(out.float().cpu())
         start += size
     logits = torch.cat(parts)
@@ -184,7 +188,9 @@ def logits_of(shop: Workshop, model: Classifier, pixels: Tensor, batch_size: int
     return logits
 
 
-def predict(shop: Workshop, model: Classifier, pixels: Tensor, batch_size: int | None) -> np.ndarray:
+def predict(
+    shop: Workshop, model: Classifier, pixels: Tensor, batch_size: int | None
+) -> np.ndarray:
     """Predicted classes (N,) int64."""
     return logits_of(shop, model, pixels, batch_size).argmax(1).numpy()
 

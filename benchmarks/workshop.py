@@ -33,7 +33,10 @@ class Workshop:
         if key not in self._shards:
             self._shards[key] = self._read(source, start, stop)
         self._shards.move_to_end(key)
-        while len(self._shards) > 1 and sum(b.pixels.nbytes for b in self._shards.values()) > SHARD_BYTES:
+        while (
+            len(self._shards) > 1
+            and sum(b.pixels.nbytes for b in self._shards.values()) > SHARD_BYTES
+        ):
             self._shards.popitem(last=False)
         return self._shards[key]
 

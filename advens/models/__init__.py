@@ -64,10 +64,8 @@ def list_models(pattern: str = "*") -> list[str]:
     from advens.models.digits import names
 
     scheme = pattern.partition(":")[0]
-    if scheme in ("timm", "torchvision"):
-        every = import_module(SOURCES[scheme]).names()
-    else:
-        every = names()
+    listed = scheme in ("timm", "torchvision")
+    every = import_module(SOURCES[scheme]).names() if listed else names()
     return [name for name in every if fnmatch(name, pattern)]
 
 
@@ -102,7 +100,8 @@ def _source(spec: Spec) -> Callable[[Spec], Classifier]:
     for point in entry_points(group="advens.models", name=spec.scheme):
         plugin: Callable[[Spec], Classifier] = point.load()
         return plugin
-    from advens.models.module import importable, load as load_module
+    from advens.models.module import importable
+    from advens.models.module import load as load_module
 
     if "." in spec.scheme or importable(spec.scheme):
         return load_module
@@ -110,4 +109,12 @@ def _source(spec: Spec) -> Callable[[Spec], Classifier]:
     raise unknown("model source", spec.scheme, [*SOURCES, *plugins])
 
 
-__all__ = ["InputError", "ModelCard", "check_name", "describe", "expand", "list_models", "load_model"]
+__all__ = [
+    "InputError",
+    "ModelCard",
+    "check_name",
+    "describe",
+    "expand",
+    "list_models",
+    "load_model",
+]

@@ -36,10 +36,16 @@ def load(spec: Spec) -> Classifier:
     if not callable(factory):
         known = [name for name, value in vars(module).items() if callable(value)]
         hint = nearest(spec.rest, known)
-        raise InputError(f"model '{spec.text}': module {spec.scheme} has no factory '{spec.rest}'{hint}")
+        raise InputError(
+            f"model '{spec.text}': module {spec.scheme} has no factory '{spec.rest}'{hint}"
+        )
     options = spec.literals()
     takes = inspect.signature(factory).parameters
-    ours = {key: options.pop(key) for key in ("num_classes", "family") if key not in takes and key in options}
+    ours = {
+        key: options.pop(key)
+        for key in ("num_classes", "family")
+        if key not in takes and key in options
+    }
     try:
         net = factory(**options)
     except TypeError as error:
@@ -47,12 +53,19 @@ def load(spec: Spec) -> Classifier:
     if isinstance(net, Classifier):
         return net
     if not isinstance(net, nn.Module):
-        raise InputError(f"model '{spec.text}': the factory returned {type(net).__name__}, not a torch Module")
+        raise InputError(
+            f"model '{spec.text}': the factory returned {type(net).__name__}, not a torch Module"
+        )
     family = str(ours.get("family", getattr(net, "family", "cnn")))
     if family not in FAMILIES:
-        raise InputError(f"model '{spec.text}': unknown family '{family}'{nearest(family, FAMILIES)}")
+        raise InputError(
+            f"model '{spec.text}': unknown family '{family}'{nearest(family, FAMILIES)}"
+        )
     return Classifier(
-        net, name=spec.text, num_classes=int(ours.get("num_classes") or _classes(net, spec)), family=family
+        net,
+        name=spec.text,
+        num_classes=int(ours.get("num_classes") or _classes(net, spec)),
+        family=family,
     )
 
 
@@ -62,5 +75,7 @@ def _classes(net: nn.Module, spec: Spec) -> int:
         return declared
     widths = [module.out_features for module in net.modules() if isinstance(module, nn.Linear)]
     if not widths:
-        raise InputError(f"model '{spec.text}': cannot tell how many classes it has; add ?num_classes=N")
+        raise InputError(
+            f"model '{spec.text}': cannot tell how many classes it has; add ?num_classes=N"
+        )
     return widths[-1]

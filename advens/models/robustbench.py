@@ -20,7 +20,9 @@ def load(spec: Spec) -> Classifier:
     try:
         from robustbench import load_model
     except ImportError as error:
-        raise InputError(f"'{spec.text}' needs the package robustbench, which is not installed") from error
+        raise InputError(
+            f"'{spec.text}' needs the package robustbench, which is not installed"
+        ) from error
     dataset = spec.query.get("dataset", "cifar10")
     if dataset not in CLASSES:
         raise InputError(f"'{spec.text}': dataset '{dataset}'; one of: {', '.join(CLASSES)}")

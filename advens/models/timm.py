@@ -54,7 +54,7 @@ def check(spec: Spec) -> None:
 def load(spec: Spec) -> Classifier:
     """Build, fill with weights and wrap."""
     check(spec)
-    from timm.data import resolve_model_data_config
+    from timm.data.config import resolve_model_data_config
 
     net = _build(spec)
     config = resolve_model_data_config(net)
@@ -78,11 +78,13 @@ def _build(spec: Spec) -> nn.Module:
     pretrained = checkpoint is None and bool(spec.literals().get("pretrained", True))
     options: dict[str, Any] = spec.literals(skip=OWN)
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(spec.number("seed", 0) or 0)
+        torch.default_generator.manual_seed(spec.number("seed", 0) or 0)
         try:
             net: nn.Module = timm.create_model(spec.rest, pretrained=pretrained, **options)
         except (TypeError, AssertionError, ValueError) as error:
-            raise InputError(f"'{spec.text}': timm refuses these options: {first_line(error)}") from error
+            raise InputError(
+                f"'{spec.text}': timm refuses these options: {first_line(error)}"
+            ) from error
         except (RuntimeError, OSError) as error:
             raise InputError(
                 f"'{spec.text}': pretrained weights could not be had ({first_line(error)}); "

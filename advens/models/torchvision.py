@@ -46,7 +46,7 @@ def load(spec: Spec) -> Classifier:
     classes = spec.number("num_classes", 1000 if weights is None else None)
     options = {} if classes is None else {"num_classes": classes}
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(spec.number("seed", 0) or 0)
+        torch.default_generator.manual_seed(spec.number("seed", 0) or 0)
         try:
             net = models.get_model(spec.rest, weights=weights, **options)
         except (OSError, RuntimeError, ValueError) as error:

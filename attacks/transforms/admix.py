@@ -32,4 +32,4 @@ class Admix:
     def __call__(self, x: Tensor, copy: int, context: Context) -> Tensor:
         other, scale = divmod(copy, self.scales)
         chosen = context.draws.others("admix", other).to(x.device)
-        return (x + self.eta * context.pool[chosen].to(x.device)) / 2**scale
+        return (x + self.eta * context.pool[chosen].to(x.device)) / float(2**scale)

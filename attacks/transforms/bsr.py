@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from pydantic import field_validator
 from torch import Tensor
@@ -61,7 +63,7 @@ def cuts(length: int, pieces: int, draws: Draws, *tag: object) -> list[int]:
     pieces = min(pieces, length)
     inner = draws.permutation(length - 1, "cuts", *tag)[: pieces - 1]
     ends = [0, *sorted(cut + 1 for cut in inner), length]
-    return [b - a for a, b in zip(ends, ends[1:], strict=False)]
+    return [b - a for a, b in pairwise(ends)]
 
 
 def rotate(x: Tensor, degrees: float) -> Tensor:

@@ -19,4 +19,4 @@ class SI:
     copies: int = 5
 
     def __call__(self, x: Tensor, copy: int, context: Context) -> Tensor:
-        return x / 2**copy
+        return x / float(2**copy)

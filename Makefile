@@ -1,0 +1,37 @@
+# make run    the quickstart suite on the embedded data and models
+# make test   the tests
+# make check  ruff, mypy, import-linter
+# Each sets up .venv when it is missing.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# torchattacks pins an old idna: the peers are installed without their dependencies
+PEERS := torchattacks==3.5.1 foolbox==3.3.4 eagerpy==0.30.0 GitPython gitdb smmap
+
+.PHONY: run test check clean
+
+run: .venv/ready
+	$(BIN)/advens run quickstart
+
+test: .venv/dev
+	$(BIN)/python -m pytest
+
+check: .venv/dev
+	$(BIN)/ruff check .
+	rm -rf build/check
+	$(BIN)/python -W ignore -c "import setuptools; setuptools.setup()" -q build_py --build-lib build/check
+	cd build/check && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p advens
+	cd build/check && PYTHONPATH=. ../../$(BIN)/lint-imports --config ../../pyproject.toml --no-cache
+
+.venv/ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+.venv/dev: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PEERS)
+	touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info

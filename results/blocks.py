@@ -1,0 +1,73 @@
+"""Tables that fit: columns that do not go side by side go below each other, keys repeated."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+
+@dataclass(frozen=True)
+class Column:
+    """A header and one cell per row.
+
+    Args:
+        styles: one rich style per cell; empty is none.
+    """
+
+    header: str
+    cells: tuple[str, ...]
+    right: bool = True
+    styles: tuple[str, ...] = ()
+
+
+def fits(keys: Sequence[Column], columns: Sequence[Column], width: int) -> bool:
+    """Whether the table is at most ``width`` characters wide."""
+    wide = Console(width=10_000, file=io.StringIO())
+    return Measurement.get(wide, wide.options, table(keys, columns)).maximum <= width
+
+
+def split(keys: Sequence[Column], columns: Sequence[Column], width: int) -> list[Table]:
+    """As few tables as fit, each with the keys; at least one column in each."""
+    tables, start = [], 0
+    while start < len(columns):
+        stop = start + 1
+        while stop < len(columns) and fits(keys, columns[start : stop + 1], width):
+            stop += 1
+        tables.append(table(keys, columns[start:stop]))
+        start = stop
+    return tables
+
+
+def table(keys: Sequence[Column], columns: Sequence[Column]) -> Table:
+    """A table; names are plain text, never markup."""
+    drawn = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True,
+        header_style="bold",
+    )
+    everything = [*keys, *columns]
+    for column in everything:
+        drawn.add_column(
+            Text(column.header), justify="right" if column.right else "left", overflow="fold",
+        )
+    for k in range(len(everything[0].cells)):
+        drawn.add_row(*[
+            Text(column.cells[k], style=column.styles[k] if column.styles else "")
+            for column in everything
+        ])
+    return drawn
+
+
+def text_of(parts: Sequence[RenderableType], width: int) -> str:
+    """What the parts look like on a plain terminal of that width."""
+    console = Console(width=width, file=io.StringIO(), color_system=None, force_terminal=False)
+    for part in parts:
+        console.print(part)
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"

@@ -1,0 +1,121 @@
+"""``advens matrix`` and ``advens leaderboard``: what the samples of runs say."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+    from rich.console import RenderableType
+
+_FORMAT = click.option(
+    "--format", "form", default="table", show_default=True,
+    type=click.Choice(["table", "csv", "json", "markdown"]), help="How to write it.",
+)
+_DENOMINATOR = click.option(
+    "--denominator", default="target", show_default=True,
+    type=click.Choice(["target", "all", "common"]),
+    help="Rates over the images right on this target, all images, or those right on all targets.",
+)
+
+
+@click.command()
+@click.argument("directory", metavar="DIR")
+@_FORMAT
+@_DENOMINATOR
+def matrix(directory: str, form: str, denominator: str) -> None:
+    """The transferability matrix of the run in DIR, with intervals."""
+    show_matrix(directory, form, denominator)
+
+
+@click.command()
+@click.argument("directories", metavar="DIR...", nargs=-1, required=True)
+@click.option(
+    "--compare", "pair", nargs=2, metavar="A B",
+    help="Only the difference of two attacks, paired over images; ATTACK or ATTACK@SURROGATES.",
+)
+@click.option("--family", help="Rank only this family of attacks (fusion, surrogate, loss, ...).")
+@_FORMAT
+@_DENOMINATOR
+def leaderboard(
+    directories: tuple[str, ...], pair: tuple[str, str] | None, family: str | None,
+    form: str, denominator: str,
+) -> None:
+    """Attacks ranked over the runs in DIR...: intervals, significance groups, compute."""
+    from advens.results import render
+
+    if pair is not None:
+        from advens.results.compare import compare
+        from advens.results.summary import load
+
+        found = compare(load(directories)[0], *pair, denominator)
+        click.echo(render.render_comparison(found, form, _width()), nl=False)
+        return
+    from advens.results.summary import boards
+
+    found_boards = boards(directories, denominator, family)
+    if form == "table":
+        for k, board in enumerate(found_boards):
+            click.echo(nl=bool(k))
+            _show(partial(render.leaderboard_parts, board))
+    elif form == "markdown":
+        click.echo("\n".join(render.render_leaderboard(b, form) for b in found_boards), nl=False)
+    else:
+        click.echo(render.render_leaderboard(_joined(found_boards), form), nl=False)
+
+
+def show_matrix(directory: Path | str, form: str = "table", denominator: str = "target") -> None:
+    """Prints the matrix of a run, as wide as the terminal."""
+    from advens.results import render
+    from advens.results.matrix import transfer_matrix
+    from advens.results.summary import load
+
+    frame = transfer_matrix(load([directory])[0], denominator)
+    if form == "table":
+        _show(partial(render.matrix_parts, frame))
+    else:
+        click.echo(render.render_matrix(frame, form), nl=False)
+
+
+def summarise(directory: Path | str, suite_digest: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Computes matrix and board of a run and writes both; see ``advens.results.summary``."""
+    from advens.results.summary import summarise as compute
+
+    return compute(directory, suite_digest)
+
+
+def _joined(boards: list[pd.DataFrame]) -> pd.DataFrame:
+    """Boards one below the other; each keeps its own ranks, and its notes in ``attrs``."""
+    import pandas as pd
+
+    if len(boards) == 1:
+        return boards[0]
+    about: list[dict[str, Any]] = [
+        {"suites": sorted(set(board["suite"])), **{str(k): v for k, v in board.attrs.items()}}
+        for board in boards
+    ]
+    for board in boards:
+        board.attrs = {}
+    joined = pd.concat(boards, ignore_index=True)
+    joined.attrs = {"boards": about}
+    return joined
+
+
+def _show(parts: Callable[[int], Sequence[RenderableType]]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=False)
+    for part in parts(console.width):
+        console.print(part)
+
+
+def _width() -> int:
+    from rich.console import Console
+
+    return Console().width

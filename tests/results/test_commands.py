@@ -1,0 +1,153 @@
+"""The two commands and what a run leaves behind, from the outside."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from advens.errors import InputError, RunError
+from advens.results.commands import leaderboard, matrix, summarise
+from advens.results.files import read_table
+from advens.results.summary import matrix_table
+
+TARGETS = {"digits:resnet": 0.9, "digits:vit": 0.7, "digits:vit-at": 0.3}
+WHITE = {"cnns": ["digits:resnet"]}
+
+
+@pytest.fixture
+def store(run, drawn):
+    return run(drawn({("pgd", "cnns"): 0.5, ("cwa", "cnns"): 0.9}, TARGETS, WHITE, n=80))
+
+
+def invoke(command, *arguments) -> str:
+    result = CliRunner().invoke(command, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_matrix(store):
+    shown = invoke(matrix, store.directory)
+    for part in ("vit-at", "Wilson", "*"):
+        assert part in shown
+    rows = json.loads(invoke(matrix, store.directory, "--format", "json"))["rows"]
+    assert len(rows) == 6
+    everything = json.loads(
+        invoke(matrix, store.directory, "--format", "json", "--denominator", "all")
+    )["rows"]
+    assert {row["n"] for row in everything} == {80}
+    assert invoke(matrix, store.directory, "--format", "csv").startswith("suite,attack,")
+
+
+def test_leaderboard(store):
+    shown = invoke(leaderboard, store.directory)
+    assert shown.index("cwa") < shown.index("pgd")
+    rows = json.loads(invoke(leaderboard, store.directory, "--format", "json"))["rows"]
+    assert [row["rank"] for row in rows] == [1, 2]
+    assert rows[0]["forwards_per_sample"] == 10
+    assert invoke(leaderboard, store.directory, "--format", "markdown").startswith("| #")
+
+
+def test_compare(store):
+    assert "cwa minus pgd: they differ" in invoke(
+        leaderboard, store.directory, "--compare", "cwa", "pgd"
+    )
+
+
+def test_comparable_suites_are_ranked_together(run, drawn):
+    one = run(drawn({("pgd", "cnns"): 0.5}, TARGETS, WHITE), "one")
+    two = run(drawn({("cwa", "cnns"): 0.9}, TARGETS, WHITE, suite="t"), "two", eps=8 / 255)
+    rows = json.loads(
+        invoke(leaderboard, one.directory, two.directory, "--format", "json")
+    )["rows"]
+    assert [(row["suite"], row["attack"], row["rank"]) for row in rows] == [
+        ("t", "cwa", 1), ("s", "pgd", 2)
+    ]
+    assert "cwa minus pgd: they differ" in invoke(
+        leaderboard, one.directory, two.directory, "--compare", "cwa", "pgd"
+    )
+
+
+def test_suites_of_other_budgets_are_ranked_apart(run, drawn):
+    one = run(drawn({("pgd", "cnns"): 0.5}, TARGETS, WHITE), "one")
+    two = run(drawn({("pgd", "cnns"): 0.9}, TARGETS, WHITE), "two", eps="4/255")
+    found = json.loads(invoke(leaderboard, one.directory, two.directory, "--format", "json"))
+    assert [row["rank"] for row in found["rows"]] == [1, 1]
+    assert [row["suite"] for row in found["rows"]] == [
+        f"s ({one.directory})", f"s ({two.directory})"
+    ]
+    assert "ranked apart" in found["about"]["boards"][0]["notes"][-1]
+    assert invoke(leaderboard, one.directory, two.directory).count("ranked apart") == 2
+
+
+def test_a_directory_given_twice_counts_once(store):
+    once = invoke(leaderboard, store.directory, "--format", "csv")
+    assert invoke(leaderboard, store.directory, store.directory, "--format", "csv") == once
+
+
+def test_family(run, drawn):
+    frame = drawn({("pgd", "cnns"): 0.5, ("cwa", "cnns"): 0.9}, TARGETS, WHITE)
+    fusion = run(frame[frame["attack"] == "cwa"], family="fusion")
+    run(frame[frame["attack"] == "pgd"], family="gradient")
+    rows = json.loads(
+        invoke(leaderboard, fusion.directory, "--family", "gradient", "--format", "json")
+    )["rows"]
+    assert [row["attack"] for row in rows] == ["pgd"]
+    with pytest.raises(InputError, match="did you mean 'fusion'"):
+        invoke(leaderboard, fusion.directory, "--family", "fuson")
+
+
+def test_summarise_writes_what_the_commands_show(store):
+    found, board = summarise(store.directory, "d1")
+    table = read_table(store.matrix, "matrix")
+    assert table.schema.metadata[b"advens.suite_digest"] == b"d1"
+    assert matrix_table(store.directory).equals(table)  # what an audit compares with
+    pd.testing.assert_frame_equal(
+        table.to_pandas(ignore_metadata=True), found, check_dtype=False
+    )
+    ranked = read_table(store.leaderboard, "leaderboard")
+    assert json.loads(ranked.schema.metadata[b"advens.targets"]) == ["digits:vit", "digits:vit-at"]
+    assert ranked["mean_asr"].to_pylist() == board["mean_asr"].tolist()
+    shown = json.loads(invoke(matrix, store.directory, "--format", "json"))["rows"]
+    assert [row["asr"] for row in shown] == table["asr"].to_pylist()
+    before = store.leaderboard.read_bytes()
+    summarise(store.directory, "d1")
+    assert store.leaderboard.read_bytes() == before
+
+
+@pytest.mark.parametrize("command", [matrix, leaderboard])
+def test_bad_directories_are_one_line(command, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "suite.toml").write_text("")
+    (tmp_path / "file").write_text("")
+    for name, said in {
+        "none": "does not exist", "empty": "holds no run", "begun": "no finished samples",
+        "file": "does not exist",
+    }.items():
+        with pytest.raises(InputError, match=said) as error:
+            invoke(command, tmp_path / name)
+        assert "\n" not in str(error.value)
+
+
+def test_a_corrupt_run_is_a_run_error(store):
+    path = store.samples_path("pgd-cnns-0", "digits-vit")
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(RunError, match="is corrupt"):
+        invoke(matrix, store.directory)
+
+
+def test_importing_the_commands_is_instant():
+    code = (
+        "import sys, advens.results.commands; "
+        "print(sorted({'pandas', 'pyarrow', 'scipy', 'numpy', 'rich', 'torch'} & set(sys.modules)))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}"],
+        check=True, capture_output=True, text=True,
+    ).stdout
+    assert said.strip() == "[]"

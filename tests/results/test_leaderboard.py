@@ -1,0 +1,179 @@
+"""The board: what enters a mean, who is ranked where, who shares a letter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from advens.errors import InputError
+from advens.results import schema
+from advens.results.compare import compare
+from advens.results.leaderboard import leaderboard
+from advens.results.matrix import transfer_matrix
+
+TARGETS = {"A": 1.0, "B": 0.8, "C": 0.6, "D": 0.5}
+WHITE = {"ab": ["A", "B"], "ac": ["A", "C"]}
+
+
+@pytest.fixture
+def samples(drawn):
+    strengths = {
+        ("weak", "ab"): 0.4, ("strong", "ab"): 0.9, ("twin", "ab"): 0.9, ("strong", "ac"): 0.6,
+    }
+    return drawn(strengths, TARGETS, WHITE, n=300)
+
+
+def keyed(board):
+    return board.set_index(["attack", "surrogates"])
+
+
+def test_mean_is_over_targets_held_out_from_every_row(samples):
+    board = leaderboard(samples)
+    matrix = transfer_matrix(samples).set_index(["attack", "surrogates", "target"])
+    assert board.attrs["targets"] == ["D"]
+    assert set(board["targets"]) == {1}
+    for row in board.itertuples():
+        assert row.mean_asr == pytest.approx(matrix.loc[(row.attack, row.surrogates, "D"), "asr"])
+        assert row.asr_low < row.mean_asr < row.asr_high
+        white = [matrix.loc[(row.attack, row.surrogates, t), "asr"] for t in WHITE[row.surrogates]]
+        assert row.white_box_asr == pytest.approx(np.mean(white))
+
+
+def test_without_a_common_target_each_row_has_its_own(samples):
+    board = leaderboard(samples[samples["target"] != "D"])
+    matrix = transfer_matrix(samples).set_index(["attack", "surrogates", "target"])["asr"]
+    assert board.attrs["targets"] is None
+    assert "no target is held out from every row" in board.attrs["notes"][0]
+    means = keyed(board)["mean_asr"]
+    assert means["weak", "ab"] == pytest.approx(matrix["weak", "ab", "C"])
+    assert means["strong", "ac"] == pytest.approx(matrix["strong", "ac", "B"])
+
+
+def test_a_row_that_is_white_box_everywhere_has_no_mean_and_hurts_nobody(drawn):
+    frame = drawn(
+        {("pgd", "all"): 0.9, ("pgd", "ab"): 0.5}, TARGETS, {"all": list("ABCD"), "ab": ["A", "B"]}
+    )
+    board = leaderboard(frame)
+    assert board.attrs["targets"] == ["C", "D"]
+    last = board.iloc[-1]
+    assert (last["surrogates"], last["rank"], last["group"], last["targets"], last["n"]) == (
+        "all", 2, "", 0, 0
+    )
+    assert np.isnan(last["mean_asr"])
+    assert last["white_box_asr"] > 0.9
+    assert schema.to_table("leaderboard", board).num_rows == 2
+
+
+def test_no_white_box_row_enters_a_mean(samples):
+    board = leaderboard(samples)
+    spoilt = samples.copy()
+    spoilt.loc[spoilt["white_box"], ["success", "adv_pred"]] = [True, 9]
+    again = leaderboard(spoilt)
+    columns = ["attack", "surrogates", "rank", "group", "mean_asr", "asr_low", "asr_high", "n"]
+    pd.testing.assert_frame_equal(board[columns], again[columns])
+    assert (again["white_box_asr"] >= board["white_box_asr"]).all()
+
+
+def test_ranks_and_groups(samples):
+    board = keyed(leaderboard(samples))
+    assert board["rank"].tolist() == [1, 2, 3, 4]
+    assert board["rank"]["weak", "ab"] == 4
+    group = board["group"]
+    assert group["strong", "ab"] == group["twin", "ab"] == "a"
+    assert not set(group["weak", "ab"]) & set(group["strong", "ac"])
+
+
+def test_ties_are_ranked_by_name_and_share_a_letter(rows):
+    board = leaderboard(rows([
+        {"attack": name, "sample_id": str(i), "adv_pred": 1 + i % 2}
+        for name in ("zeta", "alpha") for i in range(8)
+    ]))
+    assert board["attack"].tolist() == ["alpha", "zeta"]
+    assert board["group"].tolist() == ["a", "a"]
+
+
+def test_compute_is_averaged_over_shards_by_their_size(samples):
+    cells = pd.DataFrame([
+        {"suite": "s", "attack": "weak", "surrogates": "ab", "family": "fusion", "samples": size,
+         "forwards_per_sample": passes, "backwards_per_sample": passes, "norm": "linf",
+         "seconds_per_image": None, "eps": "8/255"}
+        for size, passes in ((30, 10.0), (10, 20.0))
+    ])
+    board = keyed(leaderboard(samples, cells))
+    assert board.loc[("weak", "ab"), "forwards_per_sample"] == 12.5
+    assert board.loc[("weak", "ab"), "family"] == "fusion"
+    assert np.isnan(board.loc[("weak", "ab"), "seconds_per_image"])
+    assert np.isnan(board.loc[("strong", "ab"), "forwards_per_sample"])
+    assert list(leaderboard(samples).columns) == schema.SCHEMAS["leaderboard"].names
+
+
+def test_different_budgets_are_said(samples):
+    cells = pd.DataFrame([
+        {"suite": "s", "attack": a, "surrogates": "ab", "family": "f", "samples": 1, "norm": "linf",
+         "eps": eps, **dict.fromkeys(
+             ["forwards_per_sample", "backwards_per_sample", "seconds_per_image"], 1.0)}
+        for a, eps in (("weak", "8/255"), ("strong", "4/255"))
+    ])
+    notes = leaderboard(samples, cells).attrs["notes"]
+    assert notes == ["budgets differ between rows: linf 4/255, linf 8/255"]
+
+
+def test_an_unfinished_run_is_said(samples):
+    part = samples[(samples["attack"] != "weak") | (samples["sample_id"] < "0100")]
+    assert "not complete" in " ".join(leaderboard(part).attrs["notes"])
+
+
+def test_same_samples_same_board(samples):
+    assert leaderboard(samples).equals(leaderboard(samples.sample(frac=1, random_state=1)))
+
+
+def test_compare_by_hand(rows):
+    frame = rows([
+        {"attack": attack, "target": target, "sample_id": str(i), "adv_pred": 2 if i < k else 1,
+         "white_box": target == "W"}
+        for attack, counts in {"a": (9, 7, 0), "b": (5, 5, 10)}.items()
+        for target, k in zip("XYW", counts, strict=True) for i in range(10)
+    ])
+    found = compare(frame, "a", "b")
+    assert found["difference"] == pytest.approx((0.4 + 0.2) / 2)
+    assert found["targets"] == ["X", "Y"]
+    assert found["n"] == 10
+    assert found["low"] < 0.3 < found["high"]
+    assert found["surrogates"] == ["cnns"]
+    back = compare(frame, "b", "a")
+    assert back["difference"] == pytest.approx(-0.3)
+    assert back["p"] == found["p"]
+
+
+def test_compare_agrees_with_the_board(samples):
+    board = keyed(leaderboard(samples))
+    found = compare(samples[samples["target"] == "D"], "strong@ab", "strong@ac")
+    means = board["mean_asr"]
+    assert found["difference"] == pytest.approx(means["strong", "ab"] - means["strong", "ac"])
+    assert found["p"] < 0.001
+
+
+def test_compare_does_not_find_what_is_not_there(samples):
+    found = compare(samples, "strong", "twin")
+    assert found["p"] > 0.05
+    assert found["low"] <= 0 <= found["high"]
+    same = compare(samples.assign(success=True), "strong@ab", "twin")
+    assert (same["difference"], same["p"]) == (0, 1)
+    assert same["low"] == -same["high"] < 0
+
+
+@pytest.mark.parametrize(("a", "b", "said"), [
+    ("strng", "weak", "did you mean 'strong'"),
+    ("weak", "weak", "are the same rows"),
+    ("strong@xy", "weak", "did you mean 'strong@"),
+])
+def test_compare_says_what_is_wrong(samples, a, b, said):
+    with pytest.raises(InputError, match=said):
+        compare(samples, a, b)
+
+
+def test_compare_without_a_shared_target(drawn):
+    frame = drawn({("a", "x"): 0.5, ("b", "x"): 0.5}, {"T": 1}, {"x": ["T"]})
+    with pytest.raises(InputError, match="nothing to compare"):
+        compare(frame, "a", "b")

@@ -1,0 +1,132 @@
+"""Intervals cover what they say; tests find what is there and nothing else; letters are right."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from advens.results.statistics import (
+    bootstrap_mean,
+    bootstrap_means,
+    content_seed,
+    holm,
+    letters,
+    paired_test,
+    paired_tests,
+    wilson,
+)
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+@pytest.mark.parametrize(("k", "n"), [(0, 7), (7, 7), (3, 10), (1, 1), (512, 1000)])
+def test_wilson_is_scipys(k, n, confidence):
+    expected = binomtest(k, n).proportion_ci(confidence, method="wilson")
+    assert wilson(k, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_wilson_takes_arrays_and_nothing():
+    low, high = wilson([0, 5, 2.5], [0, 10, 10])
+    assert (low[0], high[0]) == (0, 1)
+    assert (low[1], high[1]) == pytest.approx(wilson(5, 10))
+    assert low[2] < 0.25 < high[2]
+
+
+def test_bootstrap_covers_the_truth():
+    rng = np.random.default_rng(1)
+    truth, inside = 0.4, 0
+    for k in range(200):
+        ease = rng.random(120)[:, None]  # an easy image is easy for all targets
+        draws = (0.5 * ease + 0.5 * rng.random((120, 4)) < truth).astype(float)
+        expected = 2 * truth**2  # P(U/2 + V/2 < t) for t < 1/2
+        _, low, high = bootstrap_mean(draws, seed=k, resamples=400)
+        inside += low <= expected <= high
+    assert 178 <= inside <= 199  # 95 % of 200 is 190
+
+
+def test_bootstrap_means_over_targets_not_over_entries():
+    values = np.array([[1.0, 0.0], [1.0, np.nan], [1.0, np.nan], [0.0, np.nan]])
+    found = bootstrap_mean(values, seed=0)
+    assert found.value == pytest.approx((0.75 + 0.0) / 2)
+    assert found.low <= found.value <= found.high
+
+
+def test_bootstrap_of_no_spread_and_of_nothing():
+    found = bootstrap_mean(np.ones((50, 3)), seed=0)
+    assert found == pytest.approx((1.0, *wilson(50, 50)))
+    assert np.isnan(bootstrap_mean(np.full((5, 2), np.nan), seed=0)).all()
+    assert np.isnan(bootstrap_mean(np.empty((5, 0)), seed=0)).all()
+    assert bootstrap_means([], seed=0) == []
+
+
+def test_bootstrap_depends_on_the_seed_alone():
+    values = np.random.default_rng(0).random((40, 2))
+    alone = bootstrap_mean(values, seed=3)
+    assert alone == bootstrap_means([values[:, :1], values], seed=3)[1]
+    assert alone != bootstrap_mean(values, seed=4)
+
+
+def test_paired_test_finds_a_difference_and_only_that():
+    rng = np.random.default_rng(0)
+    hardness = rng.random(400)
+    weak, strong = (hardness < 0.5).astype(float), (hardness < 0.55).astype(float)
+    assert paired_test(strong, weak, seed=1) < 0.001
+    assert paired_test(weak, weak, seed=1) == 1
+    false = sum(
+        paired_test(rng.integers(0, 2, 60), rng.integers(0, 2, 60), seed=k, flips=999) < 0.05
+        for k in range(200)
+    )
+    assert 1 <= false <= 19  # at most 5 % of 200, within chance
+
+
+def test_paired_test_is_the_sign_test_for_equal_steps():
+    a, b = np.array([1.0] * 14 + [0.0] * 6), np.array([0.0] * 14 + [1.0] * 6)
+    assert paired_test(a, b, seed=0) == pytest.approx(binomtest(14, 20).pvalue, abs=0.01)
+    assert paired_test(b, a, seed=0) == paired_test(a, b, seed=0)
+
+
+def test_paired_test_leaves_out_what_one_did_not_see():
+    a, b = np.array([1.0, np.nan, 0.0, 1.0]), np.array([0.0, 0.0, np.nan, 1.0])
+    assert paired_test(a, b, seed=0) == 1  # one difference: both flips reach it
+
+
+def test_paired_test_is_finer_than_its_flips():
+    clear = np.ones((200, 1))
+    assert paired_tests(clear, seed=0)[0] < 1e-20
+    assert paired_tests(np.ones((10, 1)), seed=0, flips=99)[0] <= 0.02
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == pytest.approx([1, 1])
+    assert len(holm([])) == 0
+
+
+def test_letters_by_hand():
+    assert letters("xyz", []) == {"x": "a", "y": "a", "z": "a"}
+    assert letters("xyz", [("x", "z")]) == {"x": "a", "y": "ab", "z": "b"}
+    assert letters("xyz", [("x", "y"), ("x", "z"), ("z", "y")]) == {"x": "a", "y": "b", "z": "c"}
+    assert letters("xyz", [("x", "z"), ("y", "z")]) == {"x": "a", "y": "a", "z": "b"}
+    # the ends do not differ, but the first differs from the middle: not an interval of ranks
+    assert letters("xyz", [("x", "y")]) == {"x": "a", "y": "b", "z": "ab"}
+    assert letters([], []) == {}
+    assert letters(["x"], []) == {"x": "a"}
+
+
+def test_letters_say_what_the_tests_said():
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        names = [f"n{i}" for i in range(rng.integers(2, 9))]
+        different = {p for p in combinations(names, 2) if rng.random() < rng.choice([0.2, 0.7])}
+        found = letters(names, sorted(different))
+        for pair in combinations(names, 2):
+            assert (not set(found[pair[0]]) & set(found[pair[1]])) == (pair in different)
+        used = sorted(set("".join(found.values())))
+        assert used == list("abcdefghijklmnopqrstuvwxyz"[: len(used)])
+        assert "a" in found["n0"]
+
+
+def test_content_seed_is_of_the_content():
+    assert content_seed("a", ["b"]) == content_seed("a", ["b"]) != content_seed("a", ["c"])
