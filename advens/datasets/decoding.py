@@ -1,0 +1,125 @@
+"""From a picture to bytes: decoding, colour, resizing. One place, so all sources agree."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from advens.datasets.source import Bytes
+from advens.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
+    ".pnm", ".jp2", ".tga", ".ico", ".avif",
+)  # fmt: skip
+"""File names that end so are images (any case)."""
+
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
+"""What PIL's decoders raise on damaged files."""
+
+WIDE_MODES = ("I", "F")  # and "I;16", "I;16B", ...: PIL would clip these to 255, not scale them
+
+
+def decode(encoded: bytes | Path, name: str) -> Bytes:
+    """The pixels of an encoded image (PNG, JPEG, ...), (3, H, W).
+
+    Args:
+        encoded: the file's bytes, or where it lies.
+        name: what to call it in an error.
+
+    Raises:
+        InputError: it is not an image, is cut off, or has more than 8 bits a channel.
+    """
+    return rgb(_open(encoded, name, load=True), name)
+
+
+def header_size(path: Path, name: str) -> tuple[int, int]:
+    """(H, W) from an image's header. Raises InputError when there is none."""
+    image = _open(path, name, load=False)
+    return image.height, image.width
+
+
+def rgb(image: Image.Image, name: str) -> Bytes:
+    """(3, H, W) bytes of a PIL image: grey is repeated, a palette looked up, alpha dropped.
+
+    Orientation tags are ignored: the pixels are used as they are stored.
+    """
+    if image.mode.partition(";")[0] in WIDE_MODES:
+        raise InputError(
+            f"image {name} has more than 8 bits a channel (PIL mode '{image.mode}'); "
+            f"save it as an 8-bit PNG"
+        )
+    return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+
+
+def resize_and_crop(pixels: Bytes, size: int) -> Bytes:
+    """The centre square of an image whose shorter side was resized to ``size``, (3, size, size).
+
+    Bicubic with antialiasing (PIL, integer arithmetic); lengths and offsets are rounded as
+    torchvision's ``Resize`` and ``CenterCrop`` do.
+    """
+    from PIL import Image
+
+    height, width = pixels.shape[1:]
+    shorter = min(height, width)
+    if shorter != size:
+        new = (int(size * height / shorter), int(size * width / shorter))
+        image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+        resized = image.resize((new[1], new[0]), Image.Resampling.BICUBIC)
+        pixels = np.asarray(resized).transpose(2, 0, 1)
+        height, width = new
+    top, left = round((height - size) / 2), round((width - size) / 2)
+    return np.ascontiguousarray(pixels[:, top : top + size, left : left + size])
+
+
+def from_any(image: Any, name: str) -> Bytes:
+    """(3, H, W) bytes of a PIL image or an array as data sets in the wild hand them out.
+
+    Args:
+        image: a PIL image; uint8 (H, W), (H, W, 1|3) or (1|3, H, W); or a float tensor or array
+            (1|3, H, W) in [0, 1], which is rounded to 8 bits.
+        name: what to call it in an error.
+    """
+    if hasattr(image, "convert"):
+        return rgb(image, name)
+    array = np.asarray(image)
+    if array.ndim == 2:
+        array = array[None]
+    if array.ndim != 3 or (array.shape[0] not in (1, 3) and array.shape[2] not in (1, 3)):
+        raise InputError(f"image {name} has shape {array.shape}; it must be (3, H, W) or (1, H, W)")
+    if array.shape[0] not in (1, 3):
+        array = array.transpose(2, 0, 1)
+    if array.dtype.kind == "f":
+        if not (array.min() >= 0 and array.max() <= 1):
+            raise InputError(
+                f"image {name} has values from {array.min():.3g} to {array.max():.3g}; floats must "
+                f"lie in [0, 1], without normalisation"
+            )
+        array = np.rint(array.astype(np.float64) * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise InputError(f"image {name} is of type {array.dtype}; it must be uint8 or float")
+    return np.ascontiguousarray(np.broadcast_to(array, (3, *array.shape[1:])))
+
+
+def _open(encoded: bytes | Path, name: str, load: bool) -> Image.Image:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as opened:
+            image: Image.Image = opened
+            if load:
+                image.load()
+            return image
+    except FileNotFoundError:
+        raise InputError(f"image {name} does not exist") from None
+    except UnidentifiedImageError:
+        raise InputError(f"image {name} is not an image that PIL can read") from None
+    except (*DAMAGE, Image.DecompressionBombError) as error:
+        raise InputError(f"image {name} cannot be decoded: {first_line(error)}") from error

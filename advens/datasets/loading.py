@@ -1,0 +1,147 @@
+"""From a name such as ``"folder:photos?size=224&limit=500"`` to a `Dataset`."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from advens.datasets.dataset import Dataset
+from advens.datasets.source import Source
+from advens.errors import InputError, first_line, unknown
+from advens.spec import Spec
+
+GROUP = "advens.data"
+OPTIONS = ("size", "limit", "seed")
+LARGEST_SIZE = 8192
+
+SOURCES = {
+    "digits": (
+        "advens.datasets.digits",
+        "digits:train|test  scikit-learn's digits as 3x32x32, embedded",
+    ),
+    "folder": ("advens.datasets.folder", "folder:PATH  images in one sub-folder per class"),
+    "csv": (
+        "advens.datasets.labels_csv",
+        "csv:PATH[?label_offset=1]  labels.csv (filename, label[, targeted_label]) beside images/",
+    ),
+    "parquet": (
+        "advens.datasets.parquet",
+        "parquet:PATH  a file or a folder of shards with columns image (bytes) and label",
+    ),
+    "torchvision": (
+        "advens.datasets.torchvision_sets",
+        "torchvision:NAME?root=PATH[&train=false|&split=test][&download=true]  as CIFAR10",
+    ),
+    "synthetic": (
+        "advens.datasets.synthetic",
+        "synthetic:shapes?n=N&seed=S  procedural 3x32x32 images of ten classes",
+    ),
+}
+"""Scheme: the module whose ``load(path, **query)`` opens it, and a line of usage."""
+
+
+def load_data(spec: str) -> Dataset:
+    """The data set of a name.
+
+    Every source takes ``size=S`` (the shorter side is resized to S, bicubic with antialiasing, and
+    the centre square cropped) and ``limit=N&seed=S`` (the first N rows of a shuffle drawn from S,
+    0 by default, so that a smaller limit is a prefix of a larger one).
+
+    Raises:
+        InputError: unknown source or option, missing or damaged files, images of several sizes
+            where no size is asked for.
+    """
+    parsed = Spec.parse(spec, "data")
+    factory = _factory(parsed.scheme)
+    parameters = list(inspect.signature(factory).parameters.values())
+    named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    named -= {parameters[0].name} if parameters else set()
+    if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+        parsed.only(*OPTIONS, *sorted(named))
+    size = _number(parsed, "size", 1, LARGEST_SIZE)
+    limit = _number(parsed, "limit", 1, None)
+    seed = _number(parsed, "seed", 0, 2**32 - 1)
+    if seed is not None and limit is None and "seed" not in named:
+        raise InputError(f"'{spec}': seed shuffles nothing without a limit; add &limit=N")
+    query = {key: v for key, v in parsed.query.items() if key not in OPTIONS or key in named}
+    data = _dataset(_open(parsed, factory, query), spec, None if "size" in named else size)
+    if limit is not None:
+        data = data.take(limit, seed or 0)
+    _ = data.size  # reads headers where that is all it takes, and complains of mixed sizes now
+    return data
+
+
+def list_data() -> list[tuple[str, str]]:
+    """(scheme, one line of usage) of every source, third-party ones last."""
+    listed = [(scheme, usage) for scheme, (_, usage) in SOURCES.items()]
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        package = f" of {point.dist.name}" if point.dist is not None else ""
+        listed.append((point.name, f"{point.name}:...  {point.value}{package}"))
+    return listed
+
+
+def _factory(scheme: str) -> Callable[..., Any]:
+    points: list[EntryPoint] = list(entry_points(group=GROUP))
+    claims = [point for point in points if point.name == scheme]
+    if len(claims) + (scheme in SOURCES) > 1:
+        values = ", ".join(["advens"] * (scheme in SOURCES) + [point.value for point in claims])
+        raise InputError(f"data source '{scheme}' is defined more than once: by {values}")
+    if scheme in SOURCES:
+        factory: Callable[..., Any] = import_module(SOURCES[scheme][0]).load
+        return factory
+    if not claims:
+        raise unknown("data source", scheme, [*SOURCES, *(point.name for point in points)])
+    try:
+        loaded = claims[0].load()
+    except Exception as error:
+        raise InputError(
+            f"data source '{scheme}' ({claims[0].value}) does not load: "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
+    if not callable(loaded):
+        raise InputError(f"data source '{scheme}' ({claims[0].value}) is not a function of a path")
+    plugin: Callable[..., Any] = loaded
+    return plugin
+
+
+def _open(spec: Spec, factory: Callable[..., Any], query: dict[str, str]) -> Any:
+    if spec.scheme in SOURCES:
+        return factory(spec.rest, **query)
+    try:
+        opened = factory(spec.rest, **query)
+        counted = Counter(getattr(opened, "sample_ids", ()))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"data source '{spec.scheme}' cannot open '{spec.text}': "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
+    for name, times in counted.items():
+        if times > 1:
+            raise InputError(f"data '{spec.text}': sample id '{name}' is there {times} times")
+    return opened
+
+
+def _dataset(opened: Any, spec: str, size: int | None) -> Dataset:
+    """Whatever a factory gave, as a `Dataset` called ``spec``."""
+    if isinstance(opened, Dataset):
+        return Dataset(opened.source, spec, opened.rows, size or opened.resized)
+    if all(hasattr(opened, name) for name in ("labels", "sample_ids", "pixels", "content")):
+        source: Source = opened
+        return Dataset(source, spec, None, size)
+    from advens.datasets.map_style import wrap
+
+    return Dataset(wrap(opened, f"'{spec}'"), spec, None, size)
+
+
+def _number(spec: Spec, key: str, low: int, high: int | None) -> int | None:
+    value = spec.number(key)
+    if value is not None and not (low <= value and (high is None or value <= high)):
+        allowed = f"from {low} to {high}" if high is not None else f"{low} or more"
+        raise InputError(f"'{spec.text}': {key} = {value} must be {allowed}")
+    return value

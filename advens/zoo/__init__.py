@@ -1,0 +1,1 @@
+"""The embedded zoo: small networks trained on the embedded digits, and how to rebuild them."""
