@@ -139,18 +139,21 @@ class GradientOracle:
                 leaf = x.detach().requires_grad_()
                 view = self._view(leaf, copy)
                 logits = [self._forward(view, members[i]) for i in group]
-                loss = self._fused(logits, None if weights is None else weights[:, group], over)
+                share = None if weights is None else weights[:, group]
+                loss = self._fused(logits, share, over, len(members))
                 self.backwards += len(group)
                 (g,) = torch.autograd.grad(loss.sum(), leaf)
                 total = g if total is None else total.add_(g)
         assert total is not None
         return total if self.copies == 1 else total.div_(self.copies)
 
-    def _fused(self, logits: list[Tensor], weights: Tensor | None, over: str) -> Tensor:
-        """Per-sample loss (N,) of one group of surrogates."""
+    def _fused(
+        self, logits: list[Tensor], weights: Tensor | None, over: str, members: int
+    ) -> Tensor:
+        """Per-sample loss (N,) of one group of the ``members`` surrogates that are fused."""
         y, target = self.job.y, self.job.target
         if over == "loss":
-            share = 1 / self.k if weights is None else weights[:, 0]
+            share = 1 / members if weights is None else weights[:, 0]
             return self.loss(logits[0], y, target) * share
         if len(logits) == 1:
             return self.loss(logits[0], y, target)

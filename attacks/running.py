@@ -36,6 +36,8 @@ class AttackResult:
     micro_batch: int
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def run(
     attack: Attack,
     models: nn.Module | Sequence[nn.Module],
@@ -48,9 +50,11 @@ def run(
 ) -> AttackResult:
     """Attack a shard ``x``, in micro-batches that halve when memory runs out.
 
-    Draws are made for the shard and sliced, so the micro-batch changes no sample's result.
+    Draws are made for the shard and sliced, so the micro-batch changes no sample's result. The
+    caller may be under ``no_grad`` or ``inference_mode``: gradients are on in here.
     """
-    surrogates = [models] if isinstance(models, nn.Module) else list(models)
+    one = isinstance(models, nn.Module) and not isinstance(models, nn.ModuleList)
+    surrogates = [models] if one else list(models)
     x, y, target = _checked(attack, surrogates, x, y, target)
     size = max(1, min(micro_batch or len(x), len(x)))
     parts: list[Tensor] = []
@@ -119,4 +123,4 @@ def _labels(what: str, labels: Tensor, x: Tensor) -> Tensor:
         )
     if len(labels) and int(labels.min()) < 0:
         raise InputError(f"{what} holds {int(labels.min())}; labels start at 0")
-    return labels.detach().to(x.device, torch.int64)
+    return labels.detach().to(x.device, torch.int64, copy=True)

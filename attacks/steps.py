@@ -12,7 +12,8 @@ from advens.attacks.parts import part
 from advens.errors import InputError
 from advens.threat import Threat, parse_eps
 
-RELATIVE = re.compile(r"^\s*([0-9.]*)\s*\*?\s*eps\s*(?:/\s*(T|[0-9.]+))?\s*$")
+NUMBER = r"[0-9]+\.?[0-9]*|\.[0-9]+"
+RELATIVE = re.compile(rf"^\s*({NUMBER})?\s*\*?\s*eps\s*(?:/\s*(T|{NUMBER}))?\s*$")
 
 
 @part("step", "step-size")
@@ -30,13 +31,14 @@ class StepSize:
     @field_validator("alpha")
     @classmethod
     def _readable(cls, alpha: str | float) -> str | float:
-        if not (isinstance(alpha, str) and RELATIVE.match(alpha)):
-            try:
-                value = parse_eps(alpha, "step_size")
-            except InputError as error:
-                raise ValueError(f'{error}, "eps/T" or "2eps/T"') from None
-            if value <= 0:
-                raise ValueError("a step size is above 0")
+        match = RELATIVE.match(alpha) if isinstance(alpha, str) else None
+        try:
+            written = [n for n in match.groups() if n not in (None, "T")] if match else [alpha]
+            values = [parse_eps(number, "step_size") for number in written]
+        except InputError as error:
+            raise ValueError(f'{error}, "eps/T" or "2eps/T"') from None
+        if any(value <= 0 for value in values):
+            raise ValueError("a step size is above 0")
         return alpha
 
     def at(self, step: int, steps: int, threat: Threat) -> float:

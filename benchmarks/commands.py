@@ -32,7 +32,8 @@ def suites(name: str | None) -> None:
 
     if name is not None:
         load_suite(name)
-        click.echo((files("advens.benchmarks") / "suites" / f"{name}.toml").read_text().rstrip())
+        inside = files("advens.benchmarks") / "suites" / f"{name}.toml"
+        click.echo((inside if name in bundled() else Path(name)).read_text().rstrip())
         return
     for each in bundled():
         text = (files("advens.benchmarks") / "suites" / f"{each}.toml").read_text()
@@ -91,7 +92,10 @@ def status(directory: Path) -> None:
         path.stem: json.loads(path.read_text())
         for path in sorted((directory / "failures").glob("*.json"))
     }
-    pairs = sum(1 for cell, key in store.evaluated() if cell in cells and key in keys)
+    pairs = sum(
+        cell in cells and key in keys and is_whole(store.samples_path(cell, key), "samples")
+        for cell, key in store.evaluated()
+    )
     click.echo(f"cells        {len(done)} of {len(cells)} crafted, {len(cells) - len(done)} left")
     click.echo(f"evaluations  {pairs} of {len(cells) * len(keys)} done")
     click.echo(f"failed       {len(failures)}")
@@ -108,7 +112,7 @@ def evaluate(directory: Path, targets: str, device: str, batch_size: int | None)
     """Show the stored examples of a run to new targets; nothing is crafted again."""
     from advens.benchmarks.evaluate import evaluate_targets
 
-    names = _names(targets)
+    names = _names(targets, "--targets")
     _conclude(evaluate_targets(directory, names, resolve_device(device), batch_size, _progress()))
 
 
@@ -152,7 +156,7 @@ def craft(attack: str, surrogates: str, data: str, out: Path, norm: str, eps: st
     from advens.benchmarks.suite import parse_settings
 
     suite = suite_for(
-        attack, _names(surrogates), data, norm=norm, eps=eps, steps=steps, targeted=targeted,
+        attack, _names(surrogates, "--surrogates"), data, norm=norm, eps=eps, steps=steps, targeted=targeted,
         seed=seed, options=parse_settings(settings), batch_size=batch_size,
     )  # fmt: skip
     made = craft_images(suite, out, device=resolve_device(device), png=png, progress=_progress())
@@ -178,8 +182,11 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+def _names(text: str, option: str) -> list[str]:
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise InputError(f"{option} names nothing; write {option} A,B")
+    return names
 
 
 def _only(suite: Suite, only: str | None) -> Suite:
@@ -188,10 +195,11 @@ def _only(suite: Suite, only: str | None) -> Suite:
     from advens.errors import unknown
 
     entries = {entry.title: entry for entry in suite.attacks}
-    for name in _names(only):
+    names = _names(only, "--attacks")
+    for name in names:
         if name not in entries:
             raise unknown("attack in this suite", name, entries)
-    return suite.model_copy(update={"attacks": [entries[name] for name in _names(only)]})
+    return suite.model_copy(update={"attacks": [entries[name] for name in names]})
 
 
 def _print_outline(suite: Suite) -> None:

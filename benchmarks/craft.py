@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +12,10 @@ from pathlib import Path
 from advens.benchmarks.executors import execute
 from advens.benchmarks.plan import Cell, make_plan
 from advens.benchmarks.progress import Progress
-from advens.benchmarks.suite import Suite
+from advens.benchmarks.suite import Suite, from_table
 from advens.benchmarks.work import Craft, stored_pixels
 from advens.datasets import load_data
+from advens.datasets.decoding import SUFFIXES
 from advens.errors import InputError, RunError
 from advens.results.files import os_errors
 from advens.results.store import RunStore, is_whole, read_table
@@ -40,6 +44,9 @@ def craft_images(
     progress, store = progress or Progress(), RunStore(directory)
     data = load_data(suite.source)
     plan = make_plan(suite, data, held_out=False)
+    if store.suite.is_file():
+        raise InputError(f"{directory} holds a run; give another --out")
+    workshop.cache_clear()  # models and data may have changed since an earlier run of this process
     with store.lock():
         missing = [c for c in plan.cells if not is_whole(store.examples_path(c.key), "examples")]
         tasks = [Craft(str(directory), cell, suite.batch_size) for cell in missing]
@@ -48,14 +55,15 @@ def craft_images(
                 if isinstance(outcome, RunError):
                     raise outcome
                 advance(task.title)
-        shop = workshop(device)
+        shop, files = workshop(device), png_names(data.sample_ids)
         names = next(iter(plan.sets.values()))
         wrong = dict.fromkeys(names, 0)
         for cell in plan.cells:
             table = read_table(store.examples_path(cell.key), "examples")
             pixels = stored_pixels(table)
             if png:
-                _write_pngs(directory / "images", table.column("sample_id").to_pylist(), pixels)
+                ids = table.column("sample_id").to_pylist()
+                _write_pngs(directory / "images", [files[name] for name in ids], pixels)
             aim = table.column("target_label" if suite.threat.targeted else "label").to_numpy()
             for model in shop.models.get(names):
                 hit = predict(shop, model, pixels, suite.batch_size) == aim
@@ -77,7 +85,7 @@ def suite_for(
     batch_size: int | None,
 ) -> Suite:
     """The suite of one attack on one surrogate set, every image a target's to be."""
-    return Suite.model_validate(
+    return from_table(
         {
             "name": "craft",
             "data": data,
@@ -85,23 +93,39 @@ def suite_for(
             "targets": list(surrogates),
             "threat": {"norm": norm, "eps": eps, "steps": steps, "targeted": targeted},
             "surrogates": {"surrogates": list(surrogates)},
-            "attacks": [{"name": attack, **options}],
+            "attacks": [{**options, "name": attack}],
             "batch_size": batch_size,
-        }
+        },
+        "craft",
     )
 
 
-def _write_pngs(folder: Path, ids: Sequence[str], pixels: object) -> None:
+def png_names(ids: Sequence[str]) -> dict[str, str]:
+    """A file for every sample: ``cat/1.jpg`` to ``cat/1.png``, unless two would share it."""
+    short = {name: _without_suffix(name) + ".png" for name in ids}
+    times = Counter(short.values())
+    return {name: path if times[path] == 1 else f"{name}.png" for name, path in short.items()}
+
+
+def _without_suffix(name: str) -> str:
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in SUFFIXES else name
+
+
+def _write_pngs(folder: Path, files: Sequence[str], pixels: object) -> None:
     from PIL import Image
 
     folder = folder.resolve()
-    for name, image in zip(ids, pixels, strict=True):  # type: ignore[call-overload]
-        path = (folder / name).with_suffix(".png")
+    for name, image in zip(files, pixels, strict=True):  # type: ignore[call-overload]
+        path = folder / name
         if not path.resolve().is_relative_to(folder):
-            raise InputError(f"sample id '{name}' leads out of {folder}; use --no-png")
+            raise InputError(f"sample '{name}' leads out of {folder}; use --no-png")
+        encoded = io.BytesIO()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(encoded, "PNG")
         with os_errors("write", path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+            if not path.is_file() or path.read_bytes() != encoded.getvalue():
+                path.write_bytes(encoded.getvalue())
 
 
 __all__ = ["Cell", "Crafted", "craft_images", "suite_for"]

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from advens.benchmarks.environment import environment, merged
-from advens.benchmarks.plan import Plan
+from advens.benchmarks.plan import Cell, Plan
 from advens.benchmarks.progress import Progress
-from advens.benchmarks.runner import Report, plan_path, save_plan, work
+from advens.benchmarks.runner import Report, doubtful, plan_path, save_plan, work
 from advens.benchmarks.suite import parse
 from advens.benchmarks.work import cell_from
+from advens.datasets import load_data
 from advens.digest import value_digest
 from advens.errors import InputError
 from advens.models import describe, expand
@@ -31,10 +32,13 @@ def evaluate_targets(
         InputError: no run, no examples, unknown models, another label space.
     """
     store = RunStore.open(directory)
+    if not store.suite.is_file():
+        raise InputError(f"{directory} holds no suite.toml; was it made by 'advens run'?")
     with store.lock():
         cells = tuple(cell_from(read_cell(store.examples_path(name))) for name in store.cells())
         if not cells:
             raise InputError(f"{directory} holds no examples yet")
+        _same_data(cells)
         names = tuple(dict.fromkeys(name for pattern in targets for name in expand(pattern)))
         cards = {name: describe(name) for name in names}
         classes = describe(cells[0].specs[0]).num_classes
@@ -59,5 +63,15 @@ def evaluate_targets(
             plan, store, report, progress or Progress(), executor="local", workers=1, device=device
         )
         if report.evaluated:
-            summarise(directory, value_digest(suite.model_dump()))
+            matrix, _ = summarise(directory, value_digest(suite.model_dump()))
+            report.warnings += doubtful(matrix)
     return report
+
+
+def _same_data(cells: Sequence[Cell]) -> None:
+    """Raise InputError unless the data are those the cells were crafted on."""
+    shards = {(cell.data, cell.shard): cell.fingerprint for cell in cells}
+    data = {source: load_data(source) for source in {source for source, _ in shards}}
+    for (source, shard), fingerprint in shards.items():
+        if data[source].fingerprint(slice(*shard)) != fingerprint:
+            raise InputError(f"{source}: the data are not those this run was crafted on")

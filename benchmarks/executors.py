@@ -7,12 +7,17 @@ several worker processes, one GPU each; ``ray`` hands them to a Ray cluster.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import signal
+import threading
+import traceback
+from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import active_children, current_process, get_context, parent_process
+from pathlib import Path
 from typing import Protocol, TypeVar
 
-from advens.errors import InputError, RunError, nearest
+from advens.errors import InputError, RunError, first_line, nearest
 
 EXECUTORS = ("local", "ray")
 
@@ -26,11 +31,13 @@ class Task(Protocol):
 
 
 T = TypeVar("T", bound=Task)
-Outcome = tuple[T, "int | RunError"]
+Outcomes = Generator[tuple[T, "int | RunError"], None, None]
 
 
-def execute(tasks: Sequence[T], executor: str, workers: int, device: str) -> Iterator[Outcome[T]]:
+def execute(tasks: Sequence[T], executor: str, workers: int, device: str) -> Outcomes[T]:
     """Do all tasks; yield each with its image count, or the `RunError` it failed with.
+
+    Close it when it is left early: workers end then.
 
     Raises:
         InputError: from a task, or when the executor is not there. Tasks already done stay done.
@@ -38,44 +45,73 @@ def execute(tasks: Sequence[T], executor: str, workers: int, device: str) -> Ite
     if executor not in EXECUTORS:
         raise InputError(f"unknown executor '{executor}'{nearest(executor, EXECUTORS)}")
     if not tasks:
-        return iter(())
+        return
     if executor == "ray":
-        return _ray(tasks, device)
-    if workers > 1:
-        return _processes(tasks, min(workers, len(tasks)), device)
-    return ((task, attempt(task, device)) for task in tasks)
+        yield from _ray(tasks, device)
+    elif workers > 1:
+        yield from _processes(tasks, min(workers, len(tasks)), device)
+    else:
+        for task in tasks:
+            yield task, attempt(task, device)
 
 
 def attempt(task: Task, device: str) -> int | RunError:
     """Do one task; a failure of the work is a value, bad input is raised."""
     try:
         return task.do(device)
+    except InputError:
+        raise
     except RunError as error:
-        return error
+        return RunError(str(error))  # a plain one: it travels between processes
+    except Exception as error:  # a model or a plug-in is at fault: its cell fails, others go on
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(at.filename).name}:{at.lineno}"
+        return RunError(f"{type(error).__name__}: {first_line(error)} ({place})")
 
 
-def _processes(tasks: Sequence[T], workers: int, device: str) -> Iterator[Outcome[T]]:
+def _processes(tasks: Sequence[T], workers: int, device: str) -> Outcomes[T]:
     threads = max(1, (os.cpu_count() or 1) // workers)
     pool = ProcessPoolExecutor(
         workers, mp_context=get_context("spawn"), initializer=_start, initargs=(threads,)
     )
+    others = set(active_children())
     try:
         # neighbours in the list share models: hand them out in order
         futures = {pool.submit(_in_worker, task, device): task for task in tasks}
         for future in as_completed(futures):
             yield futures[future], future.result()
+    except BrokenProcessPool:
+        raise RunError(
+            "a worker process died, perhaps out of memory; finished cells are kept, "
+            "the same command goes on"
+        ) from None
+    except BaseException:  # interrupted or bad input: cells at hand are not waited for
+        for child in set(active_children()) - others:
+            child.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _start(threads: int) -> None:
+    """A worker leaves Ctrl-C to its parent, and ends when its parent does, however that ends."""
     import torch
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_outlive_nobody, daemon=True).start()
     torch.set_num_threads(threads)
 
 
+def _outlive_nobody() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _in_worker(task: Task, device: str) -> int | RunError:
-    return attempt(task, device_of_worker(device, os.getpid()))
+    number = current_process().name.rpartition("-")[2]  # SpawnProcess-1, -2, ...
+    return attempt(task, device_of_worker(device, int(number)))
 
 
 def device_of_worker(device: str, worker: int) -> str:
@@ -87,7 +123,7 @@ def device_of_worker(device: str, worker: int) -> str:
     return f"cuda:{worker % max(1, torch.cuda.device_count())}"
 
 
-def _ray(tasks: Sequence[T], device: str) -> Iterator[Outcome[T]]:
+def _ray(tasks: Sequence[T], device: str) -> Outcomes[T]:
     try:
         import ray
     except ImportError as error:
@@ -104,7 +140,9 @@ def _ray(tasks: Sequence[T], device: str) -> Iterator[Outcome[T]]:
             try:
                 yield task, ray.get(done)
             except ray.exceptions.RayTaskError as error:
-                raise error.as_instanceof_cause() from None
+                if isinstance(error.cause, InputError):
+                    raise error.cause from None  # Ray's own text is a traceback
+                raise RunError(f"{task.title}: {first_line(error.cause)}") from None
     finally:
         for left in pending:
             ray.cancel(left, force=False)

@@ -20,6 +20,7 @@ def agree(path: Path, suite: Suite) -> Suite:
     if not path.is_file():
         return suite
     before = parse(path.read_text(), str(path))
+    suite = parse(suite.toml(), str(path))  # a tuple from the command line is a list in a file
     for key in FIXED:
         old, new = getattr(before, key), getattr(suite, key)
         if old != new:
@@ -33,14 +34,22 @@ def agree(path: Path, suite: Suite) -> Suite:
         known = entries.get(entry.title, entry)
         if known != entry:
             raise _conflict(path, f"attack '{entry.title}'", _entry(known), _entry(entry))
+    sets = before.surrogates | suite.surrogates
+    if "each" in sets:
+        alone = [_listed(s.surrogates.get("each", [])) for s in (before, suite)]
+        sets["each"] = list(dict.fromkeys([*alone[0], *alone[1]]))
     return suite.model_copy(
         update={
             "seeds": sorted({*before.seeds, *suite.seeds}),
             "targets": list(dict.fromkeys([*before.targets, *suite.targets])),
-            "surrogates": before.surrogates | suite.surrogates,
+            "surrogates": sets,
             "attacks": list((entries | {e.title: e for e in suite.attacks}).values()),
         }
     )
+
+
+def _listed(models: list[str] | str) -> list[str]:
+    return [models] if isinstance(models, str) else models
 
 
 def _conflict(path: Path, key: str, old: Any, new: Any) -> InputError:

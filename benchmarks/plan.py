@@ -210,6 +210,8 @@ def _attack(suite: Suite, entry: AttackEntry, surrogates: int) -> Attack:
         attack = create_attack(entry.name, **(options | entry.options))
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
+    if attack.threat != threat.threat():
+        raise InputError(f"{where}: norm and eps are for all: set [threat] (craft: --norm, --eps)")
     return attack if entry.budget is None else with_budget(attack, entry.budget, surrogates, where)
 
 

@@ -34,6 +34,7 @@ class Progress:
             yield from self._lines(what, total)
 
     def _bar(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
+        from rich.markup import escape
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
@@ -43,7 +44,7 @@ class Progress:
         )  # fmt: skip
         with Bar(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task(what, total=total, title="")
-            yield lambda title: bar.update(task, advance=1, title=title)
+            yield lambda title: bar.update(task, advance=1, title=escape(title))
 
     def _lines(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
         assert self.console is not None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from advens.benchmarks.environment import environment, merged
 from advens.benchmarks.executors import execute
@@ -17,8 +18,16 @@ from advens.benchmarks.suite import Suite
 from advens.datasets import load_data
 from advens.digest import value_digest
 from advens.errors import RunError
+from advens.results.files import os_errors
 from advens.results.store import RunStore, is_whole, write_bytes
 from advens.results.summary import summarise
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+CLEAN_ENOUGH = 0.3
+"""Clean accuracy under which a target's preprocessing or labels are doubted aloud."""
 
 
 @dataclass
@@ -70,10 +79,23 @@ def run_suite(
         save_plan(plan, plan_path(store))
         report = Report(directory, len(plan.cells))
         work(plan, store, report, progress, executor=executor, workers=workers, device=device)
-        stale = report.crafted or report.evaluated or not store.leaderboard.is_file()
-        if stale and store.evaluated():
-            summarise(directory, value_digest(whole.model_dump()))
+        summary = all(
+            is_whole(path, path.stem) for path in (store.matrix, store.leaderboard)
+        )
+        if store.evaluated() and (report.crafted or report.evaluated or not summary):
+            matrix, _ = summarise(directory, value_digest(whole.model_dump()))
+            report.warnings += doubtful(matrix)
     return report
+
+
+def doubtful(matrix: pd.DataFrame) -> list[str]:
+    """A line for every target that is wrong on most clean images: the usual sign of a bad setup."""
+    clean = matrix.groupby("target", observed=True)["clean_accuracy"].first()
+    return [
+        f"{target} is right on only {accuracy:.1%} of the clean images; "
+        "check its weights, preprocessing and the labels"
+        for target, accuracy in clean[clean < CLEAN_ENOUGH].items()
+    ]
 
 
 def work(
@@ -88,21 +110,33 @@ def work(
 ) -> None:
     """Craft the cells that are missing, then evaluate the pairs that are missing."""
     from advens.benchmarks.work import Craft, Evaluate  # torch, only when there is work
+    from advens.benchmarks.workshop import workshop
 
+    workshop.cache_clear()  # models and data may have changed since an earlier run of this process
     folder, size = str(store.directory), plan.suite.batch_size
     missing = [
         cell for cell in plan.cells if not is_whole(store.examples_path(cell.key), "examples")
     ]
+    if missing or any(True for _ in _pending(plan, store)):
+        _forget(store, {cell.key for cell in missing})
     how = {"executor": executor, "workers": workers, "device": device}
     crafts = [Craft(folder, cell, size) for cell in missing]
     report.crafted = _do(crafts, "crafting", store, report, progress, how)
-    failed = {title for title, _ in report.failures}
+    failed = {cell for cell, _ in report.failures}
     evaluations = [
         Evaluate(folder, cell, target, target_key(plan, target), plan.white_box(cell, target), size)
         for target, cell in _pending(plan, store)
         if cell.key not in failed
     ]
     report.evaluated = _do(evaluations, "evaluating", store, report, progress, how)
+
+
+def _forget(store: RunStore, cells: set[str]) -> None:
+    """Remove what will not be true any more: summaries, and rows on images that are crafted again."""
+    stale = [store.samples_path(*pair) for pair in store.evaluated() if pair[0] in cells]
+    for path in (store.matrix, store.leaderboard, *stale):
+        with os_errors("remove", path):
+            path.unlink(missing_ok=True)
 
 
 def _pending(plan: Plan, store: RunStore) -> Iterable[tuple[str, Cell]]:
@@ -123,9 +157,9 @@ def _do(
     how: dict[str, Any],
 ) -> int:
     done = 0
-    with progress.task(what, len(tasks)) as advance:
-        for task, outcome in execute(tasks, **how):
-            note = failure_path(store, task.cell.key)
+    with progress.task(what, len(tasks)) as advance, closing(execute(tasks, **how)) as outcomes:
+        for task, outcome in outcomes:
+            note = failure_path(store, task.cell.key, getattr(task, "target_key", None))
             if isinstance(outcome, RunError):
                 report.failures.append((task.cell.key, f"{task.title}: {outcome}"))
                 write_bytes(note, json.dumps({"task": task.title, "error": str(outcome)}).encode())
@@ -146,9 +180,10 @@ def plan_path(store: RunStore) -> Path:
     return store.directory / "plan.json"
 
 
-def failure_path(store: RunStore, cell: str) -> Path:
-    """Where the last failure of a cell is noted."""
-    return store.directory / "failures" / f"{cell}.json"
+def failure_path(store: RunStore, cell: str, target_key: str | None = None) -> Path:
+    """Where the last failure of a cell, or of showing it to a target, is noted."""
+    name = cell if target_key is None else f"{cell}.{target_key}"
+    return store.directory / "failures" / f"{name}.json"
 
 
 def save_plan(plan: Plan, path: Path) -> None:

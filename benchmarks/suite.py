@@ -14,7 +14,7 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from advens.errors import InputError, nearest, unknown
+from advens.errors import InputError, first_line, nearest, unknown
 from advens.spec import literal
 from advens.threat import Threat
 
@@ -111,7 +111,9 @@ class Suite(BaseModel):
         """The data source with the limit in it."""
         if self.limit is None:
             return self.data
-        return f"{self.data}{'&' if '?' in self.data else '?'}limit={self.limit}&seed=0"
+        first, query = ("&", self.data.partition("?")[2]) if "?" in self.data else ("?", "")
+        seeded = any(part.startswith("seed=") for part in query.split("&"))
+        return f"{self.data}{first}limit={self.limit}{'' if seeded else '&seed=0'}"
 
     def toml(self) -> str:
         """The suite with every default written out."""
@@ -136,7 +138,10 @@ def load_suite(name: str, changes: Mapping[str, Any] | None = None) -> Suite:
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
             raise InputError(f"no suite file at {name}")
-        text, where = path.read_text(), str(path)
+        try:
+            text, where = path.read_text(encoding="utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"suite file {name} cannot be read: {first_line(error)}") from None
     elif name in bundled():
         text = (files("advens.benchmarks") / "suites" / f"{name}.toml").read_text()
         where = f"suite '{name}'"
@@ -153,6 +158,11 @@ def parse(text: str, where: str, changes: Mapping[str, Any] | None = None) -> Su
         raise InputError(f"{where} is not TOML: {error}") from None
     for key, value in (changes or {}).items():
         set_key(table, key, value)
+    return from_table(table, where, text)
+
+
+def from_table(table: dict[str, Any], where: str, text: str = "") -> Suite:
+    """A suite from a table; ``text`` is the TOML it came from, for line numbers."""
     try:
         suite = Suite.model_validate(table)
     except ValidationError as error:
@@ -206,8 +216,10 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError, table: dict[str, Any], text: str) -> str:
-    first = error.errors()[0]
-    loc = [part for part in first["loc"] if not str(part).startswith(("list[", "str", "function"))]
+    # a misspelt key is also a missing one: say what was written
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    kinds = ("list[", "function-")  # pydantic names the branch of a union
+    loc = [part for part in first["loc"] if part != "str" and not str(part).startswith(kinds)]
     key = str(loc[-1]) if loc else "suite"
     dotted = ".".join(map(str, loc))
     if first["type"] == "extra_forbidden":

@@ -17,8 +17,10 @@ from advens.benchmarks.workshop import Workshop
 from advens.digest import value_digest
 from advens.errors import InputError, RunError
 from advens.models import describe
+from advens.results.leaderboard import leaderboard
+from advens.results.schema import to_table
 from advens.results.store import RunStore, read_cell, read_table
-from advens.results.summary import matrix_table
+from advens.results.summary import load, matrix_table
 from advens.threat import Threat
 
 BORDERLINE = 1e-3
@@ -59,7 +61,7 @@ def verify_run(store: RunStore, device: str, progress: Progress | None = None) -
                 except RunError as error:
                     audit.lies.append(str(error))
                 advance(name)
-        audit.lies += _matrix(store)
+        audit.lies += [*_matrix(store), *_board(store)]
     if not pairs:
         raise InputError(f"{store.directory} holds no finished cells yet")
     return audit
@@ -70,7 +72,10 @@ def _cell(store: RunStore, shop: Workshop, name: str, keys: list[str], audit: Au
     if not path.is_file():
         raise RunError(f"{store.samples}/{name}.*: rows of a cell whose examples are missing")
     said = read_cell(path)
-    cell, threat = work.cell_from(said), Threat(said["norm"], said["eps"])
+    try:
+        cell, threat = work.cell_from(said), Threat(said["norm"], said["eps"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path.name}: its description is not that of a cell ({error})") from error
     where = f"{path.name} ({cell.attack} on {cell.surrogates})"
     if cell.key != name:
         raise RunError(f"{where}: its description does not hash to its name")
@@ -78,7 +83,15 @@ def _cell(store: RunStore, shop: Workshop, name: str, keys: list[str], audit: Au
         raise RunError(f"{where}: the ball it names is not the attack's")
     if shop.data(cell.data).fingerprint(slice(*cell.shard)) != cell.fingerprint:
         raise RunError(f"{where}: the data are not those it was crafted on")
+    spent = [said.get("forwards_per_sample"), said.get("backwards_per_sample")]
+    if spent != list(cell.build().passes(len(cell.specs))):
+        raise RunError(f"{where}: the passes it claims are not those of the attack")
+    models = shop.models.get(cell.specs)
+    if [model.digest for model in models] != list(cell.digests):
+        raise RunError(f"{where}: the weights of its surrogates are not those it was crafted with")
     table, clean = read_table(path, "examples"), shop.shard(cell.data, *cell.shard)
+    if table.num_rows != len(clean.labels):
+        raise RunError(f"{where}: its samples are not those of the shard")
     pixels = work.stored_pixels(table)
     audit.lies += [f"{where}: {lie}" for lie in _examples(table, pixels, clean, threat, cell, shop)]
     audit.cells += 1
@@ -126,6 +139,9 @@ def _rows(
 ) -> Iterator[str]:
     """What is wrong with the stored rows of one cell and target."""
     stored = read_table(store.samples_path(cell.key, key), "samples")
+    if stored.num_rows != table.num_rows:  # type: ignore[attr-defined]
+        yield f"{stored.num_rows} rows in {cell.key}.{key}, not one for every image"
+        return
     target = stored.column("target")[0].as_py()
     card = describe(target)
     if value_digest([target, card.digest], 16) != key:
@@ -171,6 +187,27 @@ def _matrix(store: RunStore) -> Iterator[str]:
         return
     if not stored.equals(found):
         yield f"{store.matrix.name} is not what the samples give"
+
+
+def _board(store: RunStore) -> Iterator[str]:
+    """What is wrong with the stored board: it must be what samples and cells give."""
+    if not store.leaderboard.is_file() or not store.evaluated():
+        return
+    try:
+        stored = read_table(store.leaderboard, "leaderboard").to_pandas(ignore_metadata=True)
+        board = leaderboard(*load([store.directory]))
+    except RunError as error:
+        yield str(error)
+        return
+    found = to_table("leaderboard", board).to_pandas(ignore_metadata=True)
+    same = stored.shape == found.shape and all(
+        np.allclose(stored[name], found[name], rtol=1e-9, atol=0, equal_nan=True)
+        if found[name].dtype.kind == "f"
+        else stored[name].tolist() == found[name].tolist()
+        for name in found
+    )
+    if not same:
+        yield f"{store.leaderboard.name} is not what the samples and cells give"
 
 
 def _plain(values: object) -> list[object]:

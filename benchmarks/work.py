@@ -20,7 +20,7 @@ import advens
 from advens.benchmarks.plan import Cell, target_labels
 from advens.benchmarks.workshop import Workshop, default_batch, workshop
 from advens.classifier import Classifier
-from advens.errors import InputError, RunError
+from advens.errors import InputError, RunError, first_line
 from advens.results import schema
 from advens.results.store import RunStore, read_table, write_examples, write_table
 from advens.seeding import derive
@@ -172,8 +172,10 @@ def logits_of(shop: Workshop, model: Classifier, pixels: Tensor, batch_size: int
         try:
             out = model(shop.images(pixels[start : start + size]))
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error) or size == 1:
-                raise
+            if not out_of_memory(error):
+                raise InputError(f"{model.name} cannot be run: {first_line(error)}") from error
+            if size == 1:
+                raise RunError(f"{model.name}: out of memory with a single image") from error
             size = (size + 1) // 2
             continue
         if out.dim() != 2 or out.shape[1] != model.num_classes:

@@ -1,0 +1,111 @@
+"""timm's pretrained path, against a hub on the loopback interface that serves one tiny model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save
+
+REPO = "timm/test_vit.r160_in1k"
+
+
+def serve(files: dict[str, bytes], seen: list[str]) -> ThreadingHTTPServer:
+    """A server that answers like a model hub for the files of one repository."""
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self._answer(body=False)
+
+        def do_GET(self) -> None:
+            self._answer(body=True)
+
+        def _answer(self, body: bool) -> None:
+            seen.append(self.path)
+            name = self.path.partition("?")[0].removeprefix(f"/{REPO}/resolve/main/")
+            content = files.get(name)
+            if content is None:
+                self.send_response(404)
+                self.send_header("X-Error-Code", "EntryNotFound")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            self.send_response(200)
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if body:
+                self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+@pytest.fixture
+def hub() -> Iterator[tuple[str, list[str], str]]:
+    """URL, requests seen, and the digest of the one model served."""
+    from advens.digest import weights_digest
+
+    with torch.random.fork_rng(devices=[]):
+        net = timm.create_model("test_vit", pretrained=False)
+    state = {name: value.contiguous() for name, value in net.state_dict().items()}
+    seen: list[str] = []
+    server = serve({"model.safetensors": save(state)}, seen)
+    yield f"http://127.0.0.1:{server.server_port}", seen, weights_digest(state)
+    server.shutdown()
+    server.server_close()
+
+
+def ask(spec: str, url: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """Load a model in a process of its own: the hub client reads its address when imported."""
+    script = (
+        "import sys, json, advens\n"
+        "from advens.errors import InputError\n"
+        "try:\n"
+        f"    m = advens.load_model({spec!r})\n"
+        "    print(json.dumps([m.digest, m.family, m.num_classes, list(m.input_size)]))\n"
+        "except InputError as error:\n"
+        "    print(error, file=sys.stderr); sys.exit(2)\n"
+    )
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")},
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_ETAG_TIMEOUT": "5",
+    }
+    return subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_pretrained_weights_come_from_the_hub(hub: tuple[str, list[str], str], tmp_path: Path) -> None:
+    url, seen, digest = hub
+    done = ask("timm:test_vit.r160_in1k", url, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [digest, "vit", 1000, [160, 160]]
+    assert any("model.safetensors" in path for path in seen)
+
+
+def test_a_model_the_hub_does_not_have_is_one_line(hub: tuple[str, list[str], str], tmp_path: Path) -> None:
+    done = ask("timm:test_resnet.r160_in1k", hub[0], tmp_path)
+    assert done.returncode == 2
+    assert "pretrained weights could not be had" in done.stderr
+    assert "checkpoint=PATH" in done.stderr
+    assert "Traceback" not in done.stderr

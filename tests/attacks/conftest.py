@@ -1,0 +1,119 @@
+"""Tiny surrogates with smooth activations, in double precision: small enough for thousands of passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advens.attacks import attack_from_spec, create_attack
+from advens.attacks.attack import Attack
+
+torch.set_num_threads(1)
+
+SIDE, CLASSES, N = 8, 6, 4
+SMALL = {"steps": 3, "copies": 2, "others": 2, "scales": 2}
+
+
+def tiny_net(seed: int, side: int = SIDE, batch_norm: bool = False) -> nn.Module:
+    """A conv net for (N, 3, side, side), with logits far enough apart to be sure of itself."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        extra: list[nn.Module] = [nn.BatchNorm2d(6), nn.Dropout(0.5)] if batch_norm else []
+        net = nn.Sequential(
+            nn.Conv2d(3, 6, 3, padding=1), *extra, nn.GELU(),
+            nn.Conv2d(6, 8, 3, stride=2, padding=1), nn.GELU(), nn.Flatten(),
+            nn.Linear(8 * ((side + 1) // 2) ** 2, CLASSES),
+        )  # fmt: skip
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.mul_(3)
+    return net.double().eval()
+
+
+def bytes_like(seed: int, n: int = N, side: int = SIDE) -> Tensor:
+    """8-bit images in [0, 1], float64, with saturated pixels."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(0, 256, (n, 3, side, side), generator=generator).double()
+    x[:, 0, 0, :3], x[:, 1, 0, :3] = 0, 255
+    return x / 255
+
+
+def small_attack(name: str, **overrides: Any) -> Attack:
+    """An attack with few steps and few copies."""
+
+    def shrink(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                k: min(v, SMALL[k]) if k in SMALL and isinstance(v, int) else shrink(v)
+                for k, v in value.items()
+            }
+        return [shrink(item) for item in value] if isinstance(value, list) else value
+
+    return attack_from_spec(shrink(create_attack(name, **overrides).spec))
+
+
+class Counter:
+    """Samples that went forward and backward through some models, counted at the models."""
+
+    def __init__(self) -> None:
+        self.forward = 0
+        self.backward = 0
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+        self.forward += len(args[0])
+        if out.requires_grad:
+            out.register_hook(self._back)
+
+    def _back(self, g: Tensor) -> None:
+        self.backward += len(g)
+
+
+@contextmanager
+def counting(models: Sequence[nn.Module]) -> Iterator[Counter]:
+    """Count the passes of models by hooks."""
+    counter = Counter()
+    handles = [model.register_forward_hook(counter) for model in models]
+    yield counter
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.fixture
+def net() -> Callable[..., nn.Module]:
+    """``net(seed, side=8, batch_norm=False)``: a fresh model."""
+    return tiny_net
+
+
+@pytest.fixture
+def images() -> Callable[..., Tensor]:
+    """``images(seed, n=4, side=8)``: 8-bit images in [0, 1], float64."""
+    return bytes_like
+
+
+@pytest.fixture
+def small() -> Callable[..., Attack]:
+    """``small(name, **overrides)``: an attack with few steps and copies."""
+    return small_attack
+
+
+@pytest.fixture
+def count() -> Callable[..., Any]:
+    """``with count(models) as counter``: counter.forward, counter.backward in samples."""
+    return counting
+
+
+@pytest.fixture
+def labelled() -> Callable[..., tuple[Tensor, Tensor]]:
+    """``labelled(models, x)``: what the mean logits say, and another class for each sample."""
+
+    def label(models: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            y = torch.stack([model(x) for model in models]).mean(0).argmax(1)
+        return y, (y + 1 + torch.arange(len(y)) % (CLASSES - 1)) % CLASSES
+
+    return label

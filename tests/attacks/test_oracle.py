@@ -1,0 +1,192 @@
+"""The oracle's fused gradients against formulas, its counters, and what it says of bad surrogates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advens.attacks import create_attack
+from advens.attacks.estimators import Plain
+from advens.attacks.losses import DLR, CrossEntropy, Margin
+from advens.attacks.oracle import GradientOracle, Job, Passes
+from advens.errors import InputError
+from advens.seeding import Draws
+from advens.threat import Threat
+
+Net = Callable[..., nn.Module]
+
+
+@pytest.fixture
+def oracle(net: Net, images: Any) -> Callable[..., GradientOracle]:
+    """``oracle(k, targeted=False, loss=...)``: K tiny surrogates, four images."""
+
+    def make(k: int, targeted: bool = False, loss: Any = CrossEntropy()) -> GradientOracle:  # noqa: B008
+        x, y = images(0), torch.tensor([0, 5, 2, 3])
+        target = (y + 1) % 6 if targeted else None
+        job = Job([net(seed) for seed in range(k)], x, y, target, Draws(0, len(x)), x)
+        return GradientOracle(job, Threat(), loss, Plain())
+
+    return make
+
+
+def transcribed(
+    oracle: GradientOracle, over: str, members: list[int], weights: Tensor | None = None
+) -> Tensor:
+    """One image at a time: the fused cross-entropy as Liu et al. and Dong et al. write it."""
+    job, rows = oracle.job, []
+    for n in range(len(job.x)):
+        x = job.x[n].clone().requires_grad_()
+        w = torch.full((len(members),), 1 / len(members), dtype=torch.float64)
+        w = w if weights is None else weights[n]
+        own = int(job.y[n]) if job.target is None else int(job.target[n])
+        total = x.new_zeros(())
+        if over == "logits":
+            z = sum(w[i] * job.models[k](x[None])[0] for i, k in enumerate(members))
+            total = -torch.log(torch.exp(z)[own] / torch.exp(z).sum())  # type: ignore[arg-type, index]
+        for i, k in enumerate(members):
+            z = job.models[k](x[None])[0]
+            p = torch.exp(z)[own] / torch.exp(z).sum()
+            if over == "probs":
+                total = total + w[i] * p
+            elif over == "loss":
+                total = total - w[i] * torch.log(p)
+        if over == "probs":
+            total = -torch.log(total)
+        (g,) = torch.autograd.grad(total if job.target is None else -total, x)
+        rows.append(g)
+    return torch.stack(rows)
+
+
+def close(found: Tensor, wanted: Tensor) -> None:
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("over", ["logits", "probs", "loss"])
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_uniform_fusion(oracle: Any, over: str, k: int, targeted: bool) -> None:
+    asked = oracle(k, targeted)
+    g = asked.gradient(asked.job.x, over=over)
+    assert g.abs().max() > 1e-3
+    close(g, transcribed(asked, over, list(range(k))))
+    assert asked.passes == Passes(k, k)
+
+
+@pytest.mark.parametrize("over", ["logits", "probs", "loss"])
+@pytest.mark.parametrize("members", [[0], [2], [0, 2], [2, 1]])
+def test_some_of_the_surrogates(oracle: Any, over: str, members: list[int]) -> None:
+    """The mean is over those asked for, not over all."""
+    asked = oracle(3)
+    g = asked.gradient(asked.job.x, members, over=over)
+    close(g, transcribed(asked, over, members))
+    assert asked.passes == Passes(len(members), len(members))
+
+
+@pytest.mark.parametrize("over", ["logits", "probs", "loss"])
+@pytest.mark.parametrize("members", [None, [0, 2]])
+def test_weights_per_sample(oracle: Any, over: str, members: list[int] | None) -> None:
+    asked = oracle(3)
+    everyone = members or [0, 1, 2]
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(4, len(everyone), generator=generator, dtype=torch.float64)
+    weights /= weights.sum(1, keepdim=True)
+    weights[0] = torch.eye(len(everyone), dtype=torch.float64)[0]  # all but one count nothing
+    g = asked.gradient(asked.job.x, members, over=over, weights=weights)
+    close(g, transcribed(asked, over, everyone, weights))
+
+
+@pytest.mark.parametrize("over", ["logits", "probs", "loss"])
+def test_weights_may_be_those_of_the_mean(oracle: Any, over: str) -> None:
+    asked = oracle(3)
+    even = torch.full((4, 3), 1 / 3, dtype=torch.float64)
+    x = asked.job.x
+    close(asked.gradient(x, over=over, weights=even), asked.gradient(x, over=over))
+
+
+@pytest.mark.parametrize("loss", [Margin(), DLR()])
+def test_margins_of_mean_probabilities(oracle: Any, loss: Any) -> None:
+    """Other losses see the log of the mean probabilities in the place of logits."""
+    asked = oracle(2, loss=loss)
+    x = asked.job.x.clone().requires_grad_()
+    mean = torch.stack([model(x).softmax(1) for model in asked.job.models]).mean(0).log()
+    (wanted,) = torch.autograd.grad(loss(mean, asked.job.y, None).sum(), x)
+    close(asked.gradient(asked.job.x, over="probs"), wanted)
+
+
+def test_fusions_differ_and_attacks_use_their_own(oracle: Any) -> None:
+    asked = oracle(2)
+    x = asked.job.x
+    for name, over in {"ens-logits": "logits", "ens-probs": "probs", "ens-loss": "loss"}.items():
+        found = create_attack(name).fusion.direction(asked, x)  # type: ignore[attr-defined]
+        close(found, asked.gradient(x, over=over))
+    three = [asked.gradient(x, over=over) for over in ("logits", "probs", "loss")]
+    assert (three[0] - three[1]).abs().max() > 1e-3
+    assert (three[1] - three[2]).abs().max() > 1e-3
+
+
+def test_fusion_of_one_is_the_surrogates_own_gradient(oracle: Any) -> None:
+    asked = oracle(1)
+    x = asked.job.x
+    three = [asked.gradient(x, over=over) for over in ("logits", "probs", "loss")]
+    close(three[0], three[1])
+    close(three[0], three[2])
+
+
+def test_logits_have_no_graph_and_count(oracle: Any) -> None:
+    asked = oracle(2)
+    z = asked.logits(asked.job.x, 1)
+    assert not z.requires_grad
+    assert torch.equal(z, asked.job.models[1](asked.job.x).detach())
+    assert asked.passes == Passes(1, 0)
+
+
+def test_a_sample_is_not_averaged_with_others(oracle: Any) -> None:
+    """Losses are summed: a gradient has the same length alone and among many."""
+    asked = oracle(2)
+    whole = asked.gradient(asked.job.x)
+    asked.job.y = asked.job.y[:1]
+    alone = asked.gradient(asked.job.x[:1])
+    close(alone[0], whole[0])
+
+
+class Odd(nn.Module):
+    """Answers with whatever it was given."""
+
+    def __init__(self, answer: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x: Tensor) -> Any:
+        return self.answer(x)
+
+
+def linear(classes: int) -> Callable[[Tensor], Tensor]:
+    return lambda x: x.flatten(1)[:, :classes] * 1.0
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ([Odd(linear(6)), Odd(linear(5))], "surrogate 1 has 5 classes and the first has 6; surr"),
+        ([Odd(lambda x: x)], r"surrogate 0 must return logits \(N, classes\); it returned \(4, 3"),
+        ([Odd(lambda x: x.flatten(1)[:2])], r"surrogate 0 must return logits .* returned \(2, 192"),
+        ([Odd(lambda x: (x, x))], "surrogate 0 must return logits .* returned tuple"),
+        ([Odd(linear(3))], "label 5 is out of range; surrogate 0 has 3 classes"),
+        ([Odd(linear(6)), Odd(lambda x: linear(6)(x) / 0)], "surrogate 1 returned logits that are"),
+    ],
+)
+@pytest.mark.parametrize("name", ["ens-logits", "ens-loss", "mifgsm"])
+def test_bad_surrogates(models: list[nn.Module], message: str, name: str, images: Any) -> None:
+    x, y = images(0) / 2 + 0.25, torch.tensor([0, 5, 2, 3])
+    with pytest.raises(InputError, match=message):
+        create_attack(name)(models, x, y)
+
+
+def test_target_out_of_range(images: Any) -> None:
+    y = torch.tensor([0, 1, 2, 3])
+    with pytest.raises(InputError, match="target 8 is out of range; surrogate 0 has 6 classes"):
+        create_attack("ifgsm")(Odd(linear(6)), images(0), y, target=y + 5)

@@ -1,0 +1,162 @@
+"""Who does the work changes nothing: this process, several, or Ray."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import pandas as pd
+import pytest
+
+from advens.benchmarks.executors import device_of_worker, execute
+from advens.errors import InputError, RunError
+from advens.results.store import RunStore
+
+
+def same(one, two, rows, images) -> None:
+    assert images(one) == images(two)
+    pd.testing.assert_frame_equal(rows(one).astype(object), rows(two).astype(object))
+
+
+def test_two_workers(advens, suite, tmp_path, rows, images):
+    changes = {
+        "surrogates__pair": ["digits:mambaout", "digits:convnext"],
+        "targets": ["digits:mambaout", "digits:byobnet"],
+    }
+    one, two = tmp_path / "one", tmp_path / "two"
+    advens("run", suite(**changes), "--out", one).done()
+    said = advens("run", suite(**changes), "--out", two, "--workers", 2).done()
+    assert "4 cells crafted, 8 evaluations" in said.out
+    same(one, two, rows, images)
+
+
+def test_failures_in_workers(advens, suite, tmp_path):
+    """One cell fails, one file is damaged, one target is bad: each is said as without workers."""
+    flag, out = tmp_path / "flag", tmp_path / "out"
+    sets = {"good": ["toys:centroid?seed=1"], "bad": [f"toys:fragile?flag={flag}&seed=2"]}
+    path = suite(surrogates=sets, attacks=[{"name": "fgsm"}], targets=["toys:centroid?seed=3"])
+    advens("run", path, "--out", out, "--attacks", "fgsm").done()
+    store = RunStore(out)
+    for cell, key in store.evaluated():
+        store.samples_path(cell, key).unlink()
+    damaged = store.examples_path(store.cells()[0])
+    data = bytearray(damaged.read_bytes())
+    data[60] ^= 1
+    damaged.write_bytes(data)
+    said = advens("run", path, "--out", out, "--workers", 2)
+    assert "is corrupt" in said.err
+    said.failed("1 cells failed")
+    silent = suite("silent.toml", surrogates=sets, attacks=[{"name": "fgsm"}],
+                   targets=["toys:silent?seed=4"])  # fmt: skip
+    advens("run", silent, "--out", out, "--workers", 2).refused("NaN")
+
+
+def test_a_worker_that_dies(advens, suite, tmp_path):
+    path = suite(surrogates__pair=["toys:mortal?seed=1"])
+    said = advens("run", path, "--out", tmp_path / "out", "--workers", 2)
+    said.failed("worker")
+
+
+def test_unknown_executor(advens, suite, tmp_path):
+    said = advens("run", suite(), "--out", tmp_path / "out", "--executor", "rai")
+    said.refused("unknown executor 'rai'", "'ray'")
+
+
+def test_workers_share_the_gpus(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert device_of_worker("cuda", 7) == "cuda:1"
+    assert device_of_worker("cuda:0", 7) == "cuda:0"
+    assert device_of_worker("cpu", 7) == "cpu"
+
+
+def test_without_ray(advens, suite, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    said = advens("run", suite(), "--out", tmp_path / "out", "--executor", "ray")
+    said.refused("'ray' needs Ray", "advens[ray]")
+
+
+class Loud:
+    """A task with an outcome of its own."""
+
+    cell = None
+
+    def __init__(self, outcome) -> None:
+        self.outcome, self.title = outcome, "loud"
+
+    def do(self, device: str) -> int:
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+def stand_in() -> types.ModuleType:
+    """As much of Ray as the executor uses, in this process."""
+    ray = types.ModuleType("ray")
+
+    class RayTaskError(Exception):
+        def __init__(self, cause) -> None:
+            super().__init__(f"ray::attempt()\n  Traceback of many lines\n{cause}")
+            self.cause = cause
+
+        def as_instanceof_cause(self):
+            return type("RayTaskError(x)", (RayTaskError, type(self.cause)), {})(self.cause)
+
+    class Remote:
+        def __init__(self, function) -> None:
+            self.function = function
+
+        def remote(self, *arguments):
+            return Reference(lambda: self.function(*arguments))
+
+    class Reference:
+        def __init__(self, do) -> None:
+            self.do = do
+
+    def get(reference):
+        try:
+            return reference.do()
+        except Exception as error:
+            raise RayTaskError(error) from None
+
+    ray.exceptions = types.SimpleNamespace(RayTaskError=RayTaskError)
+    ray.is_initialized = lambda: True
+    ray.remote = lambda **options: Remote
+    ray.wait = lambda references, num_returns: (references[-1:], references[:-1])
+    ray.get, ray.cancelled = get, []
+    ray.cancel = lambda reference, force: ray.cancelled.append(reference)
+    return ray
+
+
+def test_ray_in_any_order(monkeypatch, advens, suite, tmp_path, rows, images):
+    monkeypatch.setitem(sys.modules, "ray", stand_in())
+    one, two = tmp_path / "one", tmp_path / "two"
+    advens("run", suite(), "--out", one).done()
+    advens("run", suite(), "--out", two, "--executor", "ray").done()
+    same(one, two, rows, images)
+
+
+def test_ray_errors_are_one_line(monkeypatch):
+    ray = stand_in()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    tasks = [Loud(3), Loud(InputError("no such thing")), Loud(RunError("broke")), Loud(4)]
+    outcomes = execute(tasks, "ray", 1, "cpu")
+    assert next(outcomes)[1] == 4
+    assert str(next(outcomes)[1]) == "broke"
+    with pytest.raises(InputError) as caught:
+        next(outcomes)
+    assert str(caught.value) == "no such thing"
+    assert len(ray.cancelled) == 1
+
+
+def test_ray_itself(advens, suite, tmp_path, rows, images):
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    try:
+        one, two = tmp_path / "one", tmp_path / "two"
+        advens("run", suite(), "--out", one).done()
+        advens("run", suite(), "--out", two, "--executor", "ray").done()
+        same(one, two, rows, images)
+        silent = suite("s.toml", targets=["toys:silent?seed=4"])
+        advens("run", silent, "--out", two, "--executor", "ray").refused("NaN")
+    finally:
+        ray.shutdown()

@@ -1,0 +1,145 @@
+"""Models for the tests: nearest-mean classifiers of the digits, and ones that misbehave.
+
+Suites name them ``toys:centroid?seed=1``. They take microseconds and are right on nine digits of ten.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from advens.datasets import load_data
+
+
+@lru_cache(maxsize=1)
+def means() -> Tensor:
+    """(10, 64): the mean grey levels of every digit, 8x8."""
+    data = load_data("digits:train")
+    batch = next(data.batches([slice(0, len(data))]))
+    grey = grey_levels(batch.pixels.float() / 255)
+    return torch.stack([grey[batch.labels == c].mean(0) for c in range(10)])
+
+
+def grey_levels(x: Tensor) -> Tensor:
+    return nn.functional.avg_pool2d(x.mean(1, keepdim=True), 4).flatten(1)
+
+
+class Centroid(nn.Module):
+    """Logits of the nearest class mean; the seed blurs the means."""
+
+    def __init__(self, seed: int = 0, classes: int = 10) -> None:
+        super().__init__()
+        self.linear = nn.utils.skip_init(nn.Linear, 64, classes)  # draws nothing
+        noise = torch.randn((10, 64), generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            self.linear.weight.zero_()
+            self.linear.bias.fill_(-100.0)
+            self.linear.weight[:10] = 3 * (means() + 0.1 * noise)
+            self.linear.bias[:10] = -self.linear.weight[:10].square().sum(1) / 6
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(grey_levels(x))
+        return out
+
+
+def centroid(seed: int = 0, classes: int = 10) -> nn.Module:
+    return Centroid(seed, classes)
+
+
+def alias(seed: int = 0) -> nn.Module:
+    """The weights of `centroid` under another name."""
+    return Centroid(seed)
+
+
+def stored(path: str) -> nn.Module:
+    """Seeded by what a file says, so that the weights of one name can change."""
+    return Centroid(int(Path(path).read_text()))
+
+
+class Greedy(Centroid):
+    def __init__(self, seed: int, most: int) -> None:
+        super().__init__(seed)
+        self.most = most
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError(f"CUDA out of memory with {len(x)} images")
+        return super().forward(x)
+
+
+def greedy(seed: int = 0, most: int = 4) -> nn.Module:
+    """Runs out of memory above ``most`` images; has the weights of `centroid`."""
+    return Greedy(seed, most)
+
+
+class Silent(Centroid):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * float("nan")
+
+
+def silent(seed: int = 0) -> nn.Module:
+    """Its logits are NaN."""
+    return Silent(seed)
+
+
+class _Broken(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):  # type: ignore[no-untyped-def]
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):  # type: ignore[no-untyped-def]
+        return g * float("nan")
+
+
+class Fragile(Centroid):
+    def __init__(self, seed: int, flag: str) -> None:
+        super().__init__(seed)
+        self.flag = Path(flag)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(_Broken.apply(x) if self.flag.exists() else x)
+
+
+def fragile(flag: str, seed: int = 0) -> nn.Module:
+    """Its gradient is NaN while a file is there."""
+    return Fragile(seed, flag)
+
+
+class Slow(Centroid):
+    def __init__(self, seed: int, seconds: float) -> None:
+        super().__init__(seed)
+        self.seconds = seconds
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(self.seconds)
+        return super().forward(x)
+
+
+def slow(seed: int = 0, seconds: float = 0.1) -> nn.Module:
+    return Slow(seed, seconds)
+
+
+class Picky(Centroid):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) @ torch.zeros(7, 7)
+
+
+def picky(seed: int = 0) -> nn.Module:
+    """Torch refuses its shapes."""
+    return Picky(seed)
+
+
+class Mortal(Centroid):
+    def forward(self, x: Tensor) -> Tensor:
+        os._exit(9)
+
+
+def mortal(seed: int = 0) -> nn.Module:
+    """Takes its process with it."""
+    return Mortal(seed)
