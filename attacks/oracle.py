@@ -88,6 +88,7 @@ class GradientOracle:
         for transform in self.transforms:
             self.copies *= transform.copies
         self._devices = [device_of(model) or job.x.device for model in job.models]
+        self._checked: set[int] = set()
         self._classes: int | None = None
 
     def begin(self, step: int, step_size: float) -> None:
@@ -102,8 +103,15 @@ class GradientOracle:
 
     @torch.no_grad()
     def logits(self, x: Tensor, k: int) -> Tensor:
-        """Logits of surrogate ``k`` at ``x``, without transforms and without a graph."""
-        return self._forward(x, k)
+        """Logits of surrogate ``k`` at ``x``, without transforms and without a graph.
+
+        ``x`` may hold several candidates for every sample, (M N, C, H, W); they count M times.
+        """
+        return self.forward(x, k)
+
+    def state(self, name: str) -> dict[str, Any]:
+        """A dictionary of this run for a fusion that remembers something from step to step."""
+        return self.memory.setdefault(name, {})
 
     def gradient(
         self,
@@ -137,25 +145,25 @@ class GradientOracle:
         for copy in range(self.copies):
             for group in _groups(members, over):
                 leaf = x.detach().requires_grad_()
-                view = self._view(leaf, copy)
-                logits = [self._forward(view, members[i]) for i in group]
+                view = self.view(leaf, copy)
+                logits = [self.forward(view, members[i]) for i in group]
                 share = None if weights is None else weights[:, group]
-                loss = self._fused(logits, share, over, len(members))
+                loss = self.fused(logits, share, over, len(members))
                 self.backwards += len(group)
                 (g,) = torch.autograd.grad(loss.sum(), leaf)
                 total = g if total is None else total.add_(g)
         assert total is not None
         return total if self.copies == 1 else total.div_(self.copies)
 
-    def _fused(
-        self, logits: list[Tensor], weights: Tensor | None, over: str, members: int
+    def fused(
+        self, logits: list[Tensor], weights: Tensor | None, over: str, members: int = 1
     ) -> Tensor:
         """Per-sample loss (N,) of one group of the ``members`` surrogates that are fused."""
         y, target = self.job.y, self.job.target
         if over == "loss":
             share = 1 / members if weights is None else weights[:, 0]
             return self.loss(logits[0], y, target) * share
-        if len(logits) == 1:
+        if len(logits) == 1 and weights is None:
             return self.loss(logits[0], y, target)
         stack = torch.stack(logits)  # (K, N, classes)
         w = weights.T[:, :, None] if weights is not None else 1 / len(logits)
@@ -165,16 +173,19 @@ class GradientOracle:
         log_w = torch.as_tensor(w, dtype=stack.dtype, device=stack.device).log()
         return self.loss(torch.logsumexp(stack.log_softmax(-1) + log_w, 0), y, target)
 
-    def _view(self, x: Tensor, copy: int) -> Tensor:
+    def view(self, x: Tensor, copy: int = 0) -> Tensor:
+        """What the surrogates see of ``x``: its copy number ``copy`` under the transforms."""
         for transform in self.transforms:
             copy, index = divmod(copy, transform.copies)
             x = transform(x, index, self.context)
         return x
 
-    def _forward(self, x: Tensor, k: int) -> Tensor:
+    def forward(self, x: Tensor, k: int) -> Tensor:
+        """Logits of surrogate ``k``, with a graph where ``x`` has one; counted."""
         out = self.job.models[k](x.to(self._devices[k]))
-        self.forwards += 1
-        if self._classes is None or self.forwards <= self.k:
+        self.forwards += len(x) // max(1, len(self.job.x))
+        if k not in self._checked:
+            self._checked.add(k)
             self._check(out, x, k)
         return out.to(x.device)  # type: ignore[no-any-return]
 

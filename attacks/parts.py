@@ -50,7 +50,7 @@ def part(kind: str, name: str, **info: Any) -> Callable[[C], C]:
         made = _dataclass(
             frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True)
         )(cls)
-        made.part_name = name  # type: ignore[attr-defined]
+        made.part_kind, made.part_name = kind, name  # type: ignore[attr-defined]
         PARTS[kind].register(Info(name, summary=one_line(cls.__doc__), **info), made)
         return cast("C", made)
 
@@ -80,18 +80,23 @@ def to_spec(value: Any) -> Any:
 
 def from_spec(kind: str, spec: Any) -> Any:
     """The part a name, a table with ``name`` and fields, or a part itself stands for."""
-    if is_dataclass(spec):
+    if is_dataclass(spec) and not isinstance(spec, type):
+        if getattr(spec, "part_kind", kind) != kind:
+            raise InputError(f"{kind}: {spec!r} is a part of another kind")
         return spec
     if isinstance(spec, str):
         spec = {"name": spec}
     if not isinstance(spec, Mapping) or "name" not in spec:
         raise InputError(f"{kind}: {spec!r} is neither a name nor a table with a name")
-    cls = PARTS[kind].get(spec["name"])
+    cls = PARTS[kind].get(str(spec["name"]))
     return make(cls, {k: _field(k, v) for k, v in spec.items() if k != "name"})
 
 
 def _field(key: str, value: Any) -> Any:
     if key == "threat" and isinstance(value, Mapping):
+        for option in value:
+            if option not in ("norm", "eps"):
+                raise InputError(f"threat has no option '{option}'{nearest(option, ('norm', 'eps'))}")
         return Threat(**value)
     kind = FIELD_KINDS.get(key)
     if kind is None:

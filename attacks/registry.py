@@ -8,7 +8,7 @@ from functools import update_wrapper
 from typing import Any
 
 from advens.attacks.attack import Attack
-from advens.attacks.parts import FIELD_KINDS, PARTS, changed, from_spec, name_of, options
+from advens.attacks.parts import FIELD_KINDS, PARTS, changed, from_spec, options
 from advens.errors import InputError, nearest, unknown
 from advens.registry import Info, Registry, one_line
 from advens.threat import Threat
@@ -172,6 +172,9 @@ def _part(key: str, value: Any, current: Any) -> Any:
     kind = FIELD_KINDS.get(key)
     if kind is None:
         return value
+    if isinstance(current, tuple) != isinstance(value, (list, tuple)):
+        wanted = f"a list of {kind}s" if isinstance(current, tuple) else f"one {kind}"
+        raise InputError(f"{key} = {value!r}: write {wanted}")
     if isinstance(value, (list, tuple)):
         return tuple(from_spec(kind, item) for item in value)
     if kind == "step" and isinstance(value, (str, float, int)):
@@ -188,7 +191,10 @@ def _transforms(attack: Attack, wanted: list[Any] | tuple[Any, ...]) -> Attack:
         name = (
             item if isinstance(item, str) else item.get("name") if isinstance(item, dict) else None
         )
-        is_filter = name in PARTS["filter"] or (name is None and name_of(item) in PARTS["filter"])
+        part_name = getattr(item, "part_name", None) if name is None else str(name)
+        if part_name is None:
+            from_spec("transform", item)  # says what is wrong with it
+        is_filter = part_name in PARTS["filter"]
         if name is not None and not is_filter and name not in PARTS["transform"]:
             raise unknown("transform", str(name), [*PARTS["transform"], *PARTS["filter"]])
         kind = "filter" if is_filter else "transform"

@@ -1,0 +1,128 @@
+"""AdaEA: adaptive gradient modulation (AGM) and the disparity-reduced filter (DRF)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from advens.attacks.attack import ComposedAttack
+from advens.attacks.oracle import GradientOracle, Passes
+from advens.attacks.parts import part
+from advens.attacks.registry import recipe
+from advens.attacks.sharing import shared
+from advens.attacks.starts import Gaussian
+from advens.attacks.steps import StepSize
+from advens.attacks.updates import MI
+from advens.threat import Threat
+
+PAPER = "Chen et al., ICCV 2023 (AdaEA)"
+GUARD = 1e-6
+
+
+@part("fusion", "adaea", paper=PAPER, year=2023, couples="option")
+class AdaEA:
+    """Surrogates weigh as much as their trial step carries over to the others; disagreeing pixels rest.
+
+    1. ``g_k``, the gradient of each surrogate's own loss.
+    2. AGM: trial steps ``x_k = Π(x' + alpha sign g_k)``;
+       ``w = softmax_k(beta / (K-1) Σ_{i≠k} J_i(x_k) / J_i(x_i))`` per sample. J is cross-entropy; with
+       targets the ratio is turned over, since there a good step lowers it (the paper is untargeted).
+    3. DRF: pixels whose mean pairwise cosine of the g_k over channels is below eta are left alone.
+    4. The gradient of ``J(Σ_k w_k z_k)``, filtered.
+
+    Trial steps see no input transform, as published, and build no graph.
+
+    Args:
+        beta: sharpness of the weights.
+        eta: threshold of the filter.
+        agm, drf: switch a half off, for ablations.
+        mean_ratio: divide by K-1 as the paper does; the published code does not.
+        published_filter: the published code's arithmetic, which never writes the last surrogate's row.
+        batch_coupled: losses averaged over the batch before the ratio, as published: one weight for all.
+    """
+
+    beta: float = 10.0
+    eta: float = -0.3
+    agm: bool = True
+    drf: bool = True
+    mean_ratio: bool = True
+    published_filter: bool = False
+    batch_coupled: bool = False
+
+    def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
+        here = shared(oracle, x)
+        everyone = list(range(oracle.k))
+        gradients = torch.stack([here.gradient([k]) for k in everyone])
+        weights = self.weights(oracle, x, gradients)
+        g = here.gradient(everyone, weights, last=True)
+        if self.drf and oracle.k > 1:
+            g = g * (disparity(gradients, self.published_filter) >= self.eta)
+        return g
+
+    def weights(self, oracle: GradientOracle, x: Tensor, gradients: Tensor) -> Tensor:
+        """AGM's weights (N, K), from the surrogates' gradients (K, N, C, H, W)."""
+        k, n = oracle.k, len(x)
+        if not self.agm:
+            return x.new_full((n, k), 1 / k)
+        alpha, threat = oracle.context.step_size, oracle.threat
+        trials = [oracle.context.project(x + alpha * threat.steepest(g)) for g in gradients]
+        candidates = torch.cat(trials)
+        wanted = oracle.job.y if oracle.job.target is None else oracle.job.target
+        labels = wanted.repeat(k)
+        losses = torch.stack([
+            F.cross_entropy(oracle.logits(candidates, i), labels, reduction="none").view(k, n)
+            for i in range(k)
+        ])  # fmt: skip  # (i, k, n): loss of surrogate i on the trial of k
+        if self.batch_coupled:
+            losses = losses.mean(2, keepdim=True).expand_as(losses)
+        own = losses.diagonal().T[:, None]  # (i, 1, n): J_i(x_i)
+        ratio = (losses + GUARD) / (own + GUARD)
+        if oracle.job.target is not None:
+            ratio = 1 / ratio
+        others = ratio.sum(0) - 1  # without i = k, whose ratio is 1
+        scale = self.beta / (max(1, k - 1) if self.mean_ratio else 1)
+        return (scale * others).softmax(0).T
+
+    def passes(self, surrogates: int, gradients: int) -> Passes:
+        forward = surrogates if gradients == 1 else 2 * surrogates * gradients
+        trials = surrogates**2 if self.agm else 0
+        return Passes(forward + trials, 2 * surrogates * gradients)
+
+
+def disparity(gradients: Tensor, published: bool = False) -> Tensor:
+    """Mean pairwise cosine over channels, (N, 1, H, W), of gradients (K, N, C, H, W).
+
+    No pair is formed: ``Σ_{i≠j} u_i·u_j = ||Σ u||² - Σ ||u||²`` for the pixels' unit vectors u.
+    """
+    k = len(gradients)
+    length = gradients.norm(dim=2, keepdim=True)
+    u = torch.where(length > 0, gradients / length.clamp_min(torch.finfo(length.dtype).tiny), 0.0)
+    total = _pairs(u)
+    if published:  # pairs with the last surrogate are written once, in the other's row
+        total = (total + _pairs(u[:-1])) / 2
+    return total / (k * (k - 1))
+
+
+def _pairs(u: Tensor) -> Tensor:
+    return u.sum(0).square().sum(1, keepdim=True) - u.square().sum((0, 2)).unsqueeze(1)
+
+
+def _adaea(update: object | None = None) -> ComposedAttack:
+    base = ComposedAttack(
+        threat=Threat("linf", "8/255"), steps=20, step_size=StepSize("eps/4"), start=Gaussian(0.001),
+        fusion=AdaEA(),
+    )  # fmt: skip
+    return base if update is None else ComposedAttack(**{**vars(base), "update": update})
+
+
+@recipe("adaea", family="fusion", paper=PAPER, year=2023, couples="option")
+def AdaEAAttack() -> ComposedAttack:
+    """Adaptive weights and a disparity filter; 20 steps of eps/4 from a little noise."""
+    return _adaea()
+
+
+@recipe("mi-adaea", family="fusion", paper=PAPER, year=2023, couples="option")
+def MIAdaEA() -> ComposedAttack:
+    """AdaEA with momentum 0.9, as its code has it."""
+    return _adaea(MI(mu=0.9))

@@ -1,0 +1,139 @@
+"""CWA: common weakness, from flatness (SAM) and cosine similarity of gradients (CSE)."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from advens.attacks.attack import ComposedAttack
+from advens.attacks.oracle import GradientOracle, Passes
+from advens.attacks.parts import part
+from advens.attacks.registry import recipe
+from advens.attacks.steps import StepSize
+from advens.attacks.updates import MI, unit_l2
+from advens.threat import Threat
+
+PAPER = "Chen et al., ICLR 2024 (CWA)"
+PAPER_SIZE, PAPER_EPS = 3 * 224 * 224, 16 / 255
+PUBLISHED_BETA = 250.0
+
+
+@part("fusion", "sam", paper=PAPER, year=2024)
+class SAM:
+    """Sharpness: a step of ``r`` against the fused gradient, then a step of alpha along it there.
+
+    Args:
+        r: the reverse step, relative to eps.
+    """
+
+    r: float = 1 / 15
+
+    def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
+        back = reverse(oracle, x, self.r)
+        ahead = oracle.context.step_size * oracle.threat.steepest(oracle.gradient(back))
+        return oracle.context.project(back + ahead) - x
+
+    def passes(self, surrogates: int, gradients: int) -> Passes:
+        return Passes(2 * surrogates * gradients, 2 * surrogates * gradients)
+
+
+@part("fusion", "cse", paper=PAPER, year=2024)
+class CSE:
+    """Cosine similarity encourager: surrogates in order, each from where the one before arrived.
+
+    Args:
+        beta: inner step on a unit gradient at the paper's size and eps; see `rescaled`.
+        mu: decay of the inner momentum, which is kept from step to step.
+        published: the published code's beta, 250, unscaled.
+    """
+
+    beta: float = 50.0
+    mu: float = 1.0
+    published: bool = False
+
+    def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
+        return self.walk(oracle, x) - x
+
+    def walk(self, oracle: GradientOracle, start: Tensor) -> Tensor:
+        """Where K inner steps from ``start`` arrive."""
+        state, at = oracle.state("cse"), start
+        beta = PUBLISHED_BETA if self.published else rescaled(self.beta, start, oracle.threat)
+        for k in range(oracle.k):
+            unit = unit_l2(oracle.gradient(at, [k]))
+            n = unit + self.mu * state["n"] if "n" in state else unit
+            state["n"] = n
+            at = oracle.context.project(at + beta * n)
+        return at
+
+    def passes(self, surrogates: int, gradients: int) -> Passes:
+        return Passes(surrogates * gradients, surrogates * gradients)
+
+
+@part("fusion", "cwa", paper=PAPER, year=2024, couples="option")
+class CWA:
+    """The reverse step of SAM, then the walk of CSE; the displacement is the direction.
+
+    Args:
+        r: the reverse step, relative to eps.
+        beta, mu, published: of the walk, see `CSE`.
+    """
+
+    r: float = 1 / 15
+    beta: float = 50.0
+    mu: float = 1.0
+    published: bool = False
+
+    def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
+        walk = CSE(beta=self.beta, mu=self.mu, published=self.published).walk
+        return walk(oracle, reverse(oracle, x, self.r)) - x
+
+    def passes(self, surrogates: int, gradients: int) -> Passes:
+        return Passes(2 * surrogates * gradients, 2 * surrogates * gradients)
+
+
+def reverse(oracle: GradientOracle, x: Tensor, r: float) -> Tensor:
+    """``Π(x' - r eps sign g)``: a step against the fused gradient."""
+    step = r * oracle.threat.radius * oracle.threat.steepest(oracle.gradient(x))
+    return oracle.context.project(x - step)
+
+
+def rescaled(beta: float, x: Tensor, threat: Threat) -> float:
+    """beta for this image size and budget, meaning what it means at 3x224x224 and 16/255.
+
+    A unit gradient there has a root mean square of 1/388 a pixel: beta is a step of so many eps a
+    pixel (in l_2: of so many eps in length).
+    """
+    in_eps = beta / math.sqrt(PAPER_SIZE) / PAPER_EPS
+    pixels = math.sqrt(x[0].numel()) if threat.norm == "linf" else 1.0
+    return in_eps * threat.radius * pixels
+
+
+def _common(fusion: object) -> ComposedAttack:
+    return ComposedAttack(
+        threat=Threat("linf", "16/255"), step_size=StepSize("2eps/T"), update=MI(), fusion=fusion
+    )
+
+
+@recipe("cwa", family="fusion", paper=PAPER, year=2024, couples="option")
+def CWAAttack() -> ComposedAttack:
+    """Common weakness with outer momentum; eps 16/255, steps of 2 eps/T."""
+    return _common(CWA())
+
+
+@recipe("mi-cwa", family="fusion", paper=PAPER, year=2024, couples="option")
+def MICWA() -> ComposedAttack:
+    """CWA by its full name."""
+    return _common(CWA())
+
+
+@recipe("sam", family="fusion", paper=PAPER, year=2024)
+def MISAM() -> ComposedAttack:
+    """CWA's flatness half alone."""
+    return _common(SAM())
+
+
+@recipe("cse", family="fusion", paper=PAPER, year=2024)
+def MICSE() -> ComposedAttack:
+    """CWA's cosine half alone."""
+    return _common(CSE())

@@ -1,0 +1,34 @@
+"""Sum of unit gradients: the cheap baseline that papers leave out."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from advens.attacks.attack import ComposedAttack
+from advens.attacks.oracle import GradientOracle, Passes
+from advens.attacks.parts import part
+from advens.attacks.registry import recipe
+from advens.attacks.updates import unit_l2
+
+
+@part("fusion", "ens-grads")
+class EnsGrads:
+    """``sum_k g_k / ||g_k||_2``: every surrogate's gradient counts the same, whatever its scale.
+
+    What sequential fusions change silently, alone: K passes, one surrogate's graph at a time.
+    """
+
+    def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
+        total = unit_l2(oracle.gradient(x, [0]))
+        for k in range(1, oracle.k):
+            total = total + unit_l2(oracle.gradient(x, [k]))
+        return total
+
+    def passes(self, surrogates: int, gradients: int) -> Passes:
+        return Passes(surrogates * gradients, surrogates * gradients)
+
+
+@recipe("ens-grads", family="fusion", paper="a baseline of this project")
+def UnitGradients() -> ComposedAttack:
+    """Sum of the surrogates' unit gradients."""
+    return ComposedAttack(fusion=EnsGrads())

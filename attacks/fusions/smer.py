@@ -1,0 +1,82 @@
+"""SMER: stochastic mini-batch of surrogates with ensemble reweighting."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from advens.attacks.attack import ComposedAttack
+from advens.attacks.oracle import GradientOracle, Passes
+from advens.attacks.parts import part
+from advens.attacks.registry import recipe
+from advens.attacks.sharing import Alone
+from advens.attacks.updates import MI, accumulate
+from advens.threat import Threat
+
+PAPER = "Tang et al., CVPR 2024 (SMER)"
+FLOOR = 1e-12
+
+
+@part("fusion", "smer", paper=PAPER, year=2024, couples="option")
+class SMER:
+    """Shuffled rounds of surrogates, one inner step each; learned scalars scale their logits.
+
+    After each inner gradient the scalars take one SGD step on ``-log J(mean_k v_k z_k)``, so they move
+    to raise the fused loss (to lower it for a target). They multiply logits alone, so their gradient
+    needs no backward pass through a network.
+
+    Args:
+        rounds: shuffled passes over the surrogates.
+        lr, weight_decay: of the scalars' SGD.
+        mu: decay of the inner momentum, which starts anew in every outer step.
+        batch_coupled: one set of scalars for the batch, from its mean loss, as published.
+    """
+
+    rounds: int = 4
+    lr: float = 0.02
+    weight_decay: float = 0.002
+    mu: float = 1.0
+    batch_coupled: bool = False
+
+    def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
+        threat, beta, state = oracle.threat, oracle.context.step_size, oracle.state("smer")
+        v = state.get("v", x.new_ones(len(x), oracle.k))
+        at, memory = x, dict[str, Tensor]()
+        for turn in range(self.rounds):
+            for k in oracle.context.draws.permutation(oracle.k, "smer", turn):
+                here = Alone(oracle, at, k)
+                g = here.gradient(v[:, [k]])
+                z = torch.stack([here.logits if i == k else oracle.logits(at, i) for i in range(oracle.k)])
+                v = self.learned(v, z, oracle)
+                at = oracle.context.project(at + beta * threat.steepest(accumulate(g, memory, self.mu)))
+        state["v"] = v
+        return memory["m"]
+
+    def learned(self, v: Tensor, z: Tensor, oracle: GradientOracle) -> Tensor:
+        """The scalars (N, K) after one SGD step, given logits z (K, N, classes)."""
+        job = oracle.job
+        leaf = v.detach().requires_grad_()
+        labels = job.y if job.target is None else job.target
+        fused = (leaf.T[:, :, None] * z).mean(0)
+        loss = F.cross_entropy(fused, labels, reduction="none")
+        if self.batch_coupled:
+            loss = loss.mean()
+        objective = -loss.clamp_min(FLOOR).log()
+        (grad,) = torch.autograd.grad(objective.sum(), leaf)
+        if self.batch_coupled:
+            grad = grad.sum(0, keepdim=True).expand_as(v)
+        if job.target is not None:
+            grad = -grad
+        return v - self.lr * (grad + self.weight_decay * v)
+
+    def passes(self, surrogates: int, gradients: int) -> Passes:
+        inner = self.rounds * surrogates
+        own = gradients if gradients == 1 else gradients + 1
+        return Passes(inner * (own + surrogates - 1), inner * gradients)
+
+
+@recipe("smer", family="fusion", paper=PAPER, year=2024, couples="option")
+def SMERAttack() -> ComposedAttack:
+    """Shuffled rounds with learned scalars, outer momentum; eps 16/255."""
+    return ComposedAttack(threat=Threat("linf", "16/255"), fusion=SMER(), update=MI())
