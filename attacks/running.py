@@ -53,8 +53,9 @@ def run(
     Draws are made for the shard and sliced, so the micro-batch changes no sample's result. The
     caller may be under ``no_grad`` or ``inference_mode``: gradients are on in here.
     """
-    one = isinstance(models, nn.Module) and not isinstance(models, nn.ModuleList)
-    surrogates = [models] if one else list(models)
+    if isinstance(models, nn.Module) and not isinstance(models, nn.ModuleList):
+        models = [models]
+    surrogates = list(models)
     x, y, target = _checked(attack, surrogates, x, y, target)
     size = max(1, min(micro_batch or len(x), len(x)))
     parts: list[Tensor] = []

@@ -85,12 +85,12 @@ def clock(work: Callable[[], None], device: str) -> float:
 def measure(name: str, device: str, rounds: int) -> dict[str, Any]:
     """One line: the contestants take turns, so that a busy machine hits them alike."""
     sources, size, batch = CASES[name]
-    models: list[nn.Module] = [load_model(source).to(device) for source in sources]
+    loaded = [load_model(source).to(device) for source in sources]
+    models: list[nn.Module] = [*loaded]
     batch *= 16 if device.startswith("cuda") else 1
     generator = torch.Generator().manual_seed(0)
     x = torch.rand((batch, 3, size, size), generator=generator).to(device)
-    classes = models[0].num_classes
-    y = torch.randint(int(classes), (batch,), generator=generator).to(device)
+    y = torch.randint(loaded[0].num_classes, (batch,), generator=generator).to(device)
     contestants = {"bare": bare(models, x, y), "ours": ours(models, x, y), "torchattacks": peer(models, x, y)}
     seconds: dict[str, list[float]] = {who: [] for who, work in contestants.items() if work}
     for work in contestants.values():

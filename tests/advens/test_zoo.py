@@ -1,0 +1,66 @@
+"""The embedded zoo: what its index promises, what the weights do, and one model trained again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import advens
+from advens.models.digits import index
+from advens.zoo.recipes import RECIPES
+from advens.zoo.training import build_zoo
+
+WEIGHTS = Path(advens.__file__).parent / "zoo" / "weights"
+NAMES = sorted(index())
+
+
+@pytest.fixture(scope="module")
+def test_images() -> tuple[torch.Tensor, torch.Tensor]:
+    data = advens.load_data("digits:test")
+    batch = next(data.batches([slice(0, len(data))]))
+    return batch.pixels.float() / 255, batch.labels
+
+
+def test_the_zoo_is_varied_and_small() -> None:
+    assert len(NAMES) >= 12
+    assert {entry["family"] for entry in index().values()} == {"cnn", "vit", "mlp", "hybrid"}
+    robust = [name for name in NAMES if name.endswith("-at")]
+    assert {index()[name]["family"] for name in robust} == {"cnn", "vit"}
+    twins = [(e["arch"], e["parameters"]) for name, e in index().items() if name not in robust]
+    assert len(set(twins)) < len(twins), "the same architecture is there under two seeds"
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 16_000_000
+    assert set(RECIPES) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_do_what_the_index_promises(
+    name: str, test_images: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    x, y = test_images
+    model = advens.load_model(f"digits:{name}")
+    with torch.inference_mode():
+        accuracy = (model(x).argmax(1) == y).double().mean().item()
+    assert accuracy == pytest.approx(index()[name]["clean_accuracy"], abs=0.003)
+    assert accuracy >= (0.90 if name.endswith("-at") else 0.95)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not model.training
+
+
+def test_adversarial_training_shows(test_images: tuple[torch.Tensor, torch.Tensor]) -> None:
+    x, y = (part[:100] for part in test_images)
+    attack = advens.create_attack("pgd", eps=0.2, steps=10)
+
+    def robust(name: str) -> float:
+        model = advens.load_model(f"digits:{name}")
+        return (model(attack(model, x, y)).argmax(1) == y).double().mean().item()
+
+    assert robust("resnet-at") > 0.4 > 0.1 > robust("resnet")
+
+
+def test_a_model_trained_again_keeps_its_promise(tmp_path: Path) -> None:
+    (entry,) = build_zoo(["mambaout"], tmp_path).values()
+    assert entry["clean_accuracy"] == pytest.approx(index()["mambaout"]["clean_accuracy"], abs=0.02)
+    assert entry["clean_accuracy"] >= 0.95
+    assert entry["parameters"] == index()["mambaout"]["parameters"]
