@@ -18,6 +18,7 @@ from advens.attacks.parts import part, to_spec
 from advens.attacks.running import AttackResult, run
 from advens.attacks.starts import Clean, Start
 from advens.attacks.steps import StepSize
+from advens.attacks.tracing import conclude, observe
 from advens.attacks.transforms import InputTransform
 from advens.attacks.updates import Sign, Update
 from advens.threat import Threat
@@ -55,8 +56,9 @@ class Attack(Protocol):
         *,
         seed: int = 0,
         micro_batch: int | None = None,
+        trace: bool = False,
     ) -> AttackResult:
-        """The same with the passes spent."""
+        """The same with the passes spent, and a trace on request."""
         ...
 
     def craft(self, job: Job) -> tuple[Tensor, Passes]:
@@ -132,9 +134,13 @@ class ComposedAttack:
         *,
         seed: int = 0,
         micro_batch: int | None = None,
+        trace: bool = False,
     ) -> AttackResult:
-        """The images with the passes spent, at most ``micro_batch`` images at once."""
-        return run(self, models, x, y, target, seed=seed, micro_batch=micro_batch)
+        """The images with the passes spent, at most ``micro_batch`` images at once.
+
+        With ``trace`` also what happened, see `advens.attacks.tracing.Trace`.
+        """
+        return run(self, models, x, y, target, seed=seed, micro_batch=micro_batch, trace=trace)
 
     def craft(self, job: Job) -> tuple[Tensor, Passes]:
         """The loop, on some rows of a shard."""
@@ -149,11 +155,15 @@ class ComposedAttack:
             alpha = self.step_size.at(step, self.steps, threat)
             oracle.begin(step, alpha)
             at = update.look(x_adv, memory, alpha, threat)
+            if job.trace is not None:
+                observe(self, job, at)
             direction = fusion.direction(oracle, at)
             for clean in filters:
                 direction = clean(direction)
             ahead = update.direction(direction, memory)
             x_adv = threat.project(x_adv + alpha * threat.steepest(ahead), x)
+        if job.trace is not None:
+            conclude(self, job, x_adv)
         return x_adv, oracle.passes
 
     def oracle(self, job: Job) -> GradientOracle:

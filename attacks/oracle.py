@@ -17,6 +17,7 @@ from advens.threat import Threat
 if TYPE_CHECKING:
     from advens.attacks.estimators import GradientEstimator
     from advens.attacks.losses import Loss
+    from advens.attacks.tracing import Trace
     from advens.attacks.transforms import InputTransform
 
 
@@ -38,6 +39,7 @@ class Job:
         target: wanted labels (N,), or None when untargeted.
         draws: the randomness of the shard, sliced to the rows.
         pool: clean images of the whole shard, for transforms that mix images.
+        trace: where to note what happens at every step; None when nobody asks.
     """
 
     models: Sequence[nn.Module]
@@ -46,6 +48,7 @@ class Job:
     target: Tensor | None
     draws: Draws
     pool: Tensor
+    trace: Trace | None = None
 
 
 @dataclass
@@ -108,6 +111,11 @@ class GradientOracle:
         ``x`` may hold several candidates for every sample, (M N, C, H, W); they count M times.
         """
         return self.forward(x, k)
+
+    def note(self, name: str, value: Tensor) -> None:
+        """Tell the trace, when there is one; ``value`` is (N, ...)."""
+        if self.job.trace is not None:
+            self.job.trace.note(name, value)
 
     def state(self, name: str) -> dict[str, Any]:
         """A dictionary of this run for a fusion that remembers something from step to step."""

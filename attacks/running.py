@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from advens.attacks.oracle import Job, Passes
+from advens.attacks.tracing import Trace, joined
 from advens.classifier import borrowed
 from advens.errors import InputError, RunError
 from advens.seeding import Draws
@@ -29,11 +30,13 @@ class AttackResult:
         x_adv: (N, C, H, W), inside the ball and [0, 1].
         passes: forward and backward passes of surrogates, per sample.
         micro_batch: the number of images that were worked on at once in the end.
+        trace: observations by name, (steps, N, ...), when asked for; see `Trace`.
     """
 
     x_adv: Tensor
     passes: Passes
     micro_batch: int
+    trace: dict[str, Tensor] | None = None
 
 
 @torch.inference_mode(False)
@@ -47,6 +50,7 @@ def run(
     *,
     seed: int,
     micro_batch: int | None,
+    trace: bool = False,
 ) -> AttackResult:
     """Attack a shard ``x``, in micro-batches that halve when memory runs out.
 
@@ -59,6 +63,7 @@ def run(
     x, y, target = _checked(attack, surrogates, x, y, target)
     size = max(1, min(micro_batch or len(x), len(x)))
     parts: list[Tensor] = []
+    traces: list[dict[str, Tensor]] = []
     passes = Passes(0, 0)
     start = 0
     with borrowed(surrogates):
@@ -66,7 +71,7 @@ def run(
             rows = slice(start, start + size)
             job = Job(
                 surrogates, x[rows], y[rows], None if target is None else target[rows],
-                Draws(seed, len(x), rows), x,
+                Draws(seed, len(x), rows), x, Trace() if trace else None,
             )  # fmt: skip
             try:
                 x_adv, passes = attack.craft(job)
@@ -79,6 +84,8 @@ def run(
             else:
                 parts.append(x_adv.detach())
                 start += len(x_adv)
+                if job.trace is not None:
+                    traces.append(job.trace.stacked())
                 continue
             gc.collect()
             if torch.cuda.is_available():
@@ -86,7 +93,7 @@ def run(
     result = torch.cat(parts) if parts else x.clone()
     if not torch.isfinite(result).all():
         raise RunError("the attack produced NaN: a surrogate's gradient is not finite")
-    return AttackResult(result, passes, size)
+    return AttackResult(result, passes, size, joined(traces) if traces else None)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -79,13 +79,13 @@ def run(suite: str, out: Path | None, device: str, executor: str, workers: int, 
 @click.argument("directory", type=click.Path(path_type=Path))
 def status(directory: Path) -> None:
     """Cells done, left and failed of a run."""
-    from advens.benchmarks.runner import plan_path
+    from advens.benchmarks.runner import plan_path, read_plan
     from advens.results.store import RunStore, is_whole
 
     store = RunStore.open(directory)
     if not plan_path(store).is_file():
         raise InputError(f"{directory} holds no plan; was it made by 'advens run'?")
-    plan = json.loads(plan_path(store).read_text())
+    plan = read_plan(plan_path(store))
     cells, keys = plan["cells"], set(plan["targets"].values())
     done = {cell for cell in cells if is_whole(store.examples_path(cell), "examples")}
     failures = {
@@ -145,11 +145,12 @@ def verify(directory: Path, device: str) -> None:
 @click.option("--targeted", is_flag=True, help="To wanted classes: the data's, else drawn.")
 @click.option("--seed", type=click.IntRange(0), default=0)
 @click.option("--png/--no-png", default=True, help="Also write PNG files under images/.")
+@click.option("--trace", is_flag=True, help="Write per-step losses and more to traces/.")
 @device_option
 @batch_option
 @set_option
 def craft(attack: str, surrogates: str, data: str, out: Path, norm: str, eps: str,
-          steps: int | None, targeted: bool, seed: int, png: bool, device: str,
+          steps: int | None, targeted: bool, seed: int, png: bool, trace: bool, device: str,
           batch_size: int | None, settings: tuple[str, ...]) -> None:  # fmt: skip
     """Craft adversarial images with ATTACK; --set overrides its options (--set fusion=ens-loss)."""
     from advens.benchmarks.craft import craft_images, suite_for
@@ -159,12 +160,14 @@ def craft(attack: str, surrogates: str, data: str, out: Path, norm: str, eps: st
         attack, _names(surrogates, "--surrogates"), data, norm=norm, eps=eps, steps=steps, targeted=targeted,
         seed=seed, options=parse_settings(settings), batch_size=batch_size,
     )  # fmt: skip
-    made = craft_images(suite, out, device=resolve_device(device), png=png, progress=_progress())
+    made = craft_images(
+        suite, out, device=resolve_device(device), png=png, trace=trace, progress=_progress()
+    )
     verb = "reach the wanted class on" if targeted else "fool"
     for name, rate in made.fooled.items():
         click.echo(f"{rate:6.1%} of the images {verb} {name} (a surrogate)")
     where = f"{out}/images and {out}/examples" if png else f"{out}/examples"
-    click.echo(f"{made.images} images in {where}")
+    click.echo(f"{made.images} images in {where}{f', traces in {out}/traces' if trace else ''}")
 
 
 def resolve_device(device: str) -> str:

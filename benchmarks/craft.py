@@ -13,7 +13,7 @@ from advens.benchmarks.executors import execute
 from advens.benchmarks.plan import Cell, make_plan
 from advens.benchmarks.progress import Progress
 from advens.benchmarks.suite import Suite, from_table
-from advens.benchmarks.work import Craft, stored_pixels
+from advens.benchmarks.work import Craft, stored_pixels, trace_path
 from advens.datasets import load_data
 from advens.datasets.decoding import SUFFIXES
 from advens.errors import InputError, RunError
@@ -31,7 +31,8 @@ class Crafted:
 
 
 def craft_images(
-    suite: Suite, directory: Path, *, device: str, png: bool, progress: Progress | None = None
+    suite: Suite, directory: Path, *, device: str, png: bool, trace: bool = False,
+    progress: Progress | None = None,
 ) -> Crafted:
     """Craft a suite of one attack and one set into ``examples/`` (parquet) and ``images/`` (PNG).
 
@@ -48,8 +49,12 @@ def craft_images(
         raise InputError(f"{directory} holds a run; give another --out")
     workshop.cache_clear()  # models and data may have changed since an earlier run of this process
     with store.lock():
-        missing = [c for c in plan.cells if not is_whole(store.examples_path(c.key), "examples")]
-        tasks = [Craft(str(directory), cell, suite.batch_size) for cell in missing]
+        missing = [
+            cell for cell in plan.cells
+            if not is_whole(store.examples_path(cell.key), "examples")
+            or (trace and not trace_path(store, cell.key).is_file())
+        ]  # fmt: skip
+        tasks = [Craft(str(directory), cell, suite.batch_size, trace) for cell in missing]
         with progress.task("crafting", len(tasks)) as advance:
             for task, outcome in execute(tasks, "local", 1, device):
                 if isinstance(outcome, RunError):

@@ -17,7 +17,7 @@ from advens.benchmarks.progress import Progress
 from advens.benchmarks.suite import Suite
 from advens.datasets import load_data
 from advens.digest import value_digest
-from advens.errors import RunError
+from advens.errors import InputError, RunError
 from advens.results.files import os_errors
 from advens.results.store import RunStore, is_whole, write_bytes
 from advens.results.summary import summarise
@@ -186,6 +186,15 @@ def failure_path(store: RunStore, cell: str, target_key: str | None = None) -> P
     return store.directory / "failures" / f"{name}.json"
 
 
+def read_plan(path: Path) -> dict[str, dict[str, str]]:
+    """``cells``: title by key; ``targets``: key by name. Raises InputError for a damaged file."""
+    try:
+        plan = json.loads(path.read_text())
+        return {"cells": dict(plan["cells"]), "targets": dict(plan["targets"])}
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"{path} is damaged; delete it and run the suite again") from None
+
+
 def save_plan(plan: Plan, path: Path) -> None:
     """Write cells and targets, with those an earlier run of the directory planned."""
     cells = {
@@ -194,6 +203,6 @@ def save_plan(plan: Plan, path: Path) -> None:
     }
     targets = {target: target_key(plan, target) for target in plan.targets}
     if path.is_file():
-        before = json.loads(path.read_text())
+        before = read_plan(path)
         cells, targets = before["cells"] | cells, before["targets"] | targets
     write_bytes(path, (json.dumps({"cells": cells, "targets": targets}, indent=1) + "\n").encode())

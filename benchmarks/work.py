@@ -10,9 +10,11 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -22,7 +24,7 @@ from advens.benchmarks.workshop import Workshop, default_batch, workshop
 from advens.classifier import Classifier
 from advens.errors import InputError, RunError, first_line
 from advens.results import schema
-from advens.results.store import RunStore, read_table, write_examples, write_table
+from advens.results.store import RunStore, read_table, write_bytes, write_examples, write_table
 from advens.seeding import derive
 from advens.threat import norms
 
@@ -36,6 +38,7 @@ class Craft:
     directory: str
     cell: Cell
     batch_size: int | None
+    trace: bool = False
 
     @property
     def title(self) -> str:
@@ -59,6 +62,7 @@ class Craft:
             target,
             seed=cell_seed(cell),
             micro_batch=self.batch_size or default_batch(batch.pixels),
+            trace=self.trace,
         )
         adversarial = attack.threat.quantise(result.x_adv.float().cpu(), batch.pixels.float() / 255)
         seconds = time.perf_counter() - started
@@ -75,6 +79,9 @@ class Craft:
             rows,
             describe_cell(cell, device, attack, result.passes, seconds),
         )
+        if result.trace is not None:
+            traced = trace_bytes(result.trace, batch.sample_ids, cell.specs)
+            write_bytes(trace_path(store, cell.key), traced)
         return len(adversarial)
 
 
@@ -103,6 +110,31 @@ class Evaluate:
         rows = sample_rows(cell, table, self.target, clean_pred, adv_pred, self.white_box)
         write_table(store.samples_path(cell.key, self.target_key), schema.to_table("samples", rows))
         return len(adv_pred)
+
+
+def trace_path(store: RunStore, cell: str) -> Path:
+    """Where the trace of a cell lies."""
+    return store.directory / "traces" / f"{cell}.parquet"
+
+
+def trace_bytes(
+    trace: dict[str, Tensor], sample_ids: Sequence[str], surrogates: Sequence[str]
+) -> bytes:
+    """A trace as parquet, one row per observation.
+
+    Columns: ``what``, ``step``, ``sample_id``, ``surrogate`` (null where it is about all), ``value``.
+    """
+    frames = []
+    for what, values in trace.items():
+        each = surrogates if values.dim() == 3 else [None]
+        index = pd.MultiIndex.from_product([range(len(values)), sample_ids, each])
+        frame = index.to_frame(index=False, name=["step", "sample_id", "surrogate"])
+        frames.append(frame.assign(what=what, value=values.flatten().double().numpy()))
+    table = pd.concat(frames, ignore_index=True)
+    table["surrogate"] = table["surrogate"].astype("string")
+    columns = ["what", "step", "sample_id", "surrogate", "value"]
+    made: bytes = table[columns].to_parquet(index=False)
+    return made
 
 
 def cell_seed(cell: Cell) -> int:

@@ -55,9 +55,12 @@ class AdaEA:
         everyone = list(range(oracle.k))
         gradients = torch.stack([here.gradient([k]) for k in everyone])
         weights = self.weights(oracle, x, gradients)
+        oracle.note("weights", weights)
         g = here.gradient(everyone, weights, last=True)
         if self.drf and oracle.k > 1:
-            g = g * (disparity(gradients, self.published_filter) >= self.eta)
+            keep = disparity(gradients, self.published_filter) >= self.eta
+            oracle.note("filtered", 1 - keep.to(g.dtype).flatten(1).mean(1))
+            g = g * keep
         return g
 
     def weights(self, oracle: GradientOracle, x: Tensor, gradients: Tensor) -> Tensor:
