@@ -14,7 +14,7 @@ run: .venv/ready
 	$(BIN)/advens run quickstart
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 check: .venv/dev
 	$(BIN)/ruff check .

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from itertools import chain
 
 import torch
@@ -53,6 +52,7 @@ class Classifier(nn.Module):
         self.interpolation = interpolation
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self._digest: tuple[tuple[tuple[int, int], ...], str] | None = None
         self.eval().requires_grad_(False)
 
     mean: Tensor
@@ -66,10 +66,16 @@ class Classifier(nn.Module):
         out: Tensor = self.net((x - self.mean) / self.std)
         return out
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """Hex sha256 of the weights: the same network under two names has the same digest."""
-        return weights_digest(self.net)
+        """Hex sha256 of the weights: the same network under two names has the same digest.
+
+        Kept as long as no tensor is replaced or changed in place.
+        """
+        stamp = tuple((t.data_ptr(), t._version) for t in self.net.state_dict().values())
+        if self._digest is None or self._digest[0] != stamp:
+            self._digest = (stamp, weights_digest(self.net))
+        return self._digest[1]
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}, family={self.family!r}, num_classes={self.num_classes}"

@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
-from advens.errors import InputError, unknown
+from advens.errors import InputError, first_line, unknown
 
 T = TypeVar("T")
 
@@ -101,18 +101,17 @@ class Registry(Generic[T]):
     def _discover(self) -> None:
         if self._found:
             return
-        self._found = True
         if self.package is not None:
             import_all(self.package)
         for point in entry_points(group=self.group) if self.group else ():
             try:
                 point.load()
             except Exception as error:
-                self._found = False
                 raise InputError(
                     f"plug-in '{point.name}' ({point.value}) in group '{self.group}' does not load: "
-                    f"{type(error).__name__}: {error}"
+                    f"{type(error).__name__}: {first_line(error)}"
                 ) from error
+        self._found = True
 
 
 def import_all(package: str) -> None:

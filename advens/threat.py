@@ -20,7 +20,7 @@ def parse_eps(value: float | str, what: str = "eps") -> float:
     """A budget as a number: ``0.2`` or ``"8/255"``. Raises InputError when it is neither."""
     try:
         number = float(Fraction(value.replace(" ", ""))) if isinstance(value, str) else float(value)
-    except (ValueError, ZeroDivisionError):
+    except (TypeError, ValueError, ZeroDivisionError):
         raise InputError(f'{what} = {value!r} is not a number; write 0.03 or "8/255"') from None
     if not math.isfinite(number):
         raise InputError(f"{what} = {value!r} is not finite")
@@ -41,7 +41,7 @@ class Threat:
 
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
-            raise InputError(f"unknown norm '{self.norm}'{nearest(self.norm, NORMS)}")
+            raise InputError(f"unknown norm '{self.norm}'{nearest(str(self.norm), NORMS)}")
         if isinstance(self.eps, bool) or self.radius <= 0:
             raise InputError(f"eps = {self.eps} is out of range; it must be above 0")
         if self.norm == "linf" and self.radius > 1:
@@ -67,10 +67,13 @@ class Threat:
         ).clamp_(0.0, 1.0)
 
     def steepest(self, g: Tensor) -> Tensor:
-        """The unit step of this norm along ``g``: its sign, or ``g / ||g||_2`` per sample."""
+        """The unit step of this norm along ``g``: its sign, or ``g / ||g||_2`` per sample.
+
+        NaN stays NaN (torch's sign would make it 0), so that a broken gradient is noticed.
+        """
         if self.norm == "linf":
-            return g.sign()
-        return g / norms(g, "l2").clamp_min(TINY)
+            return g.sign().masked_fill_(g.isnan(), torch.nan)
+        return unit_l2(g)
 
     def random_start(self, x: Tensor, draws: Draws) -> Tensor:
         """A uniform point of the ball around ``x``, projected on [0, 1]."""
@@ -134,6 +137,14 @@ class Threat:
         """
         delta = (adv.double() - clean.double()) / 255
         return norms(delta, self.norm).flatten() - self.radius
+
+
+def unit_l2(g: Tensor) -> Tensor:
+    """``g / ||g||_2`` per sample; zero stays zero, and tiny gradients do not underflow."""
+    tiny = torch.finfo(g.dtype).tiny
+    dims = tuple(range(1, g.dim()))
+    g = g / g.abs().amax(dim=dims, keepdim=True).clamp_min(tiny)
+    return g / g.square().sum(dim=dims, keepdim=True).sqrt().clamp_min(tiny)
 
 
 def norms(delta: Tensor, norm: str) -> Tensor:

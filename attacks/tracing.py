@@ -13,8 +13,7 @@ from torch import Tensor
 
 from advens.attacks.estimators.plain import Plain
 from advens.attacks.oracle import GradientOracle, Job
-from advens.attacks.updates import unit_l2
-from advens.threat import norms
+from advens.threat import norms, unit_l2
 
 if TYPE_CHECKING:
     from advens.attacks.attack import ComposedAttack

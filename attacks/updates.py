@@ -95,14 +95,6 @@ def accumulate(g: Tensor, memory: dict[str, Tensor], mu: float) -> Tensor:
     return m
 
 
-def unit_l2(g: Tensor) -> Tensor:
-    """``g / ||g||_2`` per sample; zero stays zero, and tiny gradients do not underflow."""
-    tiny = torch.finfo(g.dtype).tiny
-    dims = tuple(range(1, g.dim()))
-    g = g / g.abs().amax(dim=dims, keepdim=True).clamp_min(tiny)
-    return g / g.square().sum(dim=dims, keepdim=True).sqrt().clamp_min(tiny)
-
-
 def unit_mean(g: Tensor) -> Tensor:
     """``g / mean|g|`` over C, H, W, per sample; zero stays zero."""
     size = g.abs().mean(dim=tuple(range(1, g.dim())), keepdim=True)

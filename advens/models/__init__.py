@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
-from advens.errors import InputError, unknown
+from advens.errors import InputError, first_line, unknown
 from advens.spec import Spec
 
 if TYPE_CHECKING:
@@ -87,6 +88,27 @@ def check_name(name: str) -> None:
         check(spec)
 
 
+def _from_plugin(point: EntryPoint, spec: Spec) -> Classifier:
+    """A third party's model; whatever goes wrong there is one line."""
+    from advens.classifier import Classifier
+
+    try:
+        model = point.load()(spec)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"model '{spec.text}': plug-in '{point.name}' ({point.value}) failed: "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
+    if not isinstance(model, Classifier):
+        raise InputError(
+            f"model '{spec.text}': plug-in '{point.name}' ({point.value}) gave a "
+            f"{type(model).__name__}, not a Classifier"
+        )
+    return model
+
+
 def _module(spec: Spec) -> object:
     if spec.scheme in SOURCES:
         return import_module(SOURCES[spec.scheme])
@@ -98,8 +120,7 @@ def _source(spec: Spec) -> Callable[[Spec], Classifier]:
         load: Callable[[Spec], Classifier] = import_module(SOURCES[spec.scheme]).load
         return load
     for point in entry_points(group="advens.models", name=spec.scheme):
-        plugin: Callable[[Spec], Classifier] = point.load()
-        return plugin
+        return partial(_from_plugin, point)
     from advens.models.module import importable
     from advens.models.module import load as load_module
 

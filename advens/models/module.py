@@ -40,7 +40,10 @@ def load(spec: Spec) -> Classifier:
             f"model '{spec.text}': module {spec.scheme} has no factory '{spec.rest}'{hint}"
         )
     options = spec.literals()
-    takes = inspect.signature(factory).parameters
+    try:
+        takes = set(inspect.signature(factory).parameters)
+    except ValueError:  # a builtin tells nothing of itself
+        takes = set()
     ours = {
         key: options.pop(key)
         for key in ("num_classes", "family")
@@ -48,7 +51,7 @@ def load(spec: Spec) -> Classifier:
     }
     try:
         net = factory(**options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise InputError(f"model '{spec.text}': {first_line(error)}") from error
     if isinstance(net, Classifier):
         return net
@@ -61,10 +64,13 @@ def load(spec: Spec) -> Classifier:
         raise InputError(
             f"model '{spec.text}': unknown family '{family}'{nearest(family, FAMILIES)}"
         )
+    classes = ours.get("num_classes", None) or _classes(net, spec)
+    if not isinstance(classes, int):
+        raise InputError(f"model '{spec.text}': num_classes = '{classes}' is not a whole number")
     return Classifier(
         net,
         name=spec.text,
-        num_classes=int(ours.get("num_classes") or _classes(net, spec)),
+        num_classes=classes,
         family=family,
     )
 

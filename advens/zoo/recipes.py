@@ -77,9 +77,11 @@ class ZooRecipe:
 
 VIT = {"img_size": 32, "patch_size": 4, "embed_dim": 64, "depth": 4, "num_heads": 4}
 VIT_NARROW = VIT | {"embed_dim": 48, "num_heads": 3}
+VIT_SCALED = VIT_NARROW | {"init_values": 0.1, "weight_init": "jax"}
 VIT_COARSE = VIT | {
     "patch_size": 8,
-    "embed_dim": 96,
+    "embed_dim": 80,
+    "depth": 3,
     "global_pool": "avg",
     "class_token": False,
     "weight_init": "jax",
@@ -88,10 +90,11 @@ SWIN = {
     "img_size": 32,
     "patch_size": 4,
     "window_size": 4,
-    "embed_dim": 48,
+    "embed_dim": 32,
     "depths": (2, 2),
-    "num_heads": (3, 6),
+    "num_heads": (2, 4),
 }
+COATNET = {"img_size": 32, "embed_dim": (32, 64, 64, 96)}
 MIXER = {"img_size": 32, "patch_size": 4, "embed_dim": 64, "num_blocks": 4}
 CONVMIXER = {"dim": 64, "depth": 4, "kernel_size": 5, "patch_size": 4}
 
@@ -113,18 +116,18 @@ RECIPES: dict[str, ZooRecipe] = {
             "deit3_small_patch16_224",
             "vit",
             epochs=40,
-            kwargs=VIT | {"init_values": 0.1},
+            kwargs=VIT_SCALED,
         ),
         ZooRecipe(
             "vit-relpos",
             "vit_relpos_small_patch16_224",
             "vit",
             epochs=40,
-            kwargs=VIT | {"init_values": 0.1},
+            kwargs=VIT_SCALED,
         ),
         ZooRecipe("swin", "swin_tiny_patch4_window7_224", "vit", epochs=40, kwargs=SWIN),
         ZooRecipe("mixer", "mlp_mixer", "mlp", epochs=40, kwargs=MIXER),
-        ZooRecipe("coatnet", "test_coatnet", "hybrid", kwargs={"img_size": 32}),
+        ZooRecipe("coatnet", "test_coatnet", "hybrid", kwargs=COATNET),
         ZooRecipe(
             "resnet-at",
             "test_resnet",

@@ -11,8 +11,8 @@ from advens.attacks.oracle import GradientOracle, Passes
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.steps import StepSize
-from advens.attacks.updates import MI, unit_l2
-from advens.threat import Threat
+from advens.attacks.updates import MI
+from advens.threat import Threat, unit_l2
 
 PAPER = "Chen et al., ICLR 2024 (CWA)"
 PAPER_SIZE, PAPER_EPS = 3 * 224 * 224, 16 / 255

@@ -8,7 +8,7 @@ from advens.attacks.attack import ComposedAttack
 from advens.attacks.oracle import GradientOracle, Passes
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
-from advens.attacks.updates import unit_l2
+from advens.threat import unit_l2
 
 
 @part("fusion", "ens-grads")

@@ -117,15 +117,18 @@ def measure(name: str, device: str, rounds: int) -> dict[str, Any]:
 @click.option("--out", type=click.Path(path_type=Path))
 def main(device: str, rounds: int, only: str | None, out: Path | None) -> None:
     """Time the loop."""
-    where = torch.cuda.get_device_name() if device.startswith("cuda") else f"{torch.get_num_threads()} threads"
-    click.echo(f"{'case':<28}{'images':>7}{'bare':>9}{'ours':>9}{'peer':>9}{'ours/bare':>11}{'peer/bare':>11}")
+    where = f"{torch.get_num_threads()} threads"
+    if device.startswith("cuda"):
+        where = torch.cuda.get_device_name()
+    header = ("images", "bare", "ours", "peer", "ours/bare", "peer/bare")
+    click.echo(f"{'case':<28}" + "".join(f"{word:>{11 if '/' in word else 9}}" for word in header))
     lines = []
     for name in [only] if only else CASES:
         line = measure(name, device, rounds)
         lines.append(line)
         peer_time = line.get("torchattacks_seconds")
         click.echo(
-            f"{name:<28}{line['images']:>7}{line['bare_seconds']:>8.3f}s{line['ours_seconds']:>8.3f}s"
+            f"{name:<28}{line['images']:>9}{line['bare_seconds']:>8.3f}s{line['ours_seconds']:>8.3f}s"
             + (f"{peer_time:>8.3f}s" if peer_time else f"{'-':>9}")
             + f"{line['ours_over_bare']:>11.3f}"
             + (f"{line['torchattacks_over_bare']:>11.3f}" if peer_time else f"{'-':>11}")

@@ -19,23 +19,19 @@ def same(one, two, rows, images) -> None:
 
 
 def test_two_workers(advens, suite, tmp_path, rows, images):
-    changes = {
-        "surrogates__pair": ["digits:mambaout", "digits:convnext"],
-        "targets": ["digits:mambaout", "digits:byobnet"],
-    }
     one, two = tmp_path / "one", tmp_path / "two"
-    advens("run", suite(**changes), "--out", one).done()
-    said = advens("run", suite(**changes), "--out", two, "--workers", 2).done()
-    assert "4 cells crafted, 8 evaluations" in said.out
+    attacks = [{"name": "pgd"}, {"name": "admix"}]
+    advens("run", suite(attacks=attacks), "--out", one).done()
+    said = advens("run", suite(attacks=attacks), "--out", two, "--workers", 2).done()
+    assert "4 cells crafted, 12 evaluations" in said.out
     same(one, two, rows, images)
 
 
 def test_failures_in_workers(advens, suite, tmp_path):
-    """One cell fails, one file is damaged, one target is bad: each is said as without workers."""
-    flag, out = tmp_path / "flag", tmp_path / "out"
-    sets = {"good": ["toys:centroid?seed=1"], "bad": [f"toys:fragile?flag={flag}&seed=2"]}
-    path = suite(surrogates=sets, attacks=[{"name": "fgsm"}], targets=["toys:centroid?seed=3"])
-    advens("run", path, "--out", out, "--attacks", "fgsm").done()
+    """One file is damaged, one target is bad: each is said as without workers."""
+    out, attacks = tmp_path / "out", [{"name": "fgsm"}]
+    path = suite(attacks=attacks, targets=["toys:centroid?seed=3"])
+    advens("run", path, "--out", out).done()
     store = RunStore(out)
     for cell, key in store.evaluated():
         store.samples_path(cell, key).unlink()
@@ -46,8 +42,7 @@ def test_failures_in_workers(advens, suite, tmp_path):
     said = advens("run", path, "--out", out, "--workers", 2)
     assert "is corrupt" in said.err
     said.failed("1 cells failed")
-    silent = suite("silent.toml", surrogates=sets, attacks=[{"name": "fgsm"}],
-                   targets=["toys:silent?seed=4"])  # fmt: skip
+    silent = suite("silent.toml", attacks=attacks, targets=["toys:silent?seed=4"])
     advens("run", silent, "--out", out, "--workers", 2).refused("NaN")
 
 

@@ -112,17 +112,20 @@ def fragile(flag: str, seed: int = 0) -> nn.Module:
 
 
 class Slow(Centroid):
-    def __init__(self, seed: int, seconds: float) -> None:
+    def __init__(self, seed: int, seconds: float, mark: str | None) -> None:
         super().__init__(seed)
-        self.seconds = seconds
+        self.seconds, self.mark = seconds, mark
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.mark:
+            Path(self.mark).touch()
         time.sleep(self.seconds)
         return super().forward(x)
 
 
-def slow(seed: int = 0, seconds: float = 0.1) -> nn.Module:
-    return Slow(seed, seconds)
+def slow(seed: int = 0, seconds: float = 0.1, mark: str | None = None) -> nn.Module:
+    """Takes its time, and leaves a file as a mark that it has begun."""
+    return Slow(seed, seconds, mark)
 
 
 class Picky(Centroid):

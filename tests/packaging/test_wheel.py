@@ -72,8 +72,9 @@ assert invoke(["run", "quickstart", "--dry-run"]) == 0
 """.replace("SITE", repr(str(site)))
     environment = {**os.environ, "PYTHONPATH": str(site)}
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=elsewhere, env=environment, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-c", script], cwd=elsewhere, env=environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "quickstart" in done.stdout
     assert not list(elsewhere.iterdir())

@@ -1,0 +1,329 @@
+"""The command line from the outside: lazy, helpful, one line for every mistake."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import advens
+from advens.benchmarks.suite import tomllib  # tomli before Python 3.11
+from advens.cli import COMMANDS, invoke
+
+
+@dataclass(frozen=True)
+class Said:
+    code: int
+    out: str
+    err: str
+
+    def done(self) -> str:
+        assert self.code == 0, self
+        assert self.err == ""
+        return self.out
+
+    def refused(self, *words: str) -> None:
+        assert self.code == 2, self
+        (line,) = self.err.splitlines()
+        assert line.startswith("advens: ")
+        assert self.out == ""
+        for word in words:
+            assert word in line, line
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Said]:
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def call(*arguments: object) -> Said:
+        capsys.readouterr()
+        code = invoke([str(argument) for argument in arguments])
+        return Said(code, *capsys.readouterr())
+
+    return call
+
+
+HEAVY = {"torch", "timm", "torchvision", "pandas", "pyarrow", "numpy", "scipy", "sklearn", "pydantic"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], [], ["nonsense"]], ids=str)
+def test_help_is_instant(arguments):
+    code = (
+        "import sys; from advens.cli import invoke; code = invoke(sys.argv[1:]); "
+        f"print('loaded', sorted({HEAVY!r} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "loaded []"
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("zoo", "doctor")])
+def test_help_of_a_command_needs_no_torch(command):
+    """All in one interpreter would hide which one loads it."""
+    code = f"import sys; from advens.cli import invoke; invoke([{command!r}, '--help']); " \
+           "print('torch' in sys.modules)"  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_the_group_lists_its_commands(say):
+    text = say("--help").done()
+    for name, (_, line) in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(line[:30])}", text, re.MULTILINE)
+    assert say("-h").done() == text
+    assert "Commands" in say().out
+    assert say("--version").done() == f"advens {advens.__version__}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(say, command):
+    text = say(command, "--help").done()
+    assert text.startswith(f"Usage: advens {command}")
+    assert len(text.splitlines()) > 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rnu"], ["unknown command 'rnu'", "did you mean 'run'"]),
+        (["leaderbord", "x"], ["did you mean 'leaderboard'"]),
+        (["xyzzy"], ["unknown command 'xyzzy'"]),
+        (["--colour"], ["--colour"]),
+        (["run"], ["SUITE"]),
+        (["run", "quickstart", "--ouut", "x"], ["--ouut", "--out"]),
+        (["run", "quickstart", "--workers", "0"], ["--workers"]),
+        (["run", "quickstart", "--limit", "many"], ["--limit"]),
+        (["run", "quickstart", "more"], ["more"]),
+        (["run", "quickstrat"], ["unknown suite 'quickstrat'", "'quickstart'"]),
+        (["run", "nowhere.toml"], ["no suite file at nowhere.toml"]),
+        (["run", "quickstart", "--dry-run", "--attacks", "mii"], ["unknown attack", "'mi'"]),
+        (["run", "quickstart", "--dry-run", "--attacks", ","], ["--attacks names nothing"]),
+        (["run", "quickstart", "--dry-run", "--set", "threat.epss=1"], ["'threat.epss'", "'eps'"]),
+        (["run", "quickstart", "--dry-run", "--set", "threat.eps=7"], ["eps = 7", "at most 1"]),
+        (["run", "quickstart", "--device", "cudda", "--out", "/nowhere/x"], ["device 'cudda'"]),
+        (["matrix", "x", "--format", "tabel"], ["--format", "tabel"]),
+        (["leaderboard", "nowhere"], ["nowhere does not exist"]),
+        (["leaderboard"], ["DIR"]),
+        (["status", "nowhere"], ["nowhere does not exist"]),
+        (["evaluate", "nowhere"], ["--targets"]),
+        (["attacks", "mifgms"], ["unknown attack 'mifgms'", "'mifgsm'"]),
+        (["attacks", "zz*"], ["unknown attack 'zz*'"]),
+        (["models", "digits:resnett"], ["'digits:resnett'", "'digits:resnet'"]),
+        (["models", "digits:zz*"], ["unknown model 'digits:zz*'"]),
+        (["models", "digit:resnet"], ["unknown model source 'digit'", "'digits'"]),
+        (["data", "digits:tset"], ["'tset'", "'test'"]),
+        (["data", "folder:/nowhere/at/all"], ["/nowhere/at/all", "does not exist"]),
+        (["suites", "quickstrat"], ["unknown suite 'quickstrat'", "'quickstart'"]),
+        (["zoo", "build", "--out", "x", "--only", "resnett"], ["'resnett'", "'resnet'"]),
+        (["zoo", "biuld"], ["biuld"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_mistakes_are_one_line(say, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    say(*arguments).refused(*words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_attacks(say):
+    text = say("attacks").done()
+    for name in advens.list_attacks():
+        assert re.search(rf"^{re.escape(name)} ", text, re.MULTILINE), name
+    assert set(re.findall(r"^(ens-\w+)", say("attacks", "ens-*").done(), re.MULTILINE)) == set(
+        advens.list_attacks("ens-*")
+    )
+    one = say("attacks", "mifgsm").done()
+    for word in ("Dong et al., CVPR 2018", "8/255", "mu=1.0", "10 F, 10 B", "targeted  yes"):
+        assert word in one
+    assert "di(" in say("attacks", "di-ti-mi-ens-logits").done()
+
+
+def test_every_attack_shows(say):
+    for name in advens.list_attacks():
+        assert "parameters" in say("attacks", name).done()
+
+
+def test_models(say):
+    text = say("models").done()
+    for name in advens.list_models():
+        assert re.search(rf"^{re.escape(name)} .*% ", text, re.MULTILINE), name
+    assert "timm:NAME" in text
+    one = say("models", "digits:mambaout").done()
+    assert "10 classes, input 32x32" in one
+    assert re.search(r"^weights [0-9a-f]{64}$", one, re.MULTILINE)
+    found = say("models", "digits:resnet*").done().split()
+    assert {"digits:resnet", "digits:resnet-at"} < set(found)
+    assert "timm:vit_base_patch16_224" in say("models", "timm:vit_base*").done()
+
+
+def test_data(say):
+    text = say("data").done()
+    assert {line.split()[0] for line in text.splitlines()} >= {
+        "digits", "folder", "csv", "parquet", "torchvision", "synthetic",
+    }  # fmt: skip
+    one = say("data", "digits:test?limit=20").done()
+    assert "20 images, 10 classes" in one
+    assert "(3, 32, 32)" in one
+
+
+def test_suites(say, tmp_path):
+    text = say("suites").done()
+    assert {"quickstart", "digits-square", "imagenet-transfer"} <= set(text.split())
+    shown = say("suites", "quickstart").done()
+    assert tomllib.loads(shown)["name"] == "quickstart"
+    (tmp_path / "mine.toml").write_text(shown.replace('"quickstart"', '"mine"'))
+    assert tomllib.loads(say("suites", tmp_path / "mine.toml").done())["name"] == "mine"
+
+
+@pytest.mark.parametrize("name", ["quickstart", "digits-square", "imagenet-transfer"])
+def test_dry_runs_touch_nothing(say, tmp_path, monkeypatch, name):
+    import advens.datasets
+    import advens.models
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a dry run loads nothing")
+
+    import socket
+
+    import timm
+
+    for place, what in (
+        (advens.datasets, "load_data"), (advens.models, "load_model"), (advens.models, "describe"),
+        (timm, "create_model"), (socket.socket, "connect"),
+    ):  # fmt: skip
+        monkeypatch.setattr(place, what, refuse)
+    monkeypatch.chdir(tmp_path)
+    text = say("run", name, "--dry-run").done()
+    assert f"suite      {name}: linf" in text
+    assert re.search(r"^attack     \S+ on \S+: \d+ F, \d+ B per image$", text, re.MULTILINE)
+    assert re.search(r"^\d+ cells per shard of \d+ images, each shown to \d+ targets$", text,
+                     re.MULTILINE)  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_dry_run_says(say):
+    text = say("run", "imagenet-transfer", "--dry-run", "--attacks", "mifgsm,mi-ens-loss").done()
+    assert "target     timm:resnet50.tv_in1k  (white-box for cnns, resnet50)" in text
+    assert "target     timm:vit_base_patch16_224.augreg_in21k_ft_in1k\n" in text
+    assert "mifgsm on resnet50: 10 F, 10 B" in text
+    assert "mi-ens-loss on cnns: 40 F, 40 B" in text
+    assert "4 cells per shard of 100 images, each shown to 10 targets" in text
+    assert "difgsm" not in text
+    changed = say("run", "quickstart", "--dry-run", "--set", "threat.steps=3", "--seed", 4,
+                  "--limit", 7).done()  # fmt: skip
+    assert "data digits:test?limit=7" in changed
+    assert "mi on digits:vit: 3 F, 3 B" in changed
+
+
+def test_a_run_from_the_outside(say, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = say("run", "quickstart", "--limit", 6, "--set", "threat.steps=1", "--attacks", "mi",
+               "--set", "surrogates={'each': ['digits:mambaout']}",
+               "--set", "attacks.1.surrogates=['each']", "--set", "attacks.2.surrogates=['each']",
+               "--set", "targets=['digits:mambaout', 'digits:byobnet']", "--device", "cpu")  # fmt: skip
+    assert said.code == 0, said
+    assert "crafting: 1/1" in said.err
+    assert "1 cells crafted, 2 evaluations" in said.out
+    run = Path("runs/quickstart")
+    assert {"suite.toml", "environment.json", "matrix.parquet", "leaderboard.parquet"} <= {
+        path.name for path in run.iterdir()
+    }
+    assert "1 of 1 crafted, 0 left" in say("status", run).done()
+    assert "digits:byobnet" in say("matrix", run, "--format", "csv").done()
+    assert "mi" in say("leaderboard", run).done()
+    checked = say("verify", run)
+    assert checked.code == 0
+    assert "every image is in its ball" in checked.out
+
+
+def test_doctor(say, monkeypatch):
+    import advens.commands as module
+    import advens.models
+
+    monkeypatch.setattr(module, "_hub", lambda: "not asked")
+    monkeypatch.setattr(advens.models, "list_models", lambda pattern: ["digits:mambaout"])
+    text = say("doctor").done()
+    assert text.splitlines()[-1] == "all is well"
+    for word in ("torch", "timm", "cores", "1 embedded models", "GiB free", "not asked"):
+        assert word in text
+
+
+def test_doctor_finds_what_is_broken(say, monkeypatch):
+    import advens.commands as module
+    import advens.models
+    from advens.errors import InputError
+
+    def load(name: str) -> None:
+        raise InputError(f"{name}: the weights are missing")
+
+    monkeypatch.setattr(module, "_hub", lambda: "not asked")
+    monkeypatch.setattr(advens.models, "load_model", load)
+    monkeypatch.setattr(advens.models, "list_models", lambda pattern: ["digits:mambaout"])
+    said = say("doctor")
+    assert said.code == 1
+    assert said.err == "advens: broken: digits:mambaout\n"
+    assert "the weights are missing" in said.out
+
+
+def test_no_hub_is_no_harm(monkeypatch):
+    import huggingface_hub
+
+    from advens.commands import _hub
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
+    assert _hub().startswith("not reachable (ConnectionError): pretrained timm weights need")
+
+
+def test_the_zoo_keeps_its_promises(say, monkeypatch):
+    """Three models of it: all would take ten seconds."""
+    import advens.models
+
+    names = ["digits:mambaout", "digits:convmixer", "digits:resnet-at"]
+    monkeypatch.setattr(advens.models, "list_models", lambda pattern: names)
+    assert re.findall(r"^(\S+) +clean \d+\.\d%, promised", say("zoo", "check").done(),
+                      re.MULTILINE) == names  # fmt: skip
+
+
+def test_the_zoo_says_when_it_does_not(say, monkeypatch):
+    import advens.models
+    from advens.models.digits import index
+
+    promised = {name: dict(entry) for name, entry in index().items()}
+    promised["mambaout"]["clean_accuracy"] = 0.5
+    monkeypatch.setattr("advens.models.digits.index", lambda: promised)
+    monkeypatch.setattr(advens.models, "list_models", lambda pattern: ["digits:mambaout"])
+    said = say("zoo", "check")
+    assert said.code == 1
+    assert said.err == "advens: not as promised: digits:mambaout\n"
+
+
+def test_a_reader_that_stops_early():
+    """``advens attacks | head -1``: no traceback."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", "from advens.cli import main; main()", "models", "timm:*"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stdout is not None
+    assert child.stdout.readline().startswith("timm:")
+    child.stdout.close()
+    assert child.stderr is not None
+    assert child.stderr.read() == ""
+    assert child.wait(60) in (0, 1)
+    child.stderr.close()
+
+
+def test_the_console_script_is_installed():
+    script = Path(sys.executable).with_name("advens")
+    if not script.is_file():
+        pytest.skip("not installed with its scripts")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"advens {advens.__version__}\n"
