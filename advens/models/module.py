@@ -64,7 +64,7 @@ def load(spec: Spec) -> Classifier:
         raise InputError(
             f"model '{spec.text}': unknown family '{family}'{nearest(family, FAMILIES)}"
         )
-    classes = ours.get("num_classes", None) or _classes(net, spec)
+    classes = ours.get("num_classes") or _classes(net, spec)
     if not isinstance(classes, int):
         raise InputError(f"model '{spec.text}': num_classes = '{classes}' is not a whole number")
     return Classifier(

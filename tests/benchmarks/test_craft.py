@@ -83,7 +83,7 @@ def test_targeted(craft, advens, tmp_path):
 
 def test_options_of_the_attack(craft, tmp_path):
     craft("mifgsm", "--set", "mu=0.5", "--set", "transforms=['di']", "--steps", 3).done()
-    (table,) = stored(tmp_path / "out")
+    (_,) = stored(tmp_path / "out")
     params = read_params(tmp_path / "out")
     assert params["update"]["mu"] == 0.5
     assert params["transforms"][0]["name"] == "di"

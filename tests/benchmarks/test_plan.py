@@ -114,7 +114,7 @@ def test_label_spaces_must_agree(plan):
 
 def test_labels_must_be_classes(plan, monkeypatch):
     monkeypatch.setattr("advens.benchmarks.plan.describe", _narrow)
-    with pytest.raises(InputError, match="label 9 in digits:test.* is out of range"):
+    with pytest.raises(InputError, match=r"label 9 in digits:test.* is out of range"):
         plan()
 
 

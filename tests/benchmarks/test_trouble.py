@@ -186,7 +186,7 @@ def test_a_damaged_example_is_a_failure_of_its_rows(advens, suite, tmp_path):
     path, out = suite(attacks=[{"name": "fgsm"}]), tmp_path / "out"
     advens("run", path, "--out", out).done()
     store = RunStore(out)
-    damaged, sound = store.cells()
+    damaged, _ = store.cells()
     file = store.examples_path(damaged)
     data = bytearray(file.read_bytes())
     data[60] ^= 1
