@@ -72,7 +72,10 @@ class Classifier(nn.Module):
 
         Kept as long as no tensor is replaced or changed in place.
         """
-        stamp = tuple((t.data_ptr(), t._version) for t in self.net.state_dict().values())
+        stamp = tuple(
+            (t.data_ptr(), 0 if t.is_inference() else t._version)
+            for t in self.net.state_dict().values()
+        )
         if self._digest is None or self._digest[0] != stamp:
             self._digest = (stamp, weights_digest(self.net))
         return self._digest[1]

@@ -94,8 +94,9 @@ def check() -> None:
     batch = next(test.batches([slice(0, len(test))]))
     images, wrong = batch.pixels.float() / 255, []
     for name in list_models("digits:*"):
+        model = load_model(name)
         with torch.inference_mode():
-            right = load_model(name)(images).argmax(1) == batch.labels
+            right = model(images).argmax(1) == batch.labels
         promised = index()[name.removeprefix("digits:")]["clean_accuracy"]
         found = right.double().mean().item()
         if abs(found - promised) > 0.005:

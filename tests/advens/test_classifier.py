@@ -87,6 +87,13 @@ def test_digest_of_a_changed_copy() -> None:
     assert snapshot.digest != before
 
 
+def test_digest_under_inference_mode() -> None:
+    with torch.inference_mode():
+        made = Classifier(nn.Linear(3, 2), name="a", num_classes=2)
+        assert len(made.digest) == 64
+        assert made.digest == made.digest
+
+
 def test_a_classifier_can_be_saved() -> None:
     """As workers of an executor receive it."""
     model, file = Classifier(nn.Linear(3, 2), name="a", num_classes=2), io.BytesIO()
@@ -146,6 +153,23 @@ def test_borrowing_twice_and_sharing_parts() -> None:
         assert not any(p.requires_grad for p in models[0].parameters())
     assert state(models) == before
     assert shared[1].training
+
+
+class Stubborn(nn.Linear):
+    """Keeps its mode whatever it is told, as frozen batch norms do."""
+
+    def train(self, mode: bool = True) -> Stubborn:
+        return self
+
+
+def test_a_model_that_ignores_train_is_borrowed_too() -> None:
+    model = nn.Sequential(Stubborn(2, 2), nn.Dropout())
+    model[1].eval()
+    before = state([model])
+    assert model[0].training
+    with borrowed([model]):
+        assert not model[0].training
+    assert state([model]) == before
 
 
 def test_borrowing_leaves_buffers_gradients_and_hooks() -> None:
