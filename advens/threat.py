@@ -98,15 +98,15 @@ class Threat:
         return draws.normal(like, std, *tag)
 
     def quantise(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """The nearest 8-bit image inside the ball around the 8-bit image ``x``.
+        """An 8-bit image inside the ball around the 8-bit image ``x``, close to ``x_adv``.
 
         Args:
             x_adv: (N, C, H, W) in [0, 1], inside the ball.
             x: the clean images, 8-bit values divided by 255.
 
         Returns:
-            uint8 (N, C, H, W). Rounding that would leave an l_2 ball is undone by shrinking the
-            perturbation just enough (bisection per sample).
+            uint8 (N, C, H, W): the nearest one in l_inf. In l_2, where rounding would leave the
+            ball, the perturbation is shrunk just enough first (bisection per sample).
         """
         clean = (x.double() * 255).round()
         wanted = x_adv.double() * 255 - clean

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
-from pydantic import field_validator
+from pydantic import ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from advens.attacks.estimators import GradientEstimator, Plain
@@ -14,7 +14,7 @@ from advens.attacks.filters import GradientFilter
 from advens.attacks.fusions import EnsLogits, Fusion
 from advens.attacks.losses import CrossEntropy, Loss
 from advens.attacks.oracle import GradientOracle, Job, Passes
-from advens.attacks.parts import part, to_spec
+from advens.attacks.parts import FIELD_KINDS, from_spec, part, to_spec
 from advens.attacks.running import AttackResult, run
 from advens.attacks.starts import Clean, Start
 from advens.attacks.steps import StepSize
@@ -99,6 +99,21 @@ class ComposedAttack:
     update: Any = Sign()
     step_size: Any = StepSize()
     start: Any = Clean()
+
+    @field_validator("loss", "estimator", "fusion", "update", "step_size", "start", mode="before")
+    @classmethod
+    def _built(cls, value: Any, info: ValidationInfo) -> Any:
+        """A part from its name, as everywhere."""
+        if info.field_name == "step_size" and isinstance(value, (str, float, int)):
+            return StepSize(value)
+        return from_spec(FIELD_KINDS[str(info.field_name)], value)
+
+    @field_validator("transforms", "filters", mode="before")
+    @classmethod
+    def _all_built(cls, values: Any, info: ValidationInfo) -> tuple[Any, ...]:
+        if not isinstance(values, (tuple, list)):
+            raise ValueError(f"a list of {info.field_name} is wanted")
+        return tuple(from_spec(FIELD_KINDS[str(info.field_name)], value) for value in values)
 
     @field_validator("steps")
     @classmethod

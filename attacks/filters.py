@@ -27,11 +27,12 @@ class TI:
 
     Args:
         size: side of the kernel, odd.
-        sigma: standard deviation of the gaussian, in pixels.
+        sigma: standard deviation of the gaussian, in pixels; None is the published kernel, whose
+            half-width is three of them (1 pixel for a side of 7).
     """
 
     size: int = 7
-    sigma: float = 3.0
+    sigma: float | None = None
 
     @field_validator("size")
     @classmethod
@@ -41,7 +42,8 @@ class TI:
         return size
 
     def __call__(self, g: Tensor) -> Tensor:
-        line = gaussian(self.size, self.sigma).to(g)
+        sigma = self.sigma if self.sigma is not None else max(1, self.size // 2) / 3
+        line = gaussian(self.size, sigma).to(g)
         channels = g.shape[1]
         # the kernel is an outer product: two thin convolutions instead of a square one
         for shape, padding in (((1, -1), (0, self.size // 2)), ((-1, 1), (self.size // 2, 0))):

@@ -265,3 +265,27 @@ def test_unit_mean() -> None:
     assert unit[0].abs().mean().item() == pytest.approx(1)
     assert torch.equal(unit[1], torch.zeros_like(unit[1]))
     assert unit[2].abs().mean().item() == pytest.approx(1)
+
+
+def test_parts_by_name_in_the_constructor() -> None:
+    """As everywhere: what is written is what the spec says."""
+    from advens.attacks import ComposedAttack, attack_from_spec
+
+    attack = ComposedAttack(loss="dlr", update="mi", transforms=("di",), step_size="2eps/T")
+    assert attack == create_attack("mifgsm", loss="dlr", transforms=["di"], step_size="2eps/T")
+    assert attack_from_spec(attack.spec) == attack
+    with pytest.raises(ValueError, match="unknown loss 'dll'; did you mean 'dlr'"):
+        ComposedAttack(loss="dll")
+    with pytest.raises(ValueError, match="a list of transforms is wanted"):
+        ComposedAttack(transforms="di")
+
+
+def test_the_default_kernel_is_the_published_one() -> None:
+    """A normal density on evenly spaced points from -3 to 3 standard deviations."""
+    from scipy.stats import norm
+
+    line = norm.pdf(np.linspace(-3, 3, 7))
+    kernel = np.outer(line, line) / line.sum() ** 2
+    spot = torch.zeros(1, 1, 15, 15).double()
+    spot[0, 0, 7, 7] = 1
+    assert np.abs(TI()(spot)[0, 0, 4:11, 4:11].numpy() - kernel).max() < 1e-12
