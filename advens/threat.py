@@ -58,21 +58,21 @@ class Threat:
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """The point of the ball around ``x`` and of [0, 1] for ``x_adv``; both (N, C, H, W)."""
         if self.norm == "linf":
-            eps = self.radius
-            return torch.minimum(torch.maximum(x_adv, x - eps), x + eps).clamp_(0.0, 1.0)
+            return x_adv.clamp(*self.bounds(x))
         # clamping towards the box that holds x never lengthens the perturbation
         delta = x_adv.clamp(0.0, 1.0) - x
         return (
             x + delta * (self.radius / norms(delta, "l2").clamp_min(TINY)).clamp_max(1.0)
         ).clamp_(0.0, 1.0)
 
-    def steepest(self, g: Tensor) -> Tensor:
-        """The unit step of this norm along ``g``: its sign, or ``g / ||g||_2`` per sample.
+    def bounds(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The lowest and highest values an l_inf ball around ``x`` and [0, 1] allow."""
+        return (x - self.radius).clamp_(min=0.0), (x + self.radius).clamp_(max=1.0)
 
-        NaN stays NaN (torch's sign would make it 0), so that a broken gradient is noticed.
-        """
+    def steepest(self, g: Tensor) -> Tensor:
+        """The unit step of this norm along ``g``: its sign, or ``g / ||g||_2`` per sample."""
         if self.norm == "linf":
-            return g.sign().masked_fill_(g.isnan(), torch.nan)
+            return g.sign()
         return unit_l2(g)
 
     def random_start(self, x: Tensor, draws: Draws) -> Tensor:

@@ -176,7 +176,8 @@ class ComposedAttack:
             for clean in filters:
                 direction = clean(direction)
             ahead = update.direction(direction, memory)
-            x_adv = threat.project(x_adv + alpha * threat.steepest(ahead), x)
+            x_adv = oracle.context.step(x_adv, alpha, ahead)
+        oracle.check()
         if job.trace is not None:
             conclude(self, job, x_adv)
         return x_adv, oracle.passes

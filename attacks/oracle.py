@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from advens.classifier import device_of
-from advens.errors import InputError
+from advens.errors import InputError, RunError
 from advens.seeding import Draws
 from advens.threat import Threat
 
@@ -61,9 +62,23 @@ class Context:
     clean: Tensor
     step_size: float = 0.0
 
+    @cached_property
+    def bounds(self) -> tuple[Tensor, Tensor] | None:
+        """The box that an l_inf ball is, computed once; None in l_2."""
+        return self.threat.bounds(self.clean) if self.threat.norm == "linf" else None
+
     def project(self, x_adv: Tensor) -> Tensor:
         """Onto the ball around the clean images."""
+        if self.bounds is not None:
+            return x_adv.clamp(*self.bounds)
         return self.threat.project(x_adv, self.clean)
+
+    def step(self, x: Tensor, length: float, direction: Tensor) -> Tensor:
+        """``Π(x + length * unit step along direction)``."""
+        moved = self.threat.steepest(direction).mul_(length).add_(x)  # one new tensor, not three
+        if self.bounds is not None:
+            return moved.clamp_(*self.bounds)
+        return self.threat.project(moved, self.clean)
 
 
 @dataclass
@@ -92,6 +107,7 @@ class GradientOracle:
             self.copies *= transform.copies
         self._devices = [device_of(model) or job.x.device for model in job.models]
         self._checked: set[int] = set()
+        self._sound: Tensor | float = 0.0
         self._classes: int | None = None
 
     def begin(self, step: int, step_size: float) -> None:
@@ -157,11 +173,22 @@ class GradientOracle:
                 logits = [self.forward(view, members[i]) for i in group]
                 share = None if weights is None else weights[:, group]
                 loss = self.fused(logits, share, over, len(members))
-                self.backwards += len(group)
-                (g,) = torch.autograd.grad(loss.sum(), leaf)
+                g = self.backward(loss, leaf, len(group))
                 total = g if total is None else total.add_(g)
         assert total is not None
         return total if self.copies == 1 else total.div_(self.copies)
+
+    def backward(self, loss: Tensor, leaf: Tensor, members: int, keep: bool = False) -> Tensor:
+        """Gradient of the summed ``loss`` (N,) of some surrogates; counted, and watched for NaN."""
+        self.backwards += members
+        (g,) = torch.autograd.grad(loss.sum(), leaf, retain_graph=keep)
+        self._sound = g.sum() * 0 + self._sound
+        return g
+
+    def check(self) -> None:
+        """Raise RunError when a gradient was not finite: a sign would hide it."""
+        if not bool(torch.isfinite(torch.as_tensor(self._sound))):
+            raise RunError("a surrogate's gradient is not finite: NaN or infinite")
 
     def fused(
         self, logits: list[Tensor], weights: Tensor | None, over: str, members: int = 1

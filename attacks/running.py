@@ -92,7 +92,7 @@ def run(
                 torch.cuda.empty_cache()
     result = torch.cat(parts) if parts else x.clone()
     if not torch.isfinite(result).all():
-        raise RunError("the attack produced NaN: a surrogate's gradient is not finite")
+        raise RunError("the attack produced images that are NaN or infinite")
     return AttackResult(result, passes, size, joined(traces) if traces else None)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from advens.attacks.oracle import GradientOracle
@@ -29,9 +28,7 @@ class SharedForward:
     ) -> Tensor:
         """Gradient of the loss of the (weighted) mean logits of ``members``; ``last`` frees the graph."""
         loss = self.oracle.fused([self.logits[k] for k in members], weights, "logits")
-        self.oracle.backwards += len(members)
-        (g,) = torch.autograd.grad(loss.sum(), self.leaf, retain_graph=not last)
-        return g
+        return self.oracle.backward(loss, self.leaf, len(members), keep=not last)
 
 
 class Alone:
@@ -55,10 +52,8 @@ class Alone:
         """Gradient of the loss of ``scale * z_k``; scale (N, 1)."""
         if not self.plain:
             return self.oracle.gradient(self.x, [self.k], weights=scale)
-        self.oracle.backwards += 1
         loss = self.oracle.fused([self._out], scale, "logits")
-        (g,) = torch.autograd.grad(loss.sum(), self.leaf)
-        return g
+        return self.oracle.backward(loss, self.leaf, 1)
 
 
 class RepeatedForward:

@@ -53,9 +53,8 @@ def observe(attack: ComposedAttack, job: Job, x: Tensor) -> None:
     for k in range(oracle.k):
         leaf = x.detach().requires_grad_()
         loss = oracle.fused([oracle.forward(leaf, k)], None, "logits")
-        (g,) = torch.autograd.grad(loss.sum(), leaf)
         losses.append(loss.detach())
-        units.append(unit_l2(g))
+        units.append(unit_l2(oracle.backward(loss, leaf, 1)))
     job.trace.note("loss", torch.stack(losses, 1))
     k, total = len(units), torch.stack(units).sum(0).flatten(1).square().sum(1)
     alive = torch.stack([u.flatten(1).square().sum(1) for u in units]).sum(0)
@@ -97,8 +96,7 @@ def closeness(attack: ComposedAttack, job: Job, x_adv: Tensor, steps: int = 10) 
     for k in range(oracle.k):
         at = x_adv
         for _ in range(steps):
-            g = oracle.gradient(at, [k])
-            at = threat.project(at + threat.radius / 10 * threat.steepest(g), job.x)
+            at = oracle.context.step(at, threat.radius / 10, oracle.gradient(at, [k]))
         distances.append(norms(at - x_adv, "l2").flatten())
     return torch.stack(distances, 1)
 

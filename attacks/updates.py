@@ -88,14 +88,18 @@ class NI:
 
 def accumulate(g: Tensor, memory: dict[str, Tensor], mu: float) -> Tensor:
     """``m <- mu m + g / mean|g|``, per sample; a zero gradient adds nothing."""
-    m = unit_mean(g)
-    if "m" in memory:
-        m = m.add_(memory["m"], alpha=mu)
-    memory["m"] = m
-    return m
+    if "m" not in memory:
+        memory["m"] = unit_mean(g)
+        return memory["m"]
+    return memory["m"].mul_(mu).addcdiv_(g, mean_size(g))  # in place: no tensor a step
 
 
 def unit_mean(g: Tensor) -> Tensor:
     """``g / mean|g|`` over C, H, W, per sample; zero stays zero."""
-    size = g.abs().mean(dim=tuple(range(1, g.dim())), keepdim=True)
-    return g / size.clamp_min(torch.finfo(g.dtype).tiny)
+    return g / mean_size(g)
+
+
+def mean_size(g: Tensor) -> Tensor:
+    """``mean|g|`` over C, H, W, (N, 1, 1, 1); never 0, so that one can divide by it."""
+    total: Tensor = torch.linalg.vector_norm(g, 1, dim=tuple(range(1, g.dim())), keepdim=True)
+    return (total / g[0].numel()).clamp_min(torch.finfo(g.dtype).tiny)

@@ -68,9 +68,8 @@ class AdaEA:
         k, n = oracle.k, len(x)
         if not self.agm:
             return x.new_full((n, k), 1 / k)
-        alpha, threat = oracle.context.step_size, oracle.threat
-        trials = [oracle.context.project(x + alpha * threat.steepest(g)) for g in gradients]
-        candidates = torch.cat(trials)
+        alpha = oracle.context.step_size
+        candidates = torch.cat([oracle.context.step(x, alpha, g) for g in gradients])
         wanted = oracle.job.y if oracle.job.target is None else oracle.job.target
         labels = wanted.repeat(k)
         losses = torch.stack([

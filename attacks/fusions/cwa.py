@@ -31,8 +31,7 @@ class SAM:
 
     def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
         back = reverse(oracle, x, self.r)
-        ahead = oracle.context.step_size * oracle.threat.steepest(oracle.gradient(back))
-        return oracle.context.project(back + ahead) - x
+        return oracle.context.step(back, oracle.context.step_size, oracle.gradient(back)) - x
 
     def passes(self, surrogates: int, gradients: int) -> Passes:
         return Passes(2 * surrogates * gradients, 2 * surrogates * gradients)
@@ -94,8 +93,7 @@ class CWA:
 
 def reverse(oracle: GradientOracle, x: Tensor, r: float) -> Tensor:
     """``Π(x' - r eps sign g)``: a step against the fused gradient."""
-    step = r * oracle.threat.radius * oracle.threat.steepest(oracle.gradient(x))
-    return oracle.context.project(x - step)
+    return oracle.context.step(x, -r * oracle.threat.radius, oracle.gradient(x))
 
 
 def rescaled(beta: float, x: Tensor, threat: Threat) -> float:

@@ -40,7 +40,7 @@ class SMER:
     batch_coupled: bool = False
 
     def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
-        threat, beta, state = oracle.threat, oracle.context.step_size, oracle.state("smer")
+        beta, state = oracle.context.step_size, oracle.state("smer")
         v = state.get("v", x.new_ones(len(x), oracle.k))
         at, memory = x, dict[str, Tensor]()
         for turn in range(self.rounds):
@@ -49,7 +49,7 @@ class SMER:
                 g = here.gradient(v[:, [k]])
                 z = torch.stack([here.logits if i == k else oracle.logits(at, i) for i in range(oracle.k)])
                 v = self.learned(v, z, oracle)
-                at = oracle.context.project(at + beta * threat.steepest(accumulate(g, memory, self.mu)))
+                at = oracle.context.step(at, beta, accumulate(g, memory, self.mu))
         state["v"] = v
         return memory["m"]
 

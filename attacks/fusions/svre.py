@@ -30,7 +30,7 @@ class SVRE:
     mu: float = 1.0
 
     def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
-        threat, beta = oracle.threat, oracle.context.step_size
+        beta = oracle.context.step_size
         g = oracle.gradient(x)
         outer = [oracle.gradient(x, [k]) for k in range(oracle.k)]
         draws = oracle.context.draws.integers(oracle.k, self.rounds * oracle.k, "svre")
@@ -38,7 +38,7 @@ class SVRE:
         for k in draws:
             d = oracle.gradient(inner, [k]) - outer[k] + g  # grad_k(x~) - grad_k(x') + g
             momentum = accumulate(d, memory, self.mu)
-            inner = oracle.context.project(inner + beta * threat.steepest(momentum))
+            inner = oracle.context.step(inner, beta, momentum)
         return memory["m"]
 
     def passes(self, surrogates: int, gradients: int) -> Passes:
