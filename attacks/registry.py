@@ -26,6 +26,7 @@ class Recipe:
 
     def __init__(self, name: str, build: Callable[[], Attack]) -> None:
         update_wrapper(self, build)
+        self.__name__: str
         self.name = name
         self.build = build
 
@@ -36,14 +37,18 @@ class Recipe:
 RECIPES: Registry[Recipe] = Registry("attack", package="advens.attacks", group="advens.attacks")
 
 
-def recipe(name: str, **info: Any) -> Callable[[Callable[[], Attack]], Recipe]:
+def recipe(
+    name: str, symbol: str | None = None, **info: Any
+) -> Callable[[Callable[[], Attack]], Recipe]:
     """Register a function that composes a method with its paper's defaults.
 
-    Keywords go to `advens.registry.Info`: family, paper, year, targeted, norms, couples.
+    ``from advens.attacks import SYMBOL`` finds it; the function's own name by default. Keywords go
+    to `advens.registry.Info`: family, paper, year, targeted, norms, couples.
     """
 
     def decorate(build: Callable[[], Attack]) -> Recipe:
         made = Recipe(name, build)
+        made.__name__ = symbol or build.__name__
         RECIPES.register(Info(name, summary=one_line(build.__doc__), **info), made)
         return made
 

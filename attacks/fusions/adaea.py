@@ -118,7 +118,7 @@ def _adaea(update: object | None = None) -> ComposedAttack:
     return base if update is None else ComposedAttack(**{**vars(base), "update": update})
 
 
-@recipe("adaea", family="fusion", paper=PAPER, year=2023, couples="option")
+@recipe("adaea", symbol="AdaEA", family="fusion", paper=PAPER, year=2023, couples="option")
 def AdaEAAttack() -> ComposedAttack:
     """Adaptive weights and a disparity filter; 20 steps of eps/4 from a little noise."""
     return _adaea()

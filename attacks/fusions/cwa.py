@@ -113,7 +113,7 @@ def _common(fusion: object) -> ComposedAttack:
     )
 
 
-@recipe("cwa", family="fusion", paper=PAPER, year=2024, couples="option")
+@recipe("cwa", symbol="CWA", family="fusion", paper=PAPER, year=2024, couples="option")
 def CWAAttack() -> ComposedAttack:
     """Common weakness with outer momentum; eps 16/255, steps of 2 eps/T."""
     return _common(CWA())
@@ -125,13 +125,13 @@ def MICWA() -> ComposedAttack:
     return _common(CWA())
 
 
-@recipe("sam", family="fusion", paper=PAPER, year=2024)
+@recipe("sam", symbol="SAM", family="fusion", paper=PAPER, year=2024)
 def MISAM() -> ComposedAttack:
     """CWA's flatness half alone."""
     return _common(SAM())
 
 
-@recipe("cse", family="fusion", paper=PAPER, year=2024)
+@recipe("cse", symbol="CSE", family="fusion", paper=PAPER, year=2024)
 def MICSE() -> ComposedAttack:
     """CWA's cosine half alone."""
     return _common(CSE())

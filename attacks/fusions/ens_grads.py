@@ -28,7 +28,7 @@ class EnsGrads:
         return Passes(surrogates * gradients, surrogates * gradients)
 
 
-@recipe("ens-grads", family="fusion", paper="a baseline of this project")
+@recipe("ens-grads", symbol="EnsGrads", family="fusion", paper="a baseline of this project")
 def UnitGradients() -> ComposedAttack:
     """Sum of the surrogates' unit gradients."""
     return ComposedAttack(fusion=EnsGrads())

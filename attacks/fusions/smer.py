@@ -76,7 +76,7 @@ class SMER:
         return Passes(inner * (own + surrogates - 1), inner * gradients)
 
 
-@recipe("smer", family="fusion", paper=PAPER, year=2024, couples="option")
+@recipe("smer", symbol="SMER", family="fusion", paper=PAPER, year=2024, couples="option")
 def SMERAttack() -> ComposedAttack:
     """Shuffled rounds with learned scalars, outer momentum; eps 16/255."""
     return ComposedAttack(threat=Threat("linf", "16/255"), fusion=SMER(), update=MI())

@@ -46,7 +46,7 @@ class SVRE:
         return Passes(both, both)
 
 
-@recipe("svre", family="fusion", paper=PAPER, year=2022)
+@recipe("svre", symbol="SVRE", family="fusion", paper=PAPER, year=2022)
 def SVREAttack() -> ComposedAttack:
     """Variance-reduced inner loop over random surrogates, outer momentum; eps 16/255."""
     return ComposedAttack(fusion=SVRE(), update=MI(), threat=Threat("linf", "16/255"))

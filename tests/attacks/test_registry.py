@@ -234,3 +234,19 @@ def test_attacks_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert said.out == ""
         assert said.err.startswith(f"advens: unknown attack '{wrong}'; did you mean 'mifgsm'?")
         assert said.err.count("\n") == 1
+
+
+def test_published_methods_are_imported_by_their_names() -> None:
+    """The contract's ``from advens.attacks import AdaEA``."""
+    import advens.attacks
+
+    symbols = {
+        "AdaEA": "adaea", "CWA": "cwa", "SVRE": "svre", "SMER": "smer", "SAM": "sam", "CSE": "cse",
+        "MIFGSM": "mifgsm", "DIFGSM": "difgsm", "SSA": "ssa", "EnsLogits": "ens-logits",
+        "EnsGrads": "ens-grads",
+    }  # fmt: skip
+    for symbol, name in symbols.items():
+        factory = getattr(advens.attacks, symbol)
+        assert factory(steps=3) == create_attack(name, steps=3)
+    names = [RECIPES.get(name).__name__ for name in RECIPES]
+    assert len(set(names)) == len(names), "one symbol, one recipe"
