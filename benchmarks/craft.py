@@ -13,7 +13,8 @@ from advens.benchmarks.executors import execute
 from advens.benchmarks.plan import Cell, make_plan
 from advens.benchmarks.progress import Progress
 from advens.benchmarks.suite import Suite, from_table
-from advens.benchmarks.work import Craft, stored_pixels, trace_path
+from advens.benchmarks.traces import trace_path
+from advens.benchmarks.work import Craft, stored_pixels
 from advens.datasets import load_data
 from advens.datasets.decoding import SUFFIXES
 from advens.errors import InputError, RunError

@@ -10,16 +10,15 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 import advens
 from advens.benchmarks.plan import Cell, target_labels
+from advens.benchmarks.traces import trace_bytes, trace_path
 from advens.benchmarks.workshop import Workshop, default_batch, workshop
 from advens.classifier import Classifier
 from advens.errors import InputError, RunError, first_line
@@ -110,31 +109,6 @@ class Evaluate:
         rows = sample_rows(cell, table, self.target, clean_pred, adv_pred, self.white_box)
         write_table(store.samples_path(cell.key, self.target_key), schema.to_table("samples", rows))
         return len(adv_pred)
-
-
-def trace_path(store: RunStore, cell: str) -> Path:
-    """Where the trace of a cell lies."""
-    return store.directory / "traces" / f"{cell}.parquet"
-
-
-def trace_bytes(
-    trace: dict[str, Tensor], sample_ids: Sequence[str], surrogates: Sequence[str]
-) -> bytes:
-    """A trace as parquet, one row per observation.
-
-    Columns: ``what``, ``step``, ``sample_id``, ``surrogate`` (null where it is about all), ``value``.
-    """
-    frames = []
-    for what, values in trace.items():
-        each = surrogates if values.dim() == 3 else [None]
-        index = pd.MultiIndex.from_product([range(len(values)), sample_ids, each])
-        frame = index.to_frame(index=False, name=["step", "sample_id", "surrogate"])
-        frames.append(frame.assign(what=what, value=values.flatten().double().numpy()))
-    table = pd.concat(frames, ignore_index=True)
-    table["surrogate"] = table["surrogate"].astype("string")
-    columns = ["what", "step", "sample_id", "surrogate", "value"]
-    made: bytes = table[columns].to_parquet(index=False)
-    return made
 
 
 def cell_seed(cell: Cell) -> int:

@@ -28,10 +28,7 @@ def test_formula(at: Any, same: Any) -> None:
 def test_every_surrogate_counts_the_same_whatever_its_scale(
     setting: Callable[..., Any], same: Any
 ) -> None:
-    """Multiplying one net's logits changes its own softmax; a net without one would not notice.
-
-    With a margin loss, which is linear in the logits, the direction does not change at all.
-    """
+    """With a margin loss, which is linear in the logits, a factor on one net's logits changes nothing."""
     at = setting(k=3)
 
     class Louder(nn.Module):

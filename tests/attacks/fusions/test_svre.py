@@ -45,8 +45,8 @@ def test_recipe_has_the_papers_constants(setting: Callable[..., Any], same: Any,
 
 def test_inner_momentums_decay(setting: Callable[..., Any], same: Any) -> None:
     at = setting(k=3)
-    options = {"fusion.mu": 0.5}
-    same(at.run("svre", rounds=ROUNDS, **options), transcribed(at, mu=0.5))
+    found = at.run("svre", rounds=ROUNDS, **{"fusion.mu": 0.5})
+    same(found, transcribed(at, mu=0.5))
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -106,7 +106,15 @@ def test_corrected_gradient_with_loss_control_is_unbiased(
             assert (off.abs().max() < 1e-12) == (over == "loss")
 
 
-@pytest.mark.parametrize("transforms", [[], [{"name": "di", "p": 1.0, "rate": 1.5}], ["ssa", "bsr"]])
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        [],
+        [{"name": "di", "p": 1.0, "rate": 1.5}],
+        [{"name": "ssa", "copies": 2}, {"name": "bsr", "copies": 2}],
+    ],
+    ids=["plain", "di", "ssa-bsr"],
+)
 def test_control_variate_sees_the_same_draw(
     setting: Callable[..., Any], corrected: list[Tensor], transforms: list[Any]
 ) -> None:

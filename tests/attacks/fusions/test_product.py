@@ -1,0 +1,84 @@
+"""Every fusion with every transform, estimator, update and filter at once."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advens.attacks import attack_from_spec, create_attack
+from advens.attacks.parts import PARTS, from_spec
+
+TRANSFORMS: list[dict[str, Any]] = [
+    {"name": "di", "p": 1.0, "rate": 1.3},
+    {"name": "si", "copies": 2},
+    {"name": "admix", "others": 1, "scales": 2},
+    {"name": "ssa", "copies": 2},
+    {"name": "bsr", "copies": 2},
+]
+ESTIMATORS: list[dict[str, Any]] = [
+    {"name": "plain"}, {"name": "vmi", "copies": 1}, {"name": "pgn", "copies": 1}
+]  # fmt: skip
+UPDATES = ["sign", "mi", "ni"]
+FILTERS: list[list[dict[str, Any]]] = [[], [{"name": "ti", "size": 3}]]
+SIDE, EPS = 6, 8 / 255
+
+
+class Linear(nn.Module):
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(torch.randn(3 * SIDE * SIDE, 5, generator=generator) / 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.weight
+
+
+@pytest.mark.parametrize("name", list(PARTS["fusion"]))
+def test_everything_goes_with_everything(name: str) -> None:
+    """Runs, stays in the ball, is finite, moves, and takes the passes its formula says."""
+    assert {t["name"] for t in TRANSFORMS} == set(PARTS["transform"])
+    assert {e["name"] for e in ESTIMATORS} == set(PARTS["estimator"])
+    assert set(UPDATES) == set(PARTS["update"])
+    fusion = from_spec("fusion", name)
+    if hasattr(fusion, "rounds"):
+        fusion = from_spec("fusion", {"name": name, "rounds": 1})
+    models = [Linear(0), Linear(1)]
+    x = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2)) * 0.9 + 0.05
+    y = torch.tensor([0, 3])
+    seen = {"forward": 0, "backward": 0}
+
+    def watch(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+        seen["forward"] += len(args[0])
+        if out.requires_grad:
+            out.register_hook(back)
+
+    def back(g: Tensor) -> None:
+        seen["backward"] += len(g)
+
+    for model in models:
+        model.register_forward_hook(watch)
+    results = []
+    for transform, estimator, update, filters in product(TRANSFORMS, ESTIMATORS, UPDATES, FILTERS):
+        attack = create_attack(
+            "ifgsm", fusion=fusion, transforms=[transform], estimator=estimator, update=update,
+            filters=filters, eps=EPS, step_size=EPS / 2, steps=2,
+        )  # fmt: skip
+        case = f"{transform} {estimator} {update} {filters}"
+        seen.update(forward=0, backward=0)
+        found = attack.run(models, x, y, seed=1)
+        formula = attack.passes(2)
+        assert found.passes == formula, case
+        assert (seen["forward"], seen["backward"]) == (2 * formula.forward, 2 * formula.backward), case
+        assert torch.isfinite(found.x_adv).all(), case
+        assert (found.x_adv - x).abs().max() <= EPS + 1e-6, case
+        assert (found.x_adv - x).abs().amax((1, 2, 3)).min() > EPS / 4, case
+        assert found.x_adv.min() >= 0, case
+        assert found.x_adv.max() <= 1, case
+        results.append(found.x_adv)
+    assert attack_from_spec(attack.spec) == attack
+    distinct = {tuple(result.flatten().tolist()) for result in results}
+    assert len(distinct) > len(results) // 3, "parts are without effect"
