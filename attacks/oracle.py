@@ -75,7 +75,8 @@ class Context:
 
     def step(self, x: Tensor, length: float, direction: Tensor) -> Tensor:
         """``Π(x + length * unit step along direction)``."""
-        moved = self.threat.steepest(direction).mul_(length).add_(x)  # one new tensor, not three
+        unit = self.threat.steepest(direction)
+        moved = torch.add(x, unit, alpha=length, out=unit)  # one new tensor, not three
         if self.bounds is not None:
             return moved.clamp_(*self.bounds)
         return self.threat.project(moved, self.clean)

@@ -98,8 +98,10 @@ def disparity(gradients: Tensor, published: bool = False) -> Tensor:
     No pair is formed: ``Σ_{i≠j} u_i·u_j = ||Σ u||² - Σ ||u||²`` for the pixels' unit vectors u.
     """
     k = len(gradients)
-    length = gradients.norm(dim=2, keepdim=True)
-    u = torch.where(length > 0, gradients / length.clamp_min(torch.finfo(length.dtype).tiny), 0.0)
+    tiny = torch.finfo(gradients.dtype).tiny
+    # first by the largest channel, so that squares of tiny gradients do not underflow
+    u = gradients / gradients.abs().amax(2, keepdim=True).clamp_min(tiny)
+    u = u / u.norm(dim=2, keepdim=True).clamp_min(tiny)
     total = _pairs(u)
     if published:  # pairs with the last surrogate are written once, in the other's row
         total = (total + _pairs(u[:-1])) / 2

@@ -192,10 +192,10 @@ def test_ratio_of_two_is_the_same_either_way(setting: Any, same: Any) -> None:
 
 @pytest.mark.parametrize("k", [2, 3, 5])
 def test_published_filter(setting: Any, same: Any, transcribed: Any, k: int) -> None:
-    at = setting(k=k, n=7, seed=k)
-    found = at.run("adaea", published_filter=True)
-    same(found, transcribed(at, filtered=published_map))
-    plain = at.run("adaea")
+    at, eta = setting(k=k, n=7, seed=k), ETA if k < 5 else 0.0
+    found = at.run("adaea", published_filter=True, eta=eta)
+    same(found, transcribed(at, filtered=published_map, eta=eta))
+    plain = at.run("adaea", eta=eta)
     assert not torch.equal(found.directions == 0, plain.directions == 0)
     if k == 2:
         assert filtered_share(found.directions) < filtered_share(plain.directions)
@@ -239,6 +239,17 @@ def test_published_map_of_two_equal_gradients_is_a_half() -> None:
     torch.testing.assert_close(disparity(g), one)
     torch.testing.assert_close(disparity(g, published=True), half)
     torch.testing.assert_close(disparity(torch.stack([g[0], -g[0]])), -one)
+
+
+@pytest.mark.parametrize(("k", "never"), [(2, False), (3, False), (5, True)])
+def test_mean_cosine_has_a_floor(setting: Any, k: int, never: bool) -> None:
+    """Mean pairwise cosines are at least -1/(K-1): the paper's eta filters nothing from 5 surrogates on."""
+    at = setting(k=k, n=7, seed=k)
+    assert (filtered_share(at.run("adaea").directions) == 0) == never
+    opposed = torch.zeros(k, 1, 2, 1, 1, dtype=torch.float64)
+    for i in range(k):  # the corners of a regular polygon
+        opposed[i, 0, :, 0, 0] = torch.tensor([math.cos(i * math.tau / k), math.sin(i * math.tau / k)])
+    assert float(disparity(opposed)) == pytest.approx(-1 / (k - 1))
 
 
 def weights(at: Any, **options: Any) -> Tensor:
@@ -343,49 +354,52 @@ def test_one_filtered_image_does_not_hold_up_the_others(setting: Any, same: Any)
 
 
 class Sure(nn.Module):
-    """A net whose logits are so far apart that its loss is 0, gradient and all."""
+    """A net that adds a margin to the class it names, or has its logits far apart."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, margin: float = 0.0, factor: float = 1.0) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.margin, self.factor = net, margin, factor
 
     def forward(self, x: Tensor) -> Tensor:
         z: Tensor = self.net(x)
-        return 1e4 * z
+        return self.factor * z + self.margin * (z.detach() == z.detach().amax(1, keepdim=True))
+
+
+def sure_of_itself(setting: Any, **how: float) -> Any:
+    """Three surrogates, the first with a loss of almost nothing."""
+    at = setting(k=3, eps=4 / 255, alpha=1 / 255)
+    with torch.no_grad():
+        at.y = at.models[0](at.x).argmax(1)
+    at.models[0] = Sure(at.models[0], **how)
+    with torch.no_grad():
+        assert nn.functional.cross_entropy(at.models[0](at.x), at.y) < 1e-12
+    return at
+
+
+@pytest.mark.parametrize("mean_ratio", [True, False])
+def test_ratio_is_guarded_where_a_loss_is_nothing(
+    setting: Any, transcribed: Any, mean_ratio: bool
+) -> None:
+    at = sure_of_itself(setting, margin=40.0)
+    found, wanted = at.run("adaea", mean_ratio=mean_ratio), transcribed(at, mean_ratio=mean_ratio)
+    torch.testing.assert_close(found.x_adv, wanted.x_adv, rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.directions, wanted.directions, rtol=1e-6, atol=1e-15)
+    assert (found.x_adv - at.x).abs().amax((1, 2, 3)).min() > 1 / 255
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_ratio_is_guarded_where_a_loss_is_nothing(
-    setting: Any, same: Any, transcribed: Any, cross_entropy: Any, dtype: torch.dtype
+@pytest.mark.parametrize("options", [{}, {"mean_ratio": False}, {"batch_coupled": True}])
+def test_weights_are_finite_where_a_loss_and_its_gradient_are_zero(
+    setting: Any, dtype: torch.dtype, options: dict[str, bool]
 ) -> None:
-    at = setting(k=3)
-    with torch.no_grad():
-        at.y = at.models[0](at.x).argmax(1)
-    sure = at.but(models=[Sure(at.models[0]), *at.models[1:]], eps=4 / 255, alpha=1 / 255)
-    own = [float(cross_entropy(sure.logits(0, x).detach(), sure.wanted(i))) for i, x in enumerate(at.x)]
-    assert max(own) < 1e-12
-    if dtype == torch.float32:
-        sure.models = [model.float() for model in sure.models]
-        sure.x = sure.x.float()
-        found = sure.run("adaea")
-        assert torch.isfinite(found.x_adv).all()
-        assert torch.isfinite(weights(sure)).all()
-    else:
-        same(sure.run("adaea"), transcribed(sure))
-        share = weights(sure)
-        assert torch.isfinite(share).all()
-        torch.testing.assert_close(share.sum(2), torch.ones(share.shape[:2]).double())
-
-
-def test_weights_prefer_what_carries_over(setting: Any, gradient_of: Any) -> None:
-    """Two equal surrogates carry over to each other, the third to nobody: it weighs least."""
-    at = setting(k=2)
-    trio = at.but(models=[at.models[0], at.models[0], at.models[1]])
-    for targeted in (False, True):
-        goal = trio.but(target=(trio.y + 1) % 5 if targeted else None)
-        share = weights(goal)
-        torch.testing.assert_close(share[..., 0], share[..., 1])
-        assert (share[..., 2] < share[..., 0]).double().mean() > 0.9
+    at = sure_of_itself(setting, factor=1e4)
+    for model in at.models:
+        model.to(dtype)
+    at.x = at.x.to(dtype)
+    share = weights(at, **options)
+    assert torch.isfinite(share).all()
+    torch.testing.assert_close(share.sum(2), torch.ones(3, 3, dtype=dtype))
+    assert torch.isfinite(at.run("adaea", **options).x_adv).all()
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])

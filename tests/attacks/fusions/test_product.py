@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import product
+from dataclasses import dataclass
+from itertools import combinations, product
 from typing import Any
 
 import pytest
@@ -12,18 +13,18 @@ from torch import Tensor, nn
 from advens.attacks import attack_from_spec, create_attack
 from advens.attacks.parts import PARTS, from_spec
 
-TRANSFORMS: list[dict[str, Any]] = [
+TRANSFORMS: list[Any] = [
     {"name": "di", "p": 1.0, "rate": 1.3},
     {"name": "si", "copies": 2},
     {"name": "admix", "others": 1, "scales": 2},
     {"name": "ssa", "copies": 2},
     {"name": "bsr", "copies": 2},
 ]
-ESTIMATORS: list[dict[str, Any]] = [
+ESTIMATORS: list[Any] = [
     {"name": "plain"}, {"name": "vmi", "copies": 1}, {"name": "pgn", "copies": 1}
 ]  # fmt: skip
-UPDATES = ["sign", "mi", "ni"]
-FILTERS: list[list[dict[str, Any]]] = [[], [{"name": "ti", "size": 3}]]
+UPDATES: list[Any] = ["sign", "mi", "ni"]
+FILTERS: list[Any] = [[], [{"name": "ti", "size": 3}]]
 SIDE, EPS = 6, 8 / 255
 
 
@@ -61,8 +62,10 @@ def test_everything_goes_with_everything(name: str) -> None:
 
     for model in models:
         model.register_forward_hook(watch)
-    results = []
-    for transform, estimator, update, filters in product(TRANSFORMS, ESTIMATORS, UPDATES, FILTERS):
+    axes = (TRANSFORMS, ESTIMATORS, UPDATES, FILTERS)
+    results: dict[tuple[int, ...], Tensor] = {}
+    for key in product(*(range(len(axis)) for axis in axes)):
+        transform, estimator, update, filters = (axis[i] for axis, i in zip(axes, key, strict=True))
         attack = create_attack(
             "ifgsm", fusion=fusion, transforms=[transform], estimator=estimator, update=update,
             filters=filters, eps=EPS, step_size=EPS / 2, steps=2,
@@ -78,7 +81,31 @@ def test_everything_goes_with_everything(name: str) -> None:
         assert (found.x_adv - x).abs().amax((1, 2, 3)).min() > EPS / 4, case
         assert found.x_adv.min() >= 0, case
         assert found.x_adv.max() <= 1, case
-        results.append(found.x_adv)
-    assert attack_from_spec(attack.spec) == attack
-    distinct = {tuple(result.flatten().tolist()) for result in results}
-    assert len(distinct) > len(results) // 3, "parts are without effect"
+        assert attack_from_spec(attack.spec) == attack, case
+        results[key] = found.x_adv
+    for axis, parts in enumerate(axes):
+        for a, b in combinations(range(len(parts)), 2):
+            pairs = [(found, results[(*key[:axis], b, *key[axis + 1 :])])
+                     for key, found in results.items() if key[axis] == a]  # fmt: skip
+            assert not all(torch.equal(one, other) for one, other in pairs), f"{parts[a]} is {parts[b]}"
+
+
+@dataclass(frozen=True)
+class Halfway:
+    """An estimator of one gradient, which is not the plain one."""
+
+    queries = 1
+
+    def estimate(self, gradient: Any, x: Tensor, memory: dict[str, Any], context: Any) -> Tensor:
+        found: Tensor = gradient((x + context.clean.mean()) / 2)
+        return found
+
+
+@pytest.mark.parametrize("name", list(PARTS["fusion"]))
+def test_an_estimator_of_one_gradient_is_asked(setting: Any, name: str) -> None:
+    """Also by the fusions that share a forward pass where an estimate is one gradient."""
+    at = setting(k=2)
+    attack = at.attack("ifgsm", fusion=name, estimator=Halfway())
+    found = attack.run(at.models, at.x, at.y)
+    assert found.passes == attack.passes(2)
+    assert not torch.allclose(found.x_adv, at.attack("ifgsm", fusion=name)(at.models, at.x, at.y))

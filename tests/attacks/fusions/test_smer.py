@@ -62,7 +62,8 @@ def transcribed(gradient_of: Any, cross_entropy: Any) -> Callable[..., Any]:
             for k in order:
                 gradients = [
                     gradient_of(
-                        lambda leaf, i=i: at.j(owned[i].w[k].detach() * at.logits(k, leaf), i), x
+                        lambda leaf, i=i, k=k: at.j(owned[i].w[k].detach() * at.logits(k, leaf), i),
+                        x,
                     )
                     for i, x in enumerate(inner)
                 ]
