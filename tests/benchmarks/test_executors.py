@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 import types
 
 import pandas as pd
 import pytest
 
-from advens.benchmarks.executors import device_of_worker, execute
+from advens.benchmarks.executors import attempt, device_of_worker, execute
 from advens.errors import InputError, RunError
-from advens.results.store import RunStore
+from advens.results.store import CorruptFile, RunStore
 
 
 def same(one, two, rows, images) -> None:
@@ -27,23 +28,24 @@ def test_two_workers(advens, suite, tmp_path, rows, images):
     same(one, two, rows, images)
 
 
-def test_failures_in_workers(advens, suite, tmp_path):
-    """One file is damaged, one target is bad: each is said as without workers."""
-    out, attacks = tmp_path / "out", [{"name": "fgsm"}]
-    path = suite(attacks=attacks, targets=["toys:centroid?seed=3"])
-    advens("run", path, "--out", out).done()
-    store = RunStore(out)
-    for cell, key in store.evaluated():
-        store.samples_path(cell, key).unlink()
-    damaged = store.examples_path(store.cells()[0])
-    data = bytearray(damaged.read_bytes())
-    data[60] ^= 1
-    damaged.write_bytes(data)
-    said = advens("run", path, "--out", out, "--workers", 2)
-    assert "is corrupt" in said.err
-    said.failed("1 cells failed")
-    silent = suite("silent.toml", attacks=attacks, targets=["toys:silent?seed=4"])
-    advens("run", silent, "--out", out, "--workers", 2).refused("NaN")
+def test_bad_input_in_workers(advens, suite, tmp_path):
+    """It crosses the border between processes as what it is, and as one line."""
+    path, out = suite(targets=["toys:silent?seed=4"], attacks=[{"name": "fgsm"}]), tmp_path / "out"
+    advens("run", path, "--out", out).refused("NaN")
+    assert len(RunStore(out).cells()) == 2
+    advens("run", path, "--out", out, "--workers", 2).refused("toys:silent?seed=4", "NaN")
+
+
+def test_failures_travel_between_processes(tmp_path):
+    """Also those of a kind that pickle cannot make again."""
+    damaged = CorruptFile(tmp_path / "x.parquet", "truncated")
+    for raised, words in ((damaged, "x.parquet is corrupt: truncated"), (KeyError("a"), "KeyError")):
+        outcome = pickle.loads(pickle.dumps(attempt(Loud(raised), "cpu")))
+        assert isinstance(outcome, RunError)
+        assert words in str(outcome)
+    assert attempt(Loud(7), "cpu") == 7
+    with pytest.raises(InputError):
+        attempt(Loud(InputError("no")), "cpu")
 
 
 def test_a_worker_that_dies(advens, suite, tmp_path):
