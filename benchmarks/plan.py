@@ -207,12 +207,13 @@ def _attack(suite: Suite, entry: AttackEntry, surrogates: int) -> Attack:
     if threat.steps is not None and getattr(base, "steps", 1) > 1:  # one-step attacks stay so
         options["steps"] = threat.steps
     try:
-        attack = create_attack(entry.name, **(options | entry.options))
+        attack = create_attack(entry.name, **(options | suite.defaults | entry.options))
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     if attack.threat != threat.threat():
         raise InputError(f"{where}: norm and eps are for all: set [threat] (craft: --norm, --eps)")
-    return attack if entry.budget is None else with_budget(attack, entry.budget, surrogates, where)
+    budget = entry.budget or suite.budget
+    return attack if budget is None else with_budget(attack, budget, surrogates, where)
 
 
 def with_budget(attack: Attack, budget: int, surrogates: int, where: str = "attack") -> Attack:

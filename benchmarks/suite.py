@@ -70,8 +70,11 @@ class Suite(BaseModel):
         seeds: of the attacks' randomness.
         targets: models, with wildcards.
         threat: the ball and steps.
+        budget: backward passes per sample that every attack gets instead of steps.
+        defaults: options that every attack gets, so that a comparison holds them equal.
         surrogates: sets by name; the set ``each`` takes every model it lists alone.
-        attacks: entries.
+        attacks: entries; one whose ``name`` is a list stands for one entry of each name, and
+            ``{name}`` in its label for the name.
         shard: images a cell covers.
         batch_size: images worked on at once (does not change results).
     """
@@ -84,6 +87,8 @@ class Suite(BaseModel):
     seeds: list[int] = Field([0], min_length=1)
     targets: list[str] = Field(min_length=1)
     threat: ThreatTable = ThreatTable(steps=None)
+    budget: int | None = Field(None, ge=1)
+    defaults: dict[str, Any] = {}
     surrogates: dict[str, list[str] | str]
     attacks: list[AttackEntry] = Field(min_length=1)
     shard: int = Field(250, ge=1)
@@ -106,6 +111,11 @@ class Suite(BaseModel):
                 raise ValueError(f"surrogate set '{name}' is empty")
         return sets
 
+    @field_validator("attacks", mode="before")
+    @classmethod
+    def _one_name_each(cls, entries: Any) -> Any:
+        return [one for entry in entries for one in _expanded(entry)] if isinstance(entries, list) else entries
+
     @property
     def source(self) -> str:
         """The data source with the limit in it."""
@@ -118,6 +128,18 @@ class Suite(BaseModel):
     def toml(self) -> str:
         """The suite with every default written out."""
         return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+def _expanded(entry: Any) -> list[Any]:
+    """An entry of several names as one entry each."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), list):
+        return [entry]
+    names, label = entry["name"], entry.get("label", "{name}")
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError("name is a text or a list of texts")
+    if len(names) > 1 and "{name}" not in str(label):
+        raise ValueError(f"label '{label}' of several attacks must hold {{name}}")
+    return [entry | {"name": name, "label": str(label).replace("{name}", name)} for name in names]
 
 
 def bundled() -> list[str]:
