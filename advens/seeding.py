@@ -8,6 +8,7 @@ Tensors are drawn for the whole shard and sliced to the rows at hand; choices ar
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -85,3 +86,52 @@ class Draws:
     def _full(self, like: Tensor) -> Tensor:
         """Room for the whole shard."""
         return torch.empty((self.size, *like.shape[1:]), dtype=like.dtype, device=like.device)
+
+
+@dataclass(frozen=True)
+class RowDraws:
+    """Random numbers of samples that are at different steps, by counting instead of by streams.
+
+    Number ``j`` of a sample is a hash of (seed, purpose, sample, step, j): which other samples are at
+    hand changes nothing. The hash is SplitMix64's mixing function (Steele et al., OOPSLA 2014).
+
+    Args:
+        seed: what everything is derived from.
+    """
+
+    seed: int
+
+    def uniform(
+        self, place: Tensor, step: Tensor, shape: tuple[int, ...], *tag: object
+    ) -> Tensor:
+        """U(0, 1) in float64, (N, *shape), never 0 and never 1.
+
+        Args:
+            place: (N,) int64, which sample of the shard each row is.
+            step: (N,) int64, the step each row is at.
+            shape: of the numbers of one row.
+        """
+        key = torch.tensor(derive(self.seed, *tag), device=place.device)
+        row = _mixed(_mixed(key + _GOLDEN * (place + 1)) + _GOLDEN * (step + 2))
+        numbers = torch.arange(1, math.prod(shape) + 1, device=place.device)
+        bits = _shifted(_mixed(row[:, None] + _GOLDEN * numbers), 12)
+        return ((bits.double() + 0.5) / 2**52).view(len(place), *shape)
+
+    def normal(self, place: Tensor, step: Tensor, shape: tuple[int, ...], *tag: object) -> Tensor:
+        """N(0, 1) in float64, (N, *shape); arguments as for ``uniform``."""
+        return math.sqrt(2) * torch.erfinv(2 * self.uniform(place, step, shape, *tag) - 1)
+
+
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+
+
+def _mixed(z: Tensor) -> Tensor:
+    """SplitMix64's finaliser on int64, which wraps around as unsigned numbers do."""
+    z = (z ^ _shifted(z, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
+    z = (z ^ _shifted(z, 27)) * (0x94D049BB133111EB - 2**64)
+    return z ^ _shifted(z, 31)
+
+
+def _shifted(z: Tensor, bits: int) -> Tensor:
+    """Right shift that fills with zeros."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,0 +1,158 @@
+"""Runs a white-box attack: broken samples leave at once and others take their place.
+
+Rows of one batch may be at different iterations, so the device stays full until the queue is empty.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from advens.attacks.oracle import Job, Passes
+from advens.attacks.running import AttackResult, out_of_memory, run
+from advens.attacks.whitebox.oracle import RowOracle
+from advens.attacks.whitebox.rows import Rows
+from advens.errors import RunError
+from advens.threat import Threat
+
+REFILL = 0.125
+"""Part of a batch that must be free before others join: few samples alone are slow to start."""
+
+
+class RowAttack(Protocol):
+    """An attack that takes every row one iteration further, wherever the row is."""
+
+    @property
+    def threat(self) -> Threat:
+        """The ball."""
+        ...
+
+    @property
+    def iterations(self) -> int:
+        """Iterations of a sample that is never broken."""
+        ...
+
+    def begin(self, oracle: RowOracle, rows: Rows) -> None:
+        """Fill the memory of fresh rows (``rows.t`` is 0)."""
+        ...
+
+    def advance(self, oracle: RowOracle, rows: Rows) -> None:
+        """One iteration of every row; ``rows.t`` is counted by the caller."""
+        ...
+
+    def last(self, rows: Rows) -> Tensor:
+        """The images (N, C, H, W) to give back for rows that still stand."""
+        ...
+
+
+def search(
+    attack: RowAttack, oracle: RowOracle, places: Tensor, *, batch: int, stop: bool = True
+) -> None:
+    """Attack some samples of a shard; what is found stands in the oracle.
+
+    Args:
+        places: samples of the shard to attack, (M,).
+        batch: rows at once; halved when memory runs out.
+        stop: whether a broken sample leaves. Without, every sample takes all iterations.
+    """
+    waiting = places
+    rows = oracle.rows(places[:0])
+    while len(waiting) or len(rows):
+        free = batch - len(rows)
+        fresh = waiting[:0]
+        try:
+            if len(waiting) and (free >= REFILL * batch or not len(rows)):
+                fresh, waiting = waiting[:free], waiting[free:]
+                begun = oracle.rows(fresh)
+                attack.begin(oracle, begun)
+                rows, fresh = rows.joined(_still(oracle, begun, stop)), fresh[:0]
+                if not len(rows):
+                    continue
+            attack.advance(oracle, rows)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if batch == 1:
+                raise RunError("out of memory with a single image") from error
+            again = torch.cat([rows.place, fresh])
+            oracle.forget(again)
+            batch, waiting = (batch + 1) // 2, torch.cat([again, waiting])
+            rows = oracle.rows(places[:0])
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            continue
+        rows.t = rows.t + 1
+        done = rows.t >= attack.iterations
+        if bool(done.any()):
+            ended = rows.pick(done)
+            standing = oracle.correct[ended.place] > 0
+            untouched = standing & (oracle.broken_at[ended.place] < 0)
+            oracle.x_adv[ended.place[untouched]] = attack.last(ended)[untouched]
+        rows = _still(oracle, rows.pick(~done), stop)
+    oracle.check()
+
+
+def _still(oracle: RowOracle, rows: Rows, stop: bool) -> Rows:
+    """The rows that go on."""
+    alive = oracle.correct[rows.place] > 0
+    return rows if not stop or bool(alive.all()) else rows.pick(alive)
+
+
+class WhiteBox:
+    """The surface every attack has, for one that goes row by row: a base of frozen parts.
+
+    In `__call__`, `run` and `craft` no sample leaves early and nothing is rounded, so the passes are
+    those of the formula; `advens.attacks.whitebox.evaluate` is where broken samples leave.
+    """
+
+    threat: Threat
+
+    def __call__(
+        self,
+        models: nn.Module | Sequence[nn.Module],
+        x: Tensor,
+        y: Tensor,
+        target: Tensor | None = None,
+        *,
+        seed: int = 0,
+    ) -> Tensor:
+        """Adversarial images for ``x``: where the models fail, else the attack's last word."""
+        return self.run(models, x, y, target, seed=seed).x_adv
+
+    def run(
+        self,
+        models: nn.Module | Sequence[nn.Module],
+        x: Tensor,
+        y: Tensor,
+        target: Tensor | None = None,
+        *,
+        seed: int = 0,
+        micro_batch: int | None = None,
+        trace: bool = False,
+    ) -> AttackResult:
+        """The same with the passes spent. There is no trace."""
+        return run(self, models, x, y, target, seed=seed, micro_batch=micro_batch)  # type: ignore[arg-type]
+
+    def craft(self: Any, job: Job) -> tuple[Tensor, Passes]:
+        """The attack on some rows of a shard."""
+        n = len(job.x)
+        oracle = RowOracle(
+            job.models, self.threat, job.x, job.y, job.target, seed=job.draws.seed,
+            eot=getattr(self, "eot", 1), first=job.draws.rows.start or 0,
+        )  # fmt: skip
+        search(self, oracle, torch.arange(n, device=job.x.device), batch=max(1, n), stop=False)
+        spent = Passes(*(int(c.max()) if n else 0 for c in (oracle.forwards, oracle.backwards)))
+        return oracle.x_adv, spent
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """JSON-able description; `attack_from_spec` builds the same value from it."""
+        from advens.attacks.parts import to_spec
+
+        described: dict[str, Any] = to_spec(self)
+        return described

@@ -1,0 +1,273 @@
+"""The one place where a white-box attack runs the model: it answers, counts, and watches.
+
+Every point that is looked at counts: when a model is wrong on a point inside the ball, the sample is
+broken there and then, whatever the attack does next. No attack keeps books of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from advens.attacks.whitebox.rows import Rows
+from advens.classifier import device_of
+from advens.errors import InputError, RunError
+from advens.seeding import RowDraws, derive
+from advens.threat import Threat
+
+INSIDE = 1e-5
+"""How far, relative to eps, rounding may carry a float image out of the ball."""
+
+RowLoss = Callable[[Tensor], Tensor]
+"""Logits (N, classes) to a loss (N,) that the attack ascends."""
+
+
+class Answer(NamedTuple):
+    """Gradient (N, C, H, W), loss (N,) and logits (N, classes) at a point, all detached."""
+
+    gradient: Tensor
+    loss: Tensor
+    logits: Tensor
+
+
+class RowOracle:
+    """Answers for the rows of a shard.
+
+    Several models are one: the mean of their logits. A randomized ensemble, a module with
+    ``members`` and ``probabilities``, answers with the log of its expected probabilities, and a
+    point's accuracy is its expected one, exactly.
+
+    Args:
+        models: what is attacked, images in [0, 1] to logits.
+        threat: the ball.
+        x: clean images of the shard (N, C, H, W).
+        y: labels (N,).
+        target: wanted labels (N,), or None.
+        seed: what all randomness is derived from.
+        eot: forward passes that one answer averages, for models with randomness of their own.
+        eight_bit: whether a sample only counts as broken when its image rounded to 8 bits inside
+            the ball breaks the model too. ``x`` must hold 8-bit values then.
+        first: what is added to a row's place to name its random numbers.
+
+    Attributes:
+        correct: (N,) lowest accuracy of any point looked at; 1 stands, 0 is broken.
+        x_adv: (N, C, H, W) where that was; the clean image before.
+        forwards, backwards: (N,) passes spent on each sample.
+        broken_at: (N,) iteration at which ``correct`` last fell, -1 before.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        threat: Threat,
+        x: Tensor,
+        y: Tensor,
+        target: Tensor | None = None,
+        *,
+        seed: int = 0,
+        eot: int = 1,
+        eight_bit: bool = False,
+        first: int = 0,
+    ) -> None:
+        self.threat, self.x, self.y, self.target = threat, x, y, target
+        self._draws, self._first = RowDraws(seed), first
+        self.seed, self.eot, self.eight_bit = seed, eot, eight_bit
+        self.members, self.probabilities = _members(models)
+        self._devices = [device_of(member) or x.device for member in self.members]
+        n = len(x)
+        self.correct = torch.ones(n, dtype=torch.float64, device=x.device)
+        self.x_adv = x.clone()
+        self.forwards = torch.zeros(n, dtype=torch.long, device=x.device)
+        self.backwards = torch.zeros_like(self.forwards)
+        self.broken_at = torch.full_like(self.forwards, -1)
+        self._asked = 0
+        self._classes: int | None = None
+        self._sound: Tensor | float = 0.0
+
+    @property
+    def k(self) -> int:
+        """Models that one query runs."""
+        return len(self.members)
+
+    def rows(self, places: Tensor) -> Rows:
+        """Fresh rows for some samples of the shard."""
+        target = None if self.target is None else self.target[places]
+        return Rows(self.x[places], self.y[places], target, places, torch.zeros_like(places))
+
+    @torch.no_grad()
+    def logits(self, x: Tensor, rows: Rows) -> Tensor:
+        """Logits (N, classes) at ``x``, one forward pass of every model."""
+        out, each = self._run(x)
+        self._count(rows, 1, 0)
+        self._watch(x, each, rows)
+        return out
+
+    def gradient(self, x: Tensor, rows: Rows, loss: RowLoss) -> Answer:
+        """Gradient of the summed loss at ``x``, with loss and logits; averaged over ``eot`` passes."""
+        return self.gradients(x, rows, [loss])[0]
+
+    def gradients(self, x: Tensor, rows: Rows, losses: Sequence[RowLoss]) -> list[Answer]:
+        """Several losses' gradients from the same forward pass; one backward pass each."""
+        found: list[list[Answer]] = []
+        for _ in range(self.eot):
+            leaf = x.detach().requires_grad_()
+            with torch.enable_grad():
+                out, each = self._run(leaf)
+                values = [loss(out) for loss in losses]
+            found.append([])
+            for i, value in enumerate(values):
+                (g,) = torch.autograd.grad(value.sum(), leaf, retain_graph=i + 1 < len(values))
+                self._sound = g.sum() * 0 + self._sound
+                found[-1].append(Answer(g, value.detach(), out.detach()))
+            self._count(rows, 1, len(losses))
+            self._watch(x, each.detach(), rows)
+        if self.eot == 1:
+            return found[0]
+        return [
+            Answer(*(torch.stack([draw[i][j] for draw in found]).mean(0) for j in range(3)))
+            for i in range(len(losses))
+        ]
+
+    def member_gradients(
+        self, x: Tensor, rows: Rows, member: int, losses: Sequence[RowLoss]
+    ) -> list[Answer]:
+        """``gradients`` of one member alone; nothing is watched, since it is not the defense."""
+        leaf = x.detach().requires_grad_()
+        with torch.enable_grad():
+            out = self._member(leaf, member)
+            values = [loss(out) for loss in losses]
+        answers = []
+        for i, value in enumerate(values):
+            (g,) = torch.autograd.grad(value.sum(), leaf, retain_graph=i + 1 < len(values))
+            self._sound = g.sum() * 0 + self._sound
+            answers.append(Answer(g, value.detach(), out.detach()))
+        self.forwards[rows.place] += 1
+        self.backwards[rows.place] += len(losses)
+        return answers
+
+    @torch.no_grad()
+    def accuracy(self, x: Tensor, rows: Rows) -> Tensor:
+        """(Expected) accuracy (N,) float64 at ``x``: 0 or 1 but for randomized ensembles; watched."""
+        _, each = self._run(x)
+        self._count(rows, 1, 0)
+        self._watch(x, each, rows)
+        return self._accuracy(each, rows)
+
+    def numbers(self, rows: Rows, shape: tuple[int, ...], *tag: object) -> Tensor:
+        """U(0, 1), float64 (N, *shape), of each row's own iteration and one purpose."""
+        return self._draws.uniform(rows.place + self._first, rows.t, shape, *tag)
+
+    def normals(self, rows: Rows, shape: tuple[int, ...], *tag: object) -> Tensor:
+        """N(0, 1), float64 (N, *shape), of each row's own iteration and one purpose."""
+        return self._draws.normal(rows.place + self._first, rows.t, shape, *tag)
+
+    def random_start(self, rows: Rows, *tag: object) -> Tensor:
+        """A uniform point of each row's ball, projected on [0, 1]."""
+        threat, shape = self.threat, tuple(rows.x.shape[1:])
+        if threat.norm == "linf":
+            noise = (2 * self.numbers(rows, shape, "start", *tag) - 1) * threat.radius
+            return threat.project(rows.x + noise.to(rows.x.dtype), rows.x)
+        direction = threat.steepest(self.normals(rows, shape, "start", *tag))
+        length = self.numbers(rows, (1, 1, 1), "radius", *tag) ** (1 / rows.x[0].numel())
+        return threat.project(rows.x + (threat.radius * length * direction).to(rows.x.dtype), rows.x)
+
+    def begin(self, places: Tensor) -> Tensor:
+        """The clean images: gives the places the model is right on, (expected) accuracy noted."""
+        rows = self.rows(places)
+        self.accuracy(rows.x, rows)
+        return places[self.correct[places] > 0]
+
+    def forget(self, places: Tensor) -> None:
+        """Take back what was spent on samples that start again."""
+        self.forwards[places] = 0
+        self.backwards[places] = 0
+
+    def check(self) -> None:
+        """Raise RunError when a gradient was not finite: a sign would hide it."""
+        if not bool(torch.isfinite(torch.as_tensor(self._sound))):
+            raise RunError("the model's gradient is not finite: NaN or infinite")
+
+    def _count(self, rows: Rows, forward: int, backward: int) -> None:
+        self.forwards[rows.place] += forward * self.k
+        self.backwards[rows.place] += backward * self.k
+
+    def _member(self, x: Tensor, k: int) -> Tensor:
+        out = self.members[k](x.to(self._devices[k]))
+        if self._classes is None:
+            self._check(out, x)
+        return out.to(x.device)  # type: ignore[no-any-return]
+
+    def _run(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits an attack sees (N, classes), and each member's (K, N, classes)."""
+        self._asked += 1
+        if self.eot > 1:  # a model with randomness of its own: its stream is named, and put back
+            with torch.random.fork_rng():
+                torch.manual_seed(derive(self.seed, "eot", self._asked))
+                each = torch.stack([self._member(x, k) for k in range(self.k)])
+        else:
+            each = torch.stack([self._member(x, k) for k in range(self.k)])
+        if self.k == 1:
+            return each[0], each
+        if self.probabilities is None:
+            return each.mean(0), each
+        log_p = self.probabilities.to(each).log()[:, None, None]
+        return torch.logsumexp(each.log_softmax(-1) + log_p, 0), each
+
+    def _accuracy(self, each: Tensor, rows: Rows) -> Tensor:
+        if self.probabilities is None:
+            each = each.mean(0, keepdim=True)
+        hit = each.argmax(-1) == (rows.y if rows.target is None else rows.target)
+        right = hit if rows.target is None else ~hit
+        if self.probabilities is None:
+            return right[0].double()
+        return (self.probabilities.to(right.device).double()[:, None] * right).sum(0)
+
+    @torch.no_grad()
+    def _watch(self, x: Tensor, each: Tensor, rows: Rows) -> None:
+        """Note the points that are worse than anything seen so far, when they are allowed."""
+        accuracy = self._accuracy(each, rows)
+        lower = accuracy < self.correct[rows.place] - 1e-12
+        if not bool(lower.any()):
+            return
+        found = rows.pick(lower)
+        images, accuracy = x.detach()[lower], accuracy[lower]
+        inside = self._inside(images, found.x)
+        images = self.threat.project(images, found.x)
+        if self.eight_bit:
+            images = self.threat.quantise(images.cpu(), found.x.cpu()).to(x.device, x.dtype) / 255
+            accuracy = self._accuracy(self._run(images)[1], found)
+            self._count(found, 1, 0)
+        lower = inside & (accuracy < self.correct[found.place] - 1e-12)
+        place = found.place[lower]
+        self.correct[place] = accuracy[lower]
+        self.x_adv[place] = images[lower]
+        self.broken_at[place] = found.t[lower]
+
+    def _inside(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        delta = (x_adv - x).flatten(1)
+        size = delta.abs().amax(1) if self.threat.norm == "linf" else delta.norm(dim=1)
+        flat = x_adv.flatten(1)
+        boxed = (flat.amin(1) >= -INSIDE) & (flat.amax(1) <= 1 + INSIDE)
+        return boxed & (size <= self.threat.radius * (1 + INSIDE))
+
+    def _check(self, out: object, x: Tensor) -> None:
+        if not isinstance(out, Tensor) or out.dim() != 2 or len(out) != len(x):
+            shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise InputError(f"the model must return logits (N, classes); it returned {shape}")
+        if len(self.y) and int(self.y.max()) >= out.shape[1]:
+            raise InputError(
+                f"label {int(self.y.max())} is out of range; the model has {out.shape[1]} classes"
+            )
+        if not torch.isfinite(out).all():
+            raise InputError("the model returned logits that are NaN or infinite")
+        self._classes = out.shape[1]
+
+
+def _members(models: Sequence[nn.Module]) -> tuple[list[nn.Module], Tensor | None]:
+    """Single models, and the probabilities of a randomized ensemble."""
+    if len(models) == 1 and hasattr(models[0], "members") and hasattr(models[0], "probabilities"):
+        return list(models[0].members), torch.as_tensor(models[0].probabilities)  # type: ignore[arg-type]
+    return list(models), None
