@@ -41,6 +41,7 @@ class Job:
         draws: the randomness of the shard, sliced to the rows.
         pool: clean images of the whole shard, for transforms that mix images.
         trace: where to note what happens at every step; None when nobody asks.
+        carried: what a method takes from one micro-batch to the next, where its published code does.
     """
 
     models: Sequence[nn.Module]
@@ -50,6 +51,7 @@ class Job:
     draws: Draws
     pool: Tensor
     trace: Trace | None = None
+    carried: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass

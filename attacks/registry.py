@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
+from fnmatch import fnmatch
 from functools import update_wrapper
 from typing import Any
 
@@ -16,6 +17,9 @@ from advens.threat import Threat
 ALSO_FILTERS = "transforms"
 PREFIXES = ("transform", "filter", "estimator", "update")
 """Kinds of parts that may stand in front of a recipe's name, in any order."""
+
+COMPOSED = ("di-mi-adaea", "di-ti-mi-adaea", "di-ti-mi-cwa", "di-ti-mi-ens-logits", "ssa-cwa", "vmi-cwa")
+"""Compositions that papers name, listed beside the recipes."""
 
 
 class Recipe:
@@ -57,7 +61,7 @@ def recipe(
 
 def list_attacks(pattern: str = "*") -> list[str]:
     """Names of attacks that match a shell wildcard."""
-    return RECIPES.names(pattern)
+    return sorted({*RECIPES.names(pattern), *(name for name in COMPOSED if fnmatch(name, pattern))})
 
 
 def create_attack(name: str, **overrides: Any) -> Attack:

@@ -64,14 +64,14 @@ def run(
     size = max(1, min(micro_batch or len(x), len(x)))
     parts: list[Tensor] = []
     traces: list[dict[str, Tensor]] = []
-    passes = Passes(0, 0)
+    passes, carried = Passes(0, 0), dict[str, Tensor]()
     start = 0
     with borrowed(surrogates):
         while start < len(x):
             rows = slice(start, start + size)
             job = Job(
                 surrogates, x[rows], y[rows], None if target is None else target[rows],
-                Draws(seed, len(x), rows), x, Trace() if trace else None,
+                Draws(seed, len(x), rows), x, Trace() if trace else None, carried,
             )  # fmt: skip
             try:
                 x_adv, passes = attack.craft(job)

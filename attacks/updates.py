@@ -62,6 +62,19 @@ class MI:
         return accumulate(g, memory, self.mu)
 
 
+@part("update", "batch-mi", couples="batch")
+class BatchMI(MI):
+    """Momentum with the mean of |g| over the whole batch, as CWA's published code has it.
+
+    One step has MI's signs; from the second on samples with larger gradients count for more.
+    """
+
+    def direction(self, g: Tensor, memory: dict[str, Tensor]) -> Tensor:
+        unit = g / g.abs().mean().clamp_min(torch.finfo(g.dtype).tiny)
+        memory["m"] = unit + self.mu * memory["m"] if "m" in memory else unit
+        return memory["m"]
+
+
 @part("update", "ni", paper="Lin et al., ICLR 2020 (NI-FGSM)", year=2020)
 class NI:
     """Nesterov momentum: the gradient is taken at ``x' + alpha mu m``.

@@ -114,7 +114,9 @@ class Suite(BaseModel):
     @field_validator("attacks", mode="before")
     @classmethod
     def _one_name_each(cls, entries: Any) -> Any:
-        return [one for entry in entries for one in _expanded(entry)] if isinstance(entries, list) else entries
+        if not isinstance(entries, list):
+            return entries
+        return [one for entry in entries for one in _expanded(entry)]
 
     @property
     def source(self) -> str:

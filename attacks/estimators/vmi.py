@@ -29,8 +29,11 @@ class VMI:
     def estimate(
         self, gradient: Gradient, x: Tensor, memory: dict[str, Any], context: Context
     ) -> Tensor:
+        step = context.draws.step
+        if memory.get("step") != step:  # inner loops ask several times a step; v is of the step before
+            memory["before"], memory["step"] = memory.get("v"), step
         g = gradient(x)
-        tuned = g + memory["v"] if "v" in memory else g
+        tuned = g if memory["before"] is None else g + memory["before"]
         mean = neighbourhood(gradient, x, self.copies, self.beta, context, "vmi")
         memory["v"] = mean - g
         return tuned

@@ -35,7 +35,8 @@ class AdaEA:
 
     Args:
         beta: sharpness of the weights.
-        eta: threshold of the filter.
+        eta: threshold of the filter. A mean pairwise cosine is at least -1/(K-1), so -0.3 filters
+            nothing from K = 5 on.
         agm, drf: switch a half off, for ablations.
         mean_ratio: divide by K-1 as the paper does; the published code does not.
         published_filter: the published code's arithmetic, which never writes the last surrogate's row.

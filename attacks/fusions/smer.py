@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from pydantic import ValidationInfo, field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,6 +32,8 @@ class SMER:
         lr, weight_decay: of the scalars' SGD.
         mu: decay of the inner momentum, which starts anew in every outer step.
         batch_coupled: one set of scalars for the batch, from its mean loss, as published.
+        leaks: a batch begins with the scalars the batch before ended with, as published; for
+            ``batch_coupled`` scalars.
     """
 
     rounds: int = 4
@@ -38,10 +41,21 @@ class SMER:
     weight_decay: float = 0.002
     mu: float = 1.0
     batch_coupled: bool = False
+    leaks: bool = False
+
+    @field_validator("leaks")
+    @classmethod
+    def _shared_scalars(cls, leaks: bool, info: ValidationInfo) -> bool:
+        if leaks and not info.data.get("batch_coupled"):
+            raise ValueError("only the scalars of a whole batch can leak; set batch_coupled too")
+        return leaks
 
     def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
         beta, state = oracle.context.step_size, oracle.state("smer")
         v = state.get("v", x.new_ones(len(x), oracle.k))
+        carried = oracle.job.carried
+        if self.leaks and "v" not in state and "smer" in carried:
+            v = carried["smer"].to(x).expand_as(v)
         at, memory = x, dict[str, Tensor]()
         for turn in range(self.rounds):
             for k in oracle.context.draws.permutation(oracle.k, "smer", turn):
@@ -51,6 +65,8 @@ class SMER:
                 v = self.learned(v, z, oracle)
                 at = oracle.context.step(at, beta, accumulate(g, memory, self.mu))
         state["v"] = v
+        if self.leaks:
+            carried["smer"] = v[0]
         return memory["m"]
 
     def learned(self, v: Tensor, z: Tensor, oracle: GradientOracle) -> Tensor:

@@ -20,6 +20,7 @@ from advens.attacks import attack_from_spec, attack_info
 from advens.attacks.attack import Attack
 from advens.attacks.oracle import Passes
 from advens.attacks.parts import PARTS, name_of
+from advens.attacks.registry import RECIPES
 from advens.threat import Threat
 
 Net = Callable[..., nn.Module]
@@ -37,7 +38,7 @@ def takes_parts(name: str) -> bool:
 
 
 COMPOSED = [
-    *(f"di-ti-mi-{name}" for name in advens.list_attacks()
+    *(f"di-ti-mi-{name}" for name in RECIPES
       if attack_info(name).family == "fusion" and takes_parts(name)),
     "vmi-ens-probs", "pgn-ens-loss", "si-ni-ens-loss", "admix-vmi-ens-logits", "ssa-bsr-ens-probs",
 ]  # fmt: skip
