@@ -68,7 +68,7 @@ def test_everything_goes_with_everything(name: str) -> None:
         transform, estimator, update, filters = (axis[i] for axis, i in zip(axes, key, strict=True))
         attack = create_attack(
             "ifgsm", fusion=fusion, transforms=[transform], estimator=estimator, update=update,
-            filters=filters, eps=EPS, step_size=EPS / 2, steps=2,
+            filters=filters, eps=EPS, step_size=EPS / 2, steps=3,
         )  # fmt: skip
         case = f"{transform} {estimator} {update} {filters}"
         seen.update(forward=0, backward=0)
