@@ -81,6 +81,7 @@ def board_of(
     ).reset_index(drop=True)
     board["rank"] = np.arange(1, len(board) + 1)
     board["group"] = _groups(parts, board["row"].to_list())
+    board["pareto"] = _pareto(board)
     ranked: pd.DataFrame = board[SCHEMAS["leaderboard"].names]
     names = [parts.targets[t] for t in np.flatnonzero(used.any(axis=0))]
     ranked.attrs = {
@@ -125,6 +126,20 @@ def _groups(parts: Contributions, order: list[int]) -> list[str]:
     ]
     found = letters([str(r) for r in ranked], different)
     return [found.get(str(r), "") for r in order]
+
+
+def _pareto(board: pd.DataFrame) -> Array:
+    """Rows that no row of the same surrogate set dominates in mean ASR and compute.
+
+    A backward pass counts as two forward passes; rows whose compute is unknown are not marked.
+    """
+    compute = (board["forwards_per_sample"] + 2 * board["backwards_per_sample"]).to_numpy(float)
+    asr = board["mean_asr"].to_numpy(float)
+    sets = (board["suite"].astype(str) + "\0" + board["surrogates"].astype(str)).to_numpy()
+    at_least = (asr[None] >= asr[:, None]) & (compute[None] <= compute[:, None])
+    better = (asr[None] > asr[:, None]) | (compute[None] < compute[:, None])
+    dominated = (at_least & better & (sets[None] == sets[:, None])).any(axis=1)
+    return ~dominated & ~np.isnan(asr) & ~np.isnan(compute)
 
 
 def _spent(cells: pd.DataFrame | None) -> pd.DataFrame:

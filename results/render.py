@@ -179,6 +179,7 @@ def _board(frame: pd.DataFrame, fold: int) -> tuple[list[Column], list[Column], 
             f"{text.number(f)}/{text.number(b)}" for f, b in zip(
                 frame["forwards_per_sample"], frame["backwards_per_sample"], strict=True)
         )),
+        column("Pareto", "pareto", lambda v: "yes" if v else ""),
         column("ms/image", "seconds_per_image", lambda v: text.number(1000 * v)),
         column("l_inf", "mean_linf", text.number),
     ]
@@ -192,6 +193,7 @@ def _board(frame: pd.DataFrame, fold: int) -> tuple[list[Column], list[Column], 
         f"Mean attack success rate in % over {held}; {over}, n = {n} [95 % bootstrap interval].",
         "Rows sharing a letter cannot be told apart (paired sign-flip test over images, Holm, "
         "5 %). F/B: forward/backward passes per image.",
+        "Pareto: no attack on the same surrogates is as strong for less compute (forwards + 2 backwards).",
         *(f"Note: {note}." for note in frame.attrs.get("notes", [])),
     ]
     return keys, columns, lines

@@ -91,6 +91,8 @@ _LEADERBOARD: tuple[_Column, ...] = (
     ("targets", _INT, "model", "held-out targets in mean_asr"),
     ("n", _INT, "image", "distinct images in mean_asr"),
     ("family", _TEXT, "", "family of the attack in the registry"),
+    ("pareto", _BOOL, "", "no attack on the same surrogates is as strong with less compute, or "
+     "stronger with as much (compute: forwards + 2 backwards)"),
 )
 
 

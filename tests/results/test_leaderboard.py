@@ -177,3 +177,18 @@ def test_compare_without_a_shared_target(drawn):
     frame = drawn({("a", "x"): 0.5, ("b", "x"): 0.5}, {"T": 1}, {"x": ["T"]})
     with pytest.raises(InputError, match="nothing to compare"):
         compare(frame, "a", "b")
+
+
+def test_pareto_marks_what_nothing_cheaper_beats(drawn):
+    frame = drawn({("cheap", "s"): 0.3, ("dear", "s"): 0.9, ("wasteful", "s"): 0.5}, {"A": 1.0}, n=300)
+    spent = {"cheap": (10, 10), "dear": (40, 20), "wasteful": (80, 80)}
+    cells = pd.DataFrame([
+        {"suite": "s", "attack": name, "surrogates": "s", "samples": 300, "family": "fusion", "norm": "linf",
+         "eps": "0.1", "forwards_per_sample": f, "backwards_per_sample": b, "seconds_per_image": 0.1}
+        for name, (f, b) in spent.items()
+    ])
+    board = keyed(leaderboard(frame, cells))
+    assert {name: bool(board.loc[(name, "s"), "pareto"]) for name in spent} == {
+        "cheap": True, "dear": True, "wasteful": False
+    }
+    assert not leaderboard(frame)["pareto"].any()  # nothing is known of the compute
