@@ -70,7 +70,8 @@ def markdown(table: pd.DataFrame) -> str:
         half = 100 * ((found["asr_high"] - found["asr_low"]) / 2).median()
         lines += ["", f"`{suite}`: mean attack success in % on {targets} held-out models, {n} images; half a "
                   f"95 % interval is {half:.1f} points in the median. Letters in a column: fusions that "
-                  "share one cannot be told apart (paired test, Holm, 5 %). Bold: highest.", "", verdict(found)]
+                  "share one cannot be told apart (paired test, Holm, 5 %). Bold: highest.", "",
+                  verdict(found)]
         texts.append("\n".join(lines))
     return "\n\n".join(texts) + "\n"
 
