@@ -47,7 +47,8 @@ class RowOracle:
         y: labels (N,).
         target: wanted labels (N,), or None.
         seed: what all randomness is derived from.
-        eot: forward passes that one answer averages, for models with randomness of their own.
+        eot: forward passes that one answer averages, for models with randomness of their own; such a
+            sample is broken when the mean of the logits is wrong, not by one lucky draw.
         eight_bit: whether a sample only counts as broken when its image rounded to 8 bits inside
             the ball breaks the model too. ``x`` must hold 8-bit values then.
         first: what is added to a row's place to name its random numbers.
@@ -99,9 +100,8 @@ class RowOracle:
 
     @torch.no_grad()
     def logits(self, x: Tensor, rows: Rows) -> Tensor:
-        """Logits (N, classes) at ``x``, one forward pass of every model."""
-        out, each = self._run(x)
-        self._count(rows, 1, 0)
+        """Logits (N, classes) at ``x``; ``eot`` forward passes of every model."""
+        out, each = self._look(x, rows)
         self._watch(x, each, rows)
         return out
 
@@ -112,6 +112,7 @@ class RowOracle:
     def gradients(self, x: Tensor, rows: Rows, losses: Sequence[RowLoss]) -> list[Answer]:
         """Several losses' gradients from the same forward pass; one backward pass each."""
         found: list[list[Answer]] = []
+        total: Tensor | float = 0.0
         for _ in range(self.eot):
             leaf = x.detach().requires_grad_()
             with torch.enable_grad():
@@ -123,7 +124,8 @@ class RowOracle:
                 self._sound = g.sum() * 0 + self._sound
                 found[-1].append(Answer(g, value.detach(), out.detach()))
             self._count(rows, 1, len(losses))
-            self._watch(x, each.detach(), rows)
+            total = total + each.detach()
+        self._watch(x, torch.as_tensor(total) / self.eot, rows)
         if self.eot == 1:
             return found[0]
         return [
@@ -151,8 +153,7 @@ class RowOracle:
     @torch.no_grad()
     def accuracy(self, x: Tensor, rows: Rows) -> Tensor:
         """(Expected) accuracy (N,) float64 at ``x``: 0 or 1 but for randomized ensembles; watched."""
-        _, each = self._run(x)
-        self._count(rows, 1, 0)
+        _, each = self._look(x, rows)
         self._watch(x, each, rows)
         return self._accuracy(each, rows)
 
@@ -216,6 +217,14 @@ class RowOracle:
         log_p = self.probabilities.to(each).log()[:, None, None]
         return torch.logsumexp(each.log_softmax(-1) + log_p, 0), each
 
+    def _look(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+        """`_run`, averaged over ``eot`` passes and counted."""
+        outs, eaches = zip(*(self._run(x) for _ in range(self.eot)), strict=True)
+        self._count(rows, self.eot, 0)
+        if self.eot == 1:
+            return outs[0], eaches[0]
+        return torch.stack(outs).mean(0), torch.stack(eaches).mean(0)
+
     def _accuracy(self, each: Tensor, rows: Rows) -> Tensor:
         if self.probabilities is None:
             each = each.mean(0, keepdim=True)
@@ -238,8 +247,7 @@ class RowOracle:
         images = self.threat.project(images, found.x)
         if self.eight_bit:
             images = self.threat.quantise(images.cpu(), found.x.cpu()).to(x.device, x.dtype) / 255
-            accuracy = self._accuracy(self._run(images)[1], found)
-            self._count(found, 1, 0)
+            accuracy = self._accuracy(self._look(images, found)[1], found)
         lower = inside & (accuracy < self.correct[found.place] - 1e-12)
         place = found.place[lower]
         self.correct[place] = accuracy[lower]

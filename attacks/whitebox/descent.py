@@ -1,0 +1,250 @@
+"""Scheduled PGD, row by row: one loss or its terms by halves, with restarts and starts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from pydantic import ValidationError, ValidationInfo, field_validator
+from torch import Tensor
+
+from advens.attacks.losses import CrossEntropy, Margin
+from advens.attacks.oracle import Passes
+from advens.attacks.parts import FIELD_KINDS, from_spec, name_of, part
+from advens.attacks.starts import Clean, Uniform
+from advens.attacks.steps import StepSize
+from advens.attacks.whitebox.engine import WhiteBox
+from advens.attacks.whitebox.margins import TERMS
+from advens.attacks.whitebox.oracle import RowLoss, RowOracle
+from advens.attacks.whitebox.rows import Rows, per_row
+from advens.errors import InputError
+from advens.seeding import Draws
+from advens.threat import Threat
+
+
+@part("start", "odi", family="white-box", paper="Tashiro et al., NeurIPS 2020", year=2020)
+class ODI:
+    """A uniform point, then steps of eps along a random direction of the logits.
+
+    The direction ``w ~ U(-1, 1)`` over classes is drawn once per sample and run; ``w . z`` is ascended.
+
+    Args:
+        steps: of length eps, before the attack's own.
+    """
+
+    steps: int = 2
+
+    @field_validator("steps")
+    @classmethod
+    def _some(cls, steps: int) -> int:
+        if steps < 1:
+            raise ValueError("at least 1")
+        return steps
+
+    def place(self, x: Tensor, threat: Threat, draws: Draws) -> Tensor:
+        """Refused: a start that asks the model needs an attack that offers it one."""
+        raise InputError(
+            "start 'odi' asks the model; only white-box attacks such as 'pgd-ce' take it"
+        )
+
+
+@part("step", "halves", paper="Ma et al., Machine Learning 2023 (MD)", year=2023)
+class Halves:
+    """A cosine from alpha to 0 in each half of the steps.
+
+    As published, counted from the second step: with ``h = steps // 2``, step ``i`` is
+    ``alpha/2 (1 + cos(pi (i - 1) / (steps - h)))`` up to ``i = h`` and the same of ``i - h`` after.
+
+    Args:
+        alpha: the longest step, written as for ``step-size``.
+    """
+
+    alpha: str | float = "2eps"
+
+    @field_validator("alpha")
+    @classmethod
+    def _readable(cls, alpha: str | float) -> str | float:
+        try:
+            return StepSize(alpha).alpha
+        except ValidationError as error:
+            said = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ValueError(said) from None
+
+    def at(self, step: int, steps: int, threat: Threat) -> float:
+        """alpha of one step, on images in [0, 1]."""
+        half = steps // 2
+        since = (step if step <= half else step - half) - 1
+        longest = StepSize(self.alpha).at(0, steps, threat)
+        return longest * (1 + math.cos(math.pi * since / (steps - half))) / 2
+
+
+@part("attack", "descent")
+class Descent(WhiteBox):
+    """Projected gradient ascent of a loss on the model itself, by sign or unit steps.
+
+    Every step's point is looked at where its gradient is taken, and the last point of a run by one
+    forward pass more.
+
+    Args:
+        threat: the ball.
+        loss: what is ascended.
+        steps: of one run.
+        restarts: runs, or pairs of runs when the loss is decomposed, each from a start of its own.
+        step_size: the rule for alpha.
+        start: ``uniform``, ``clean`` or ``odi``.
+        decomposed: whether the first half of a run ascends one term of the loss: in the first run of
+            a pair minus the label's, in the second the best other class's.
+        first_on_label: whether the very first step of a run ascends the label's own term.
+        eot: gradients averaged at each step, for models with randomness of their own.
+
+    Source: Madry et al. 2018 (PGD), Ma et al. 2023 (decomposed), Xie et al. 2025 (on probabilities).
+    """
+
+    threat: Threat = Threat()
+    loss: Any = CrossEntropy()
+    steps: int = 100
+    restarts: int = 1
+    step_size: Any = StepSize("eps/4")
+    start: Any = Uniform()
+    decomposed: bool = False
+    first_on_label: bool = False
+    eot: int = 1
+
+    @field_validator("loss", "step_size", "start", mode="before")
+    @classmethod
+    def _built(cls, value: Any, info: ValidationInfo) -> Any:
+        """A part from its name, as everywhere."""
+        if info.field_name == "step_size" and isinstance(value, (str, float, int)):
+            return StepSize(value)
+        return from_spec(FIELD_KINDS[str(info.field_name)], value)
+
+    @field_validator("start")
+    @classmethod
+    def _known_start(cls, start: Any) -> Any:
+        if not isinstance(start, (Uniform, Clean, ODI)):
+            raise ValueError("the start is 'uniform', 'clean' or 'odi'")
+        return start
+
+    @field_validator("steps", "restarts", "eot")
+    @classmethod
+    def _some(cls, value: int) -> int:
+        if value < 1:
+            raise ValueError("at least 1")
+        return value
+
+    @field_validator("decomposed", "first_on_label")
+    @classmethod
+    def _has_terms(cls, wanted: bool, info: ValidationInfo) -> bool:
+        loss = info.data.get("loss")
+        if wanted and loss is not None and type(loss) not in TERMS:
+            names = " or ".join(f"'{kind.part_name}'" for kind in TERMS)  # type: ignore[attr-defined]
+            raise ValueError(f"loss '{name_of(loss)}' has no terms to take apart; use {names}")
+        if wanted and info.data.get("steps", 2) < 2:
+            raise ValueError("this takes at least 2 steps")
+        return wanted
+
+    @property
+    def runs(self) -> int:
+        """Runs of a sample that is never broken."""
+        return self.restarts * (2 if self.decomposed else 1)
+
+    @property
+    def iterations(self) -> int:
+        """Gradients of a sample that is never broken."""
+        return self.runs * (self._before + self.steps)
+
+    def passes(self, surrogates: int) -> Passes:
+        """Passes per sample: every gradient's, and a last look at the end of every run."""
+        gradients = self.iterations * self.eot
+        return Passes(surrogates * (gradients + self.runs * self.eot), surrogates * gradients)
+
+    def alphas(self) -> list[float]:
+        """Step lengths of one run, those of the start first."""
+        own = [self.step_size.at(i, self.steps, self.threat) for i in range(self.steps)]
+        return [self.threat.radius] * self._before + own
+
+    def weights(self, run: int) -> list[tuple[float, float]]:
+        """Coefficients of minus the label's term and of the other's, in every step of a run."""
+        one = [(-1.0, 0.0)] if self.first_on_label else []
+        if self.decomposed:
+            half = (1.0, 0.0) if run % 2 == 0 else (0.0, 1.0)
+            one += [half] * (self.steps // 2 - len(one))
+        return [(0.0, 0.0)] * self._before + one + [(1.0, 1.0)] * (self.steps - len(one))
+
+    def begin(self, oracle: RowOracle, rows: Rows) -> None:
+        """Room for the point at hand and for the best one; runs start in ``advance``."""
+        rows.memory = {
+            "x": rows.x.clone(),
+            "best_x": rows.x.clone(),
+            "best": torch.full_like(rows.x[:, 0, 0, 0], -torch.inf),
+        }
+
+    def advance(self, oracle: RowOracle, rows: Rows) -> None:
+        """A gradient step; before it a start where a run begins, after it a look where one ends."""
+        length = self._before + self.steps
+        run, at = rows.t // length, rows.t % length
+        plan = torch.tensor(_plan(self), dtype=torch.float64, device=at.device)
+        alpha, a, b = plan[run % 2, at].unbind(1)
+        starts, ends, memory = at == 0, at == length - 1, rows.memory
+        if bool(starts.any()):
+            memory["x"][starts] = self._placed(oracle, rows.pick(starts))
+        x = memory["x"]
+        answer = oracle.gradient(x, rows, self._loss(oracle, rows, a, b))
+        self._note(rows, answer.logits, torch.ones_like(ends))
+        moved = x + per_row(alpha, x) * self.threat.steepest(answer.gradient)
+        memory["x"] = self.threat.project(moved, rows.x)
+        if bool(ends.any()):
+            ended = rows.pick(ends)
+            self._note(rows, oracle.logits(ended.memory["x"], ended), ends)
+
+    def last(self, rows: Rows) -> Tensor:
+        """The points nearest to breaking the model, by the logit margin."""
+        return rows.memory["best_x"]
+
+    @property
+    def _before(self) -> int:
+        return self.start.steps if isinstance(self.start, ODI) else 0
+
+    def _placed(self, oracle: RowOracle, rows: Rows) -> Tensor:
+        return rows.x if isinstance(self.start, Clean) else oracle.random_start(rows)
+
+    def _loss(self, oracle: RowOracle, rows: Rows, a: Tensor, b: Tensor) -> RowLoss:
+        """The loss of this iteration, which each row sees through its own coefficients a and b."""
+        at = rows.t % (self._before + self.steps)
+        y, target = rows.y, rows.target
+        terms = TERMS.get(type(self.loss)) if self.decomposed or self.first_on_label else None
+
+        def loss(logits: Tensor) -> Tensor:
+            if terms is None:
+                value: Tensor = self.loss(logits, y, target)
+            else:
+                value = terms(logits, y, target, a, b)
+            if not self._before:
+                return value
+            named = replace(rows, t=rows.t - at)  # the same direction in every step of a start
+            w = 2 * oracle.numbers(named, (logits.shape[1],), "odi") - 1
+            return torch.where(at < self._before, (w.to(logits) * logits).sum(1), value)
+
+        return loss
+
+    def _note(self, rows: Rows, logits: Tensor, where: Tensor) -> None:
+        """Keep the points of the rows ``where`` (N,) holds, whose logits these are, when they are best."""
+        target = None if rows.target is None else rows.target[where]
+        margin = rows.memory["best"].clone()
+        margin[where] = Margin()(logits, rows.y[where], target).to(margin.dtype)
+        better = margin > rows.memory["best"]
+        rows.keep("best", better, margin)
+        rows.keep("best_x", better, rows.memory["x"])
+
+
+@lru_cache(maxsize=64)
+def _plan(attack: Descent) -> list[list[tuple[float, float, float]]]:
+    """Step length and coefficients of every step, of an even run and of an odd one."""
+    alphas = attack.alphas()
+    return [
+        [(alpha, *pair) for alpha, pair in zip(alphas, attack.weights(run), strict=True)]
+        for run in (0, 1)
+    ]
