@@ -1,0 +1,132 @@
+"""White-box attacks beside their bare passes and beside torchattacks, in one run.
+
+    python -m advens.benchmarks.speed.whitebox [--images 200] [--out FILE]
+
+PMA against the forward and backward passes it takes when no sample leaves; the AutoAttack sequence against
+torchattacks' on the same model, images and eps, with the robust accuracy of both.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor, nn
+
+from advens import create_attack, load_data, load_model
+from advens.attacks.whitebox.cascade import SEQUENCES
+from advens.attacks.whitebox.engine import search
+from advens.attacks.whitebox.oracle import RowOracle
+from advens.classifier import borrowed
+
+EPS = 0.2
+
+
+def shard(images: int) -> tuple[Tensor, Tensor]:
+    """The first digits of the test set."""
+    data = load_data(f"digits:test?limit={images}&seed=0")
+    batch = next(data.batches([slice(0, len(data))]))
+    return batch.pixels.float() / 255, batch.labels
+
+
+def bare(model: nn.Module, x: Tensor, y: Tensor, forwards: int, backwards: int) -> Callable[[], None]:
+    """So many passes, and nothing else."""
+
+    def work() -> None:
+        for _ in range(backwards):
+            leaf = x.detach().requires_grad_()
+            torch.autograd.grad(nn.functional.cross_entropy(model(leaf), y, reduction="sum"), leaf)
+        with torch.no_grad():
+            for _ in range(forwards - backwards):
+                model(x)
+
+    return work
+
+
+def loop(model: nn.Module, x: Tensor, y: Tensor, rounds: int, steps: int = 20) -> dict[str, Any]:
+    """PMA beside the passes of its formula, by turns."""
+    attack = create_attack("pma", eps=EPS, steps=steps)
+    passes = attack.passes(1)
+    contestants: dict[str, Callable[[], object]] = {
+        "bare": bare(model, x, y, *passes),
+        "ours": lambda: attack.run([model], x, y),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    with borrowed([model]):
+        for _ in range(rounds + 1):
+            for name, work in contestants.items():
+                started = time.perf_counter()
+                work()
+                seconds[name].append(time.perf_counter() - started)
+    ratios = [a / b for a, b in zip(seconds["ours"][1:], seconds["bare"][1:], strict=True)]
+    return {
+        "case": "pma", "images": len(x), "passes": list(passes),
+        "bare_seconds": min(seconds["bare"][1:]), "ours_seconds": min(seconds["ours"][1:]),
+        "ours_over_bare": statistics.median(ratios),
+    }  # fmt: skip
+
+
+def sequence(model: nn.Module, x: Tensor, y: Tensor, batch: int) -> dict[str, Any]:
+    """The AutoAttack sequence on 8-bit images, broken samples leaving at once."""
+    attacks: list[Any] = [create_attack(name, eps=EPS) for name in SEQUENCES["autoattack"]]
+    started = time.perf_counter()
+    oracle = RowOracle([model], attacks[0].threat, x, y, eight_bit=True)
+    with borrowed([model]):
+        oracle.begin(torch.arange(len(x)))
+        for attack in attacks:
+            search(attack, oracle, torch.nonzero(oracle.correct > 0).flatten(), batch=batch)
+    seconds = time.perf_counter() - started
+    return {
+        "seconds": seconds, "robust_accuracy": float(oracle.correct.mean()),
+        "forwards": float(oracle.forwards.double().mean()),
+        "backwards": float(oracle.backwards.double().mean()),
+    }  # fmt: skip
+
+
+def peer(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any] | None:
+    """torchattacks' AutoAttack; None without the package."""
+    try:
+        import torchattacks
+    except ImportError:
+        return None
+    started = time.perf_counter()
+    attack: Any = torchattacks.AutoAttack(model, norm="Linf", eps=EPS, n_classes=10, seed=0)
+    images = attack(x, y)
+    seconds = time.perf_counter() - started
+    with torch.no_grad():
+        right = model(images).argmax(1) == y
+    return {"seconds": seconds, "robust_accuracy": float(right.float().mean())}
+
+
+@click.command()
+@click.option("--images", default=200, show_default=True)
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--model", "source", default="digits:resnet-at", show_default=True)
+@click.option("--out", type=click.Path(path_type=Path))
+def main(images: int, rounds: int, source: str, out: Path | None) -> None:
+    """Time white-box attacks."""
+    model, (x, y) = load_model(source), shard(images)
+    line = loop(model, x, y, rounds)
+    click.echo(f"pma: {line['ours_seconds']:.2f} s, bare passes {line['bare_seconds']:.2f} s, "
+               f"ratio {line['ours_over_bare']:.3f}")  # fmt: skip
+    ours, theirs = sequence(model, x, y, batch=len(x)), peer(model, x, y)
+    for name, found in (("ours", ours), ("torchattacks", theirs)):
+        if found is not None:
+            click.echo(f"autoattack, {name}: {found['seconds']:.1f} s, robust {found['robust_accuracy']:.3f}")
+    if theirs is not None:
+        click.echo(f"torchattacks / ours: {theirs['seconds'] / ours['seconds']:.2f}")
+    if out is not None:
+        where = f"{torch.get_num_threads()} threads"
+        about = {"model": source, "eps": EPS, "images": images, "where": where, "torch": torch.__version__,
+                 "pma": line, "autoattack": {"ours": ours, "torchattacks": theirs}}  # fmt: skip
+        out.write_text(json.dumps(about, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
