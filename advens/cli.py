@@ -17,6 +17,9 @@ COMMANDS = {
     "leaderboard": ("advens.results.commands:leaderboard", "Attacks ranked, with significance."),
     "evaluate": ("advens.benchmarks.commands:evaluate", "Show stored examples to new targets."),
     "verify": ("advens.benchmarks.commands:verify", "Audit and re-evaluate what a run stored."),
+    "robustness": (
+        "advens.benchmarks.robustness:robustness", "Attack models in the open; what is left of them."
+    ),
     "craft": ("advens.benchmarks.commands:craft", "Adversarial images, no suite needed."),
     "attacks": ("advens.attacks.commands:attacks", "List attacks, or show one."),
     "models": ("advens.commands:models", "List models, or show one."),

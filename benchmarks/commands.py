@@ -72,7 +72,7 @@ def run(suite: str, out: Path | None, device: str, executor: str, workers: int, 
         chosen, directory, device=resolve_device(device), executor=executor, workers=workers,
         progress=_progress(),
     )  # fmt: skip
-    _conclude(report)
+    _conclude(report, chosen.goal)
 
 
 @click.command()
@@ -219,10 +219,11 @@ def _print_outline(suite: Suite) -> None:
         click.echo(
             f"target     {target}{'  (white-box for ' + ', '.join(inside) + ')' if inside else ''}"
         )
-    for (label, name), attack in seen.attacks.items():
-        spent = attack.passes(len(seen.sets[name]))
-        click.echo(f"attack     {label} on {name}: {spent.forward} F, {spent.backward} B per image")
-    cells = len(seen.attacks) * len(suite.seeds)
+    most = "" if suite.goal == "transfer" else "at most "
+    for (label, name), stage in seen.stages.items():
+        spent = stage.attack.passes(len(seen.sets[name]))
+        click.echo(f"attack     {label} on {name}: {most}{spent.forward} F, {spent.backward} B per image")
+    cells = len(seen.stages) * len(suite.seeds)
     click.echo(
         f"{cells} cells per shard of {suite.shard} images, each shown to {len(seen.targets)} targets"
     )
@@ -236,9 +237,10 @@ def _progress() -> Progress:
     return Progress(Console(stderr=True))
 
 
-def _conclude(report: Report) -> None:
-    from advens.results.commands import show_matrix
+def _conclude(report: Report, goal: str = "transfer", form: str = "table") -> None:
+    from advens.results.commands import show_matrix, show_robustness
 
+    show = show_matrix if goal == "transfer" else show_robustness
     for warning in report.warnings:
         click.echo(f"warning: {warning}", err=True)
     if report.crafted or report.evaluated:
@@ -246,7 +248,7 @@ def _conclude(report: Report) -> None:
     else:
         done = f"nothing to do: all {report.cells} cells are there"
     if not report.failures:
-        show_matrix(report.directory)
+        show(report.directory, form)
     click.echo(done)
     if report.failures:
         for _, why in report.failures:

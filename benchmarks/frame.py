@@ -8,7 +8,7 @@ from typing import Any
 from advens.benchmarks.suite import Suite, parse
 from advens.errors import InputError
 
-FIXED = ("name", "data", "limit", "threat", "shard")
+FIXED = ("name", "goal", "data", "limit", "threat", "budget", "defaults", "shard")
 
 
 def agree(path: Path, suite: Suite) -> Suite:

@@ -10,6 +10,7 @@ what cannot be told apart there.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import pandas as pd
@@ -33,7 +34,7 @@ def boards(directories: tuple[str, ...]) -> pd.DataFrame:
         ["suite", base_of.rename("base"), "surrogates"], observed=True
     ):
         board = leaderboard(group, cells[(cells["suite"] == suite) & (cells["surrogates"] == surrogates)])
-        board.insert(1, "base", base or "plain")
+        board.insert(1, "base", str(base) or "plain")
         board.insert(2, "fusion", [named[attack][1] for attack in board["attack"]])
         board.attrs = {}
         found.append(board)
@@ -52,9 +53,10 @@ def markdown(table: pd.DataFrame) -> str:
     order = [base.removesuffix("-") or "plain" for base in reversed(BASES)]
     for suite, found in table.groupby("suite", sort=True):
         columns = [(base, s) for s in sorted(found["surrogates"].unique()) for base in order]
-        cells = {(r.fusion, r.base, r.surrogates): r for r in found.itertuples(index=False)}
+        rows: list[Any] = list(found.itertuples(index=False))
+        cells = {(r.fusion, (r.base, r.surrogates)): r for r in rows}
         fusions = found.groupby("fusion")["mean_asr"].mean().sort_values(ascending=False).index
-        best = {c: max(r.mean_asr for k, r in cells.items() if k[1:] == c) for c in columns}
+        best = {c: max(r.mean_asr for (_, at), r in cells.items() if at == c) for c in columns}
         lines = [
             "| " + " | ".join(["fusion", *(f"{s}, {base}" for base, s in columns)]) + " |",
             "|" + "---|" * (len(columns) + 1),
@@ -62,7 +64,7 @@ def markdown(table: pd.DataFrame) -> str:
         for fusion in fusions:
             row = []
             for column in columns:
-                r = cells[(fusion, *column)]
+                r = cells[fusion, column]
                 value = f"{100 * r.mean_asr:.1f}"
                 row.append(f"{f'**{value}**' if r.mean_asr == best[column] else value} {r.group}")
             lines.append("| " + " | ".join([fusion, *row]) + " |")
@@ -80,13 +82,12 @@ def verdict(found: pd.DataFrame) -> str:
     """How many columns each fusion is above or below uniform fusion in, beyond doubt."""
     counts: dict[str, list[int]] = {}
     for _, board in found.groupby(["base", "surrogates"]):
-        rows = {r.fusion: r for r in board.itertuples(index=False)}
-        own = rows[REFERENCE[0]]
+        rows: dict[str, Any] = {str(r.fusion): r for r in board.itertuples(index=False)}
+        own = rows.pop(REFERENCE[0])
         for fusion, r in rows.items():
-            if fusion != REFERENCE[0]:
-                apart = not set(r.group) & set(own.group)
-                tally = counts.setdefault(fusion, [0, 0, 0])
-                tally[1 if not apart else 0 if r.mean_asr > own.mean_asr else 2] += 1
+            apart = not set(r.group) & set(own.group)
+            tally = counts.setdefault(fusion, [0, 0, 0])
+            tally[1 if not apart else 0 if r.mean_asr > own.mean_asr else 2] += 1
     said = ", ".join(f"{name} {a}/{b}/{c}" for name, (a, b, c) in sorted(counts.items()))
     return f"Above / not told apart from / below {REFERENCE[1]}, in columns: {said}."
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from advens.benchmarks.stages import Stage, stages_of, with_budget
 from advens.benchmarks.suite import AttackEntry, Suite
 from advens.digest import value_digest
 from advens.errors import InputError, unknown
@@ -35,6 +37,8 @@ class Cell:
         data, fingerprint: the data source, and what the shard's rows are.
         targeted: whether there are wanted classes.
         shard_size: of the plan; the shard's number is start // shard_size.
+        goal: of the suite.
+        after: the cell whose standing samples this one attacks; empty for none.
     """
 
     suite: str
@@ -50,6 +54,8 @@ class Cell:
     fingerprint: str
     targeted: bool
     shard_size: int
+    goal: str = "transfer"
+    after: str = ""
 
     @property
     def key(self) -> str:
@@ -57,6 +63,8 @@ class Cell:
         determined = asdict(self)
         for name in ("data", "family", "specs"):  # said by the fingerprint, the params, the digests
             determined.pop(name)
+        if self.goal == "transfer":
+            determined = {k: v for k, v in determined.items() if k not in ("goal", "after")}
         return value_digest([CRAFT_VERSION, json.loads(json.dumps(determined))], 32)
 
     def build(self) -> Attack:
@@ -88,7 +96,7 @@ class Outline:
 
     sets: dict[str, tuple[str, ...]]
     targets: tuple[str, ...]
-    attacks: dict[tuple[str, str], Attack]  # (label, set) -> attack
+    stages: dict[tuple[str, str], Stage]  # (label, set) -> stage
 
 
 def outline(suite: Suite, held_out: bool = True) -> Outline:
@@ -97,6 +105,7 @@ def outline(suite: Suite, held_out: bool = True) -> Outline:
     Raises:
         InputError: unknown attacks, options or models, or a set that leaves no target held out.
     """
+    held_out = held_out and suite.goal == "transfer"
     sets = surrogate_sets(suite)
     targets = tuple(dict.fromkeys(name for pattern in suite.targets for name in expand(pattern)))
     for name in dict.fromkeys([*targets, *(m for models in sets.values() for m in models)]):
@@ -107,18 +116,21 @@ def outline(suite: Suite, held_out: bool = True) -> Outline:
                 f"suite '{suite.name}': surrogates '{name}' leave no target held out; "
                 "a transfer rate needs a target that is not a surrogate"
             )
-    attacks = {
-        (entry.title, name): _attack(suite, entry, len(sets[name]))
-        for entry in suite.attacks
-        for name in _sets_of(entry, suite, sets)
-    }
-    return Outline(sets, targets, attacks)
+    stages: dict[tuple[str, str], Stage] = {}
+    for entry in suite.attacks:
+        for name in _sets_of(entry, suite, sets):
+            for label, stage in stages_of(suite, entry, len(sets[name])):
+                if stages.setdefault((label, name), stage) != stage:
+                    raise InputError(
+                        f"suite '{suite.name}': two attacks called '{label}' have other options; "
+                        "give one a label"
+                    )
+    return Outline(sets, targets, stages)
 
 
 def make_plan(suite: Suite, data: Dataset, *, held_out: bool = True) -> Plan:
     """The cells of a suite, each with the hash of all that determines it."""
-    from advens.attacks import attack_info
-
+    held_out = held_out and suite.goal == "transfer"
     seen = outline(suite, held_out)
     names = dict.fromkeys([*(m for models in seen.sets.values() for m in models), *seen.targets])
     cards = {name: describe(name) for name in names}
@@ -128,27 +140,27 @@ def make_plan(suite: Suite, data: Dataset, *, held_out: bool = True) -> Plan:
         (start, min(start + suite.shard, len(data))) for start in range(0, len(data), suite.shard)
     ]
     fingerprints = {shard: data.fingerprint(slice(*shard)) for shard in shards}
-    family = {entry.title: attack_info(entry.name).family for entry in suite.attacks}
-    cells = [
-        Cell(
-            suite=suite.name,
-            attack=label,
-            family=family[label],
-            params=attack.spec,
-            surrogates=name,
-            specs=seen.sets[name],
-            digests=tuple(cards[model].digest for model in seen.sets[name]),
-            seed=seed,
-            shard=shard,
-            data=suite.source,
-            fingerprint=fingerprints[shard],
-            targeted=suite.threat.targeted,
-            shard_size=suite.shard,
-        )
-        for (label, name), attack in seen.attacks.items()
-        for seed in suite.seeds
-        for shard in shards
-    ]
+    cells: dict[tuple[str, str, int, tuple[int, int]], Cell] = {}
+    for (label, name), stage in seen.stages.items():
+        for seed, shard in product(suite.seeds, shards):
+            before = cells[(stage.after, name, seed, shard)].key if stage.after else ""
+            cells[(label, name, seed, shard)] = Cell(
+                suite=suite.name,
+                attack=label,
+                family=stage.family,
+                params=stage.attack.spec,
+                surrogates=name,
+                specs=seen.sets[name],
+                digests=tuple(cards[model].digest for model in seen.sets[name]),
+                seed=seed,
+                shard=shard,
+                data=suite.source,
+                fingerprint=fingerprints[shard],
+                targeted=suite.threat.targeted,
+                shard_size=suite.shard,
+                goal=suite.goal,
+                after=before,
+            )
     for name in seen.sets:
         digests = {cards[model].digest for model in seen.sets[name]}
         if held_out and all(cards[target].digest in digests for target in seen.targets):
@@ -157,7 +169,7 @@ def make_plan(suite: Suite, data: Dataset, *, held_out: bool = True) -> Plan:
                 "none is held out"
             )
     # by set, so that a set's models are loaded once
-    return replace(plan, cells=tuple(sorted(cells, key=lambda cell: cell.surrogates)))
+    return replace(plan, cells=tuple(sorted(cells.values(), key=lambda cell: cell.surrogates)))
 
 
 def surrogate_sets(suite: Suite) -> dict[str, tuple[str, ...]]:
@@ -191,41 +203,6 @@ def _sets_of(entry: AttackEntry, suite: Suite, sets: dict[str, tuple[str, ...]])
     named = set(entry.surrogates)
     alone = [name for name in sets if name not in suite.surrogates] if "each" in named else []
     return [name for name in sets if name in named] + alone
-
-
-def _attack(suite: Suite, entry: AttackEntry, surrogates: int) -> Attack:
-    from advens.attacks import attack_info, create_attack
-
-    threat, where = suite.threat, f"suite '{suite.name}': attack '{entry.title}'"
-    info = attack_info(entry.name)
-    if threat.norm not in info.norms:
-        raise InputError(f"{where} is not defined for {threat.norm}; only {', '.join(info.norms)}")
-    if threat.targeted and not info.targeted:
-        raise InputError(f"{where} has no targeted form")
-    base = create_attack(entry.name)
-    options: dict[str, Any] = {"eps": threat.eps, "norm": threat.norm}
-    if threat.steps is not None and getattr(base, "steps", 1) > 1:  # one-step attacks stay so
-        options["steps"] = threat.steps
-    try:
-        attack = create_attack(entry.name, **(options | suite.defaults | entry.options))
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
-    if attack.threat != threat.threat():
-        raise InputError(f"{where}: norm and eps are for all: set [threat] (craft: --norm, --eps)")
-    budget = entry.budget or suite.budget
-    return attack if budget is None else with_budget(attack, budget, surrogates, where)
-
-
-def with_budget(attack: Attack, budget: int, surrogates: int, where: str = "attack") -> Attack:
-    """The attack with as many steps as ``budget`` backward passes per sample allow."""
-    from advens.attacks.registry import override
-
-    if not hasattr(attack, "steps"):
-        raise InputError(f"{where} has no steps to fit a budget with")
-    one = override(attack, steps=1).passes(surrogates).backward
-    if budget < one:
-        raise InputError(f"{where}: a budget of {budget} is less than one step, {one} passes")
-    return override(attack, steps=budget // one)
 
 
 def _check_classes(suite: Suite, cards: dict[str, ModelCard], data: Dataset) -> None:

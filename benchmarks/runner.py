@@ -109,6 +109,7 @@ def work(
     device: str,
 ) -> None:
     """Craft the cells that are missing, then evaluate the pairs that are missing."""
+    from advens.benchmarks.whitebox import Break
     from advens.benchmarks.work import Craft, Evaluate  # torch, only when there is work
     from advens.benchmarks.workshop import workshop
 
@@ -120,8 +121,14 @@ def work(
     if missing or any(True for _ in _pending(plan, store)):
         _forget(store, {cell.key for cell in missing})
     how = {"executor": executor, "workers": workers, "device": device}
-    crafts = [Craft(folder, cell, size) for cell in missing]
-    report.crafted = _do(crafts, "crafting", store, report, progress, how)
+    for depth in _by_depth(plan.cells, {cell.key for cell in missing}):
+        failed = {cell for cell, _ in report.failures}
+        crafts: list[Any] = [
+            Craft(folder, cell, size) if cell.goal == "transfer" else Break(folder, cell, size)
+            for cell in depth
+            if cell.after not in failed
+        ]
+        report.crafted += _do(crafts, "crafting", store, report, progress, how)
     failed = {cell for cell, _ in report.failures}
     evaluations = [
         Evaluate(folder, cell, target, target_key(plan, target), plan.white_box(cell, target), size)
@@ -129,6 +136,21 @@ def work(
         if cell.key not in failed
     ]
     report.evaluated = _do(evaluations, "evaluating", store, report, progress, how)
+
+
+def _by_depth(cells: Sequence[Cell], missing: set[str]) -> list[list[Cell]]:
+    """The missing cells, those that need no other first, then those that need these, and so on.
+
+    In a plan a stage comes after the one it needs.
+    """
+    depths: dict[str, int] = {}
+    found: list[list[Cell]] = []
+    for cell in cells:
+        depths[cell.key] = depth = depths.get(cell.after, -1) + 1
+        if cell.key in missing:
+            found += [[] for _ in range(depth + 1 - len(found))]
+            found[depth].append(cell)
+    return found
 
 
 def _forget(store: RunStore, cells: set[str]) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -65,6 +65,8 @@ class Suite(BaseModel):
 
     Args:
         name: letters, digits, dashes.
+        goal: ``transfer``, or ``robustness``: every set is one model, attacked in the open. Broken
+            samples leave at once, and ``a+b`` is a sequence of attacks on what still stands.
         data: a data source.
         limit: the first images of a shuffle seeded with 0.
         seeds: of the attacks' randomness.
@@ -82,6 +84,7 @@ class Suite(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    goal: Literal["transfer", "robustness"] = "transfer"
     data: str
     limit: int | None = Field(None, ge=1)
     seeds: list[int] = Field([0], min_length=1)

@@ -271,6 +271,8 @@ def describe_cell(
         "data_fingerprint": cell.fingerprint,
         "device": device,
         "version": advens.__version__,
+        "goal": cell.goal,
+        "after": cell.after,
     }
 
 
@@ -281,5 +283,5 @@ def cell_from(description: dict[str, Any]) -> Cell:
         said["suite"], said["attack"], said["family"], said["attack_params"], said["surrogates"],
         tuple(said["surrogate_specs"]), tuple(said["surrogate_digests"]), said["seed"],
         tuple(said["shard"]), said["data"], said["data_fingerprint"], said["targeted"],
-        said["shard_size"],
+        said["shard_size"], said.get("goal", "transfer"), said.get("after", ""),
     )  # fmt: skip

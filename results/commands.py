@@ -83,6 +83,19 @@ def show_matrix(directory: Path | str, form: str = "table", denominator: str = "
         click.echo(render.render_matrix(frame, form), nl=False)
 
 
+def show_robustness(directory: Path | str, form: str = "table") -> None:
+    """Prints what is left of the models of a robustness run, as wide as the terminal."""
+    from advens.results import render
+    from advens.results.robustness import robustness
+    from advens.results.summary import load
+
+    frame = robustness(*load([directory]))
+    if form == "table":
+        _show(partial(render.robustness_parts, frame))
+    else:
+        click.echo(render.render_robustness(frame, form), nl=False)
+
+
 def summarise(directory: Path | str, suite_digest: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Computes matrix and board of a run and writes both; see ``advens.results.summary``."""
     from advens.results.summary import summarise as compute

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from advens.results.contributions import KEYS, Contributions, compared_targets, contributions
+from advens.results.contributions import KEYS, Contributions, Flags, compared_targets, contributions
 from advens.results.schema import SCHEMAS
 from advens.results.statistics import (
     Array,
@@ -128,7 +128,7 @@ def _groups(parts: Contributions, order: list[int]) -> list[str]:
     return [found.get(str(r), "") for r in order]
 
 
-def _pareto(board: pd.DataFrame) -> Array:
+def _pareto(board: pd.DataFrame) -> Flags:
     """Rows that no row of the same surrogate set dominates in mean ASR and compute.
 
     A backward pass counts as two forward passes; rows whose compute is unknown are not marked.
@@ -139,7 +139,8 @@ def _pareto(board: pd.DataFrame) -> Array:
     at_least = (asr[None] >= asr[:, None]) & (compute[None] <= compute[:, None])
     better = (asr[None] > asr[:, None]) | (compute[None] < compute[:, None])
     dominated = (at_least & better & (sets[None] == sets[:, None])).any(axis=1)
-    return ~dominated & ~np.isnan(asr) & ~np.isnan(compute)
+    best: Flags = ~dominated & ~np.isnan(asr) & ~np.isnan(compute)
+    return best
 
 
 def _spent(cells: pd.DataFrame | None) -> pd.DataFrame:

@@ -34,28 +34,34 @@ def render_matrix(frame: pd.DataFrame, format: str = "table", width: int | None 
     Raises:
         InputError: for another format.
     """
-    if format == "table":
-        return text_of(matrix_parts(frame, width or 80), width or 80)
-    if format == "csv":
-        return text.as_csv(frame)
-    if format == "json":
-        return text.as_json(frame)
-    if format == "markdown":
-        keys, columns, lines = _matrix(frame, fold=10_000)
-        return _markdown(keys + columns, lines)
-    raise unknown("format", format, text.FORMATS)
+    return _written(frame, format, width, matrix_parts, _matrix)
 
 
 def render_leaderboard(frame: pd.DataFrame, format: str = "table", width: int | None = None) -> str:
     """The board as text; arguments as ``render_matrix``."""
+    return _written(frame, format, width, leaderboard_parts, _board)
+
+
+def robustness_parts(frame: pd.DataFrame, width: int) -> list[RenderableType]:
+    """What ``robustness`` gives for a terminal of that width, as rich renderables."""
+    keys, columns, lines = _robustness(frame, _LABEL)
+    return [*_spaced(split(keys, columns, width)), *_caption(lines)]
+
+
+def render_robustness(frame: pd.DataFrame, format: str = "table", width: int | None = None) -> str:
+    """What ``robustness`` gives as text; arguments as ``render_matrix``."""
+    return _written(frame, format, width, robustness_parts, _robustness)
+
+
+def _written(frame: pd.DataFrame, format: str, width: int | None, parts: Any, laid_out: Any) -> str:
     if format == "table":
-        return text_of(leaderboard_parts(frame, width or 80), width or 80)
+        return text_of(parts(frame, width or 80), width or 80)
     if format == "csv":
         return text.as_csv(frame)
     if format == "json":
         return text.as_json(frame)
     if format == "markdown":
-        keys, columns, lines = _board(frame, fold=10_000)
+        keys, columns, lines = laid_out(frame, fold=10_000)
         return _markdown(keys + columns, lines)
     raise unknown("format", format, text.FORMATS)
 
@@ -194,6 +200,41 @@ def _board(frame: pd.DataFrame, fold: int) -> tuple[list[Column], list[Column], 
         "Rows sharing a letter cannot be told apart (paired sign-flip test over images, Holm, "
         "5 %). F/B: forward/backward passes per image.",
         "Pareto: no attack on the same surrogates is as strong for less compute (forwards + 2 backwards).",
+        *(f"Note: {note}." for note in frame.attrs.get("notes", [])),
+    ]
+    return keys, columns, lines
+
+
+def _robustness(frame: pd.DataFrame, fold: int) -> tuple[list[Column], list[Column], list[str]]:
+    def column(header: str, name: str, style: Any, right: bool = True) -> Column:
+        return Column(header, tuple(style(value) for value in frame[name]), right=right)
+
+    def passes(f: str, b: str) -> tuple[str, ...]:
+        return tuple(
+            f"{text.number(x)}/{text.number(y)}" for x, y in zip(frame[f], frame[b], strict=True)
+        )
+
+    keys = [
+        Column("model", tuple(text.shorten(list(frame["model"]))), right=False),
+        column("attack", "attack", lambda name: text.fold(name, fold), right=False),
+    ]
+    left = zip(frame["robust_accuracy"], frame["low"], frame["high"], strict=True)
+    columns = [
+        Column("robust accuracy", tuple(text.interval(*row, 1) for row in left)),
+        column("group", "group", lambda g: text.fold(g, 8), right=False),
+        Column("F/B passes", passes("forwards_per_sample", "backwards_per_sample")),
+        Column("with stages\nbefore", passes("total_forwards", "total_backwards")),
+        column("ms/image", "total_seconds", lambda v: text.number(1000 * v)),
+    ]
+    clean = frame.drop_duplicates("model")[["model", "clean_accuracy"]]
+    said = ", ".join(
+        f"{model} {text.percent(accuracy, 1)}"
+        for model, accuracy in zip(text.shorten(list(clean["model"])), clean["clean_accuracy"], strict=True)
+    )
+    lines = [
+        f"Accuracy left in %, over all images, n = {frame['n'].max()} [95 % Wilson interval]. Clean: {said}.",
+        "Attacks on one model that share a letter cannot be told apart (paired sign-flip test over "
+        "images, Holm, 5 %). Passes and time are means over all images; broken samples leave at once.",
         *(f"Note: {note}." for note in frame.attrs.get("notes", [])),
     ]
     return keys, columns, lines

@@ -120,6 +120,9 @@ CELL_FIELDS = (
     "backwards_per_sample", "seconds_per_image", "data", "data_fingerprint", "device", "version",
 )
 
+CELL_EXTRAS = ("goal", "after", "notes")
+"""What the description of a cell may hold beside: of robustness runs."""
+
 
 def to_table(
     kind: str, rows: pd.DataFrame | pa.Table | Mapping[str, Any], **metadata: object

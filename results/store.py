@@ -133,7 +133,7 @@ class RunStore:
             {"cell": path.stem, "samples": count, **cell_of(path, metadata)}
             for path, (metadata, count) in zip(paths, footers, strict=True)
         ]
-        columns = ["cell", "samples", *schema.CELL_FIELDS]
+        columns = ["cell", "samples", *schema.CELL_FIELDS, *schema.CELL_EXTRAS]
         frame: pd.DataFrame = pd.DataFrame(rows or None, columns=columns)
         return frame
 

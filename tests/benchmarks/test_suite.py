@@ -126,7 +126,7 @@ def test_mistakes(old, new, words):
 def test_two_attacks_of_one_label():
     assert "two attacks are called 'mifgsm'" in complaint(TEXT + '[[attacks]]\nname = "mifgsm"\n')
     label = '[[attacks]]\nname = "mifgsm"\nlabel = "again"\n'
-    assert len(outline(parse(TEXT + label, "x")).attacks) == 2
+    assert len(outline(parse(TEXT + label, "x")).stages) == 2
 
 
 def test_not_toml():
@@ -208,7 +208,7 @@ def test_budget_becomes_steps(made):
         {"name": "mifgsm"},
         {"name": "fgsm"},
     ])  # fmt: skip
-    attacks = {label: attack for (label, _), attack in outline(suite).attacks.items()}
+    attacks = {label: stage.attack for (label, _), stage in outline(suite).stages.items()}
     assert attacks["mifgsm"].steps == 2
     assert attacks["fgsm"].steps == 1
     assert attacks["nine"].steps == 4  # two surrogates: two backward passes a step
@@ -225,11 +225,11 @@ def test_each_takes_every_model_alone():
     assert seen.sets["digits:vit"] == ("digits:vit",)
     assert {"digits:resnet", "digits:resnet-b", "digits:resnet-at", "one"} < set(seen.sets)
     assert "each" not in seen.sets
-    assert len(seen.attacks) == len(seen.sets)
+    assert len(seen.stages) == len(seen.sets)
     alone = text + 'surrogates = ["each"]\n'
-    assert {name for _, name in outline(parse(alone, "x")).attacks} == set(seen.sets) - {"one"}
+    assert {name for _, name in outline(parse(alone, "x")).stages} == set(seen.sets) - {"one"}
     just = text + 'surrogates = ["one"]\n'
-    assert {name for _, name in outline(parse(just, "x")).attacks} == {"one"}
+    assert {name for _, name in outline(parse(just, "x")).stages} == {"one"}
 
 
 def test_attacks_that_cannot(made):
@@ -265,8 +265,9 @@ def test_bundled_suites_parse_and_outline(name):
     assert isinstance(suite, Suite)
     assert suite.name == name
     seen = outline(suite)
-    assert seen.attacks
-    for (_, surrogates), attack in seen.attacks.items():
+    assert seen.stages
+    for (_, surrogates), stage in seen.stages.items():
+        attack = stage.attack
         assert attack.threat == suite.threat.threat()
         assert attack.passes(len(seen.sets[surrogates])).backward > 0
 

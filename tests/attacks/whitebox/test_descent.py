@@ -49,10 +49,11 @@ def test_passes(name: str, options: dict[str, Any], scene: Scene, net: Net, coun
     attack = made(name, **{"steps": 4, **options})
     runs = options.get("restarts", 1) * (2 if name in ("md", "pma") else 1)
     own = attack.steps + (2 if options.get("start") == "odi" else 0)
-    backward = runs * own * options.get("eot", 1)
+    eot = options.get("eot", 1)
+    backward = runs * own * eot
     for models in ([net(0)], [net(0), net(1)]):
         formula = attack.passes(len(models))
-        assert formula == Passes(len(models) * (backward + runs), len(models) * backward)
+        assert formula == Passes(len(models) * (backward + runs * eot), len(models) * backward)
         with count(models) as seen:
             result = attack.run(models, x, y)
         assert result.passes == formula

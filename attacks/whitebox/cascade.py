@@ -1,0 +1,106 @@
+"""Sequences of white-box attacks: a sample is broken when any of them breaks it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import field_validator
+from torch import Tensor
+
+from advens.attacks.oracle import Job, Passes
+from advens.attacks.parts import from_spec, part
+from advens.attacks.registry import create_attack, override, recipe
+from advens.attacks.whitebox.engine import WhiteBox
+from advens.attacks.whitebox.oracle import RowOracle
+from advens.threat import Threat
+
+AUTOATTACK = "Croce & Hein, ICML 2020 (AutoAttack)"
+PMA_PAPER = "Xie et al., CVPR 2025 (PMA)"
+
+SEQUENCES = {
+    "autoattack": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "autoattack-rand": ("apgd-ce", "apgd-dlr"),
+    "pma-plus": ("pma", "apgd-t"),
+    "pma-plus-plus": ("pma", "apgd-ce", "apgd-t", "fab-t", "square"),
+}
+"""Published sequences, in their order. In ``autoattack-rand`` every answer averages 20 passes."""
+
+RAND_EOT = 20
+
+
+@part("attack", "cascade")
+class Cascade(WhiteBox):
+    """Attacks one after the other, each on the samples that still stand.
+
+    `advens robustness` keeps the result after each attack. Called on its own, every sample takes
+    every attack, so that the passes are those of the formula.
+
+    Args:
+        threat: the ball, the same for all.
+        attacks: in order.
+    """
+
+    threat: Threat = Threat("linf", "8/255")
+    attacks: tuple[Any, ...] = ()
+
+    @field_validator("attacks", mode="before")
+    @classmethod
+    def _built(cls, values: Any) -> tuple[Any, ...]:
+        return tuple(from_spec("attack", value) for value in values)
+
+    def craft(self, job: Job) -> tuple[Tensor, Passes]:
+        """Each attack in turn; the first one that breaks a sample gives its image."""
+        images, total = job.x, Passes(0, 0)
+        broken = torch.zeros(len(job.x), dtype=torch.bool, device=job.x.device)
+        for attack in self.stages():
+            found, spent = attack.craft(job)
+            images = torch.where(broken.view(-1, 1, 1, 1), images, found)
+            oracle = RowOracle(job.models, self.threat, job.x, job.y, job.target)
+            here = oracle.rows(torch.arange(len(job.x), device=job.x.device))
+            broken |= oracle.accuracy(found, here) == 0
+            total = Passes(total.forward + spent.forward + len(job.models), total.backward + spent.backward)
+        return images, total
+
+    def stages(self) -> list[Any]:
+        """The attacks, in this one's ball."""
+        return [override(a, eps=self.threat.eps, norm=self.threat.norm) for a in self.attacks]
+
+    def passes(self, surrogates: int) -> Passes:
+        """The sum over the attacks, and one look at each one's images."""
+        each = [attack.passes(surrogates) for attack in self.attacks]
+        looks = surrogates * len(each)
+        return Passes(sum(p.forward for p in each) + looks, sum(p.backward for p in each))
+
+
+def sequence(name: str) -> Cascade:
+    """A published sequence with its attacks' defaults."""
+    eot = {"eot": RAND_EOT} if name == "autoattack-rand" else {}
+    return Cascade(attacks=tuple(create_attack(stage, **eot) for stage in SEQUENCES[name]))
+
+
+@recipe("autoattack", symbol="AutoAttack", family="white-box", paper=AUTOATTACK, year=2020,
+        targeted=False)  # fmt: skip
+def AutoAttack() -> Cascade:
+    """APGD on cross-entropy, targeted APGD, targeted FAB and Square, on what still stands."""
+    return sequence("autoattack")
+
+
+@recipe("autoattack-rand", symbol="AutoAttackRand", family="white-box", paper=AUTOATTACK, year=2020,
+        targeted=False)  # fmt: skip
+def AutoAttackRand() -> Cascade:
+    """For models with randomness of their own: APGD on cross-entropy and DLR, each over 20 passes."""
+    return sequence("autoattack-rand")
+
+
+@recipe("pma-plus", symbol="PMAPlus", family="white-box", paper=PMA_PAPER, year=2025, targeted=False)
+def PMAPlus() -> Cascade:
+    """PMA, then targeted APGD on what still stands."""
+    return sequence("pma-plus")
+
+
+@recipe("pma-plus-plus", symbol="PMAPlusPlus", family="white-box", paper=PMA_PAPER, year=2025,
+        targeted=False)  # fmt: skip
+def PMAPlusPlus() -> Cascade:
+    """PMA, then AutoAttack's parts; the paper's largest ensemble, by our reading."""
+    return sequence("pma-plus-plus")

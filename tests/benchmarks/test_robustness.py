@@ -1,0 +1,130 @@
+"""``advens robustness``: stages on what still stands, the same store, one table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from advens.results.files import read_cell
+from advens.results.store import RunStore
+
+MODELS = "toys:centroid?seed=1,toys:centroid?seed=2"
+
+
+@pytest.fixture
+def attacked(advens: Any, tmp_path: Path) -> Any:
+    """``attacked("pgd-ce")``: two models attacked on 30 digits, in shards of 10."""
+
+    def call(attack: str, *more: object, out: str = "run") -> Any:
+        return advens(
+            "robustness", "--models", MODELS, "--data", "digits:test?limit=30", "--attack", attack,
+            "--eps", "0.06", "--steps", 8, "--shard", 10, "--out", tmp_path / out, *more,
+        )
+
+    return call
+
+
+def left(folder: Path) -> dict[tuple[str, str], dict[str, bool]]:
+    """Which samples of each model still stand after each attack on itself."""
+    frame = RunStore.open(folder).read_samples()
+    own = frame[frame["surrogates"] == frame["target"]]
+    return {
+        key: dict(zip(group["sample_id"], group["clean_correct"] & ~group["success"], strict=True))
+        for key, group in own.groupby(["target", "attack"])
+    }
+
+
+def test_a_stage_attacks_what_still_stands(attacked: Any, advens: Any, tmp_path: Path) -> None:
+    said = attacked("pgd-ce+cw").done()
+    found = left(tmp_path / "run")
+    for model in MODELS.split(","):
+        first, second = found[model, "pgd-ce"], found[model, "pgd-ce+cw"]
+        assert all(first[name] for name, stands in second.items() if stands)
+        assert 0 < sum(second.values()) <= sum(first.values()) < 30
+    assert "pgd-ce+cw" in said.out
+    assert "worst of all" in said.out
+    advens("verify", tmp_path / "run").done()
+
+
+def test_a_stronger_attack_joins_later(attacked: Any, tmp_path: Path) -> None:
+    attacked("pgd-ce").done()
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "run" / "examples").iterdir()}
+    assert "6 cells crafted" in attacked("pgd-ce+cw").done().out  # only the new stage
+    after = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "run" / "examples").iterdir()}
+    assert {name: after[name] for name in before} == before
+    both = {p.name: p.read_bytes() for p in (tmp_path / "run" / "examples").iterdir()}
+    attacked("pgd-ce+cw", out="once").done()
+    assert {p.name for p in (tmp_path / "once" / "examples").iterdir()} == set(both)
+    assert left(tmp_path / "once") == left(tmp_path / "run")
+    assert "nothing to do" in attacked("pgd-ce+cw").done().out
+
+
+def test_broken_samples_spend_less_and_later_stages_nothing_on_them(
+    attacked: Any, tmp_path: Path
+) -> None:
+    attacked("pgd-ce+cw").done()
+    store = RunStore.open(tmp_path / "run")
+    cells = {name: read_cell(store.examples_path(name)) for name in store.cells()}
+    for cell in cells.values():
+        assert 0 < cell["backwards_per_sample"] < 8
+        if cell["after"]:
+            assert cells[cell["after"]]["surrogates"] == cell["surrogates"]
+            assert cell["stood"] <= 10
+            assert cell["backwards_per_sample"] <= 8 * cell["stood"] / 10
+
+
+def test_batch_and_workers_change_nothing(attacked: Any, tmp_path: Path) -> None:
+    attacked("pgd-ce+cw").done()
+    attacked("pgd-ce+cw", "--batch-size", 3, out="small").done()
+    assert left(tmp_path / "run") == left(tmp_path / "small")
+
+
+def test_any_attack_takes_part(attacked: Any, tmp_path: Path) -> None:
+    attacked("mifgsm+pgd-ce").done()
+    found = left(tmp_path / "run")
+    for model in MODELS.split(","):
+        first, second = found[model, "mifgsm"], found[model, "mifgsm+pgd-ce"]
+        assert sum(second.values()) <= sum(first.values()) < 30
+
+
+def test_formats_and_showing_again(attacked: Any, advens: Any, tmp_path: Path) -> None:
+    said = json.loads(attacked("pgd-ce", "--format", "json").done().out.rpartition("}")[0] + "}")
+    again = json.loads(advens("robustness", tmp_path / "run", "--format", "json").done().out)
+    assert said == again
+    rows = {(row["model"], row["attack"]): row for row in again["rows"]}
+    for (model, attack), samples in left(tmp_path / "run").items():
+        row = rows[model, attack]
+        assert row["robust_accuracy"] == pytest.approx(np.mean(list(samples.values())))
+        assert row["low"] < row["robust_accuracy"] < row["high"]
+    assert "robust accuracy" in advens("robustness", tmp_path / "run").done().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data", "digits:test"], ["--models"]),
+        ([], ["--models"]),
+        (["nowhere"], ["nowhere", "does not exist"]),
+        (["--models", "digits:resnet", "--data", "digits:test", "--attack", "pgd-cd"], ["pgd-ce"]),
+        (["--models", "digits:resnet", "--data", "digits:test", "--attack", "pma+squares"], ["square"]),
+        (["--models", "digits:resnot", "--data", "digits:test"], ["digits:resnet"]),
+        (["--models", "digits:resnet", "--data", "digits:test", "--attack", "pgd-ce", "--set", "stops=3"],
+         ["stops", "steps"]),
+        (["--models", "digits:resnet", "--data", "digits:test", "--eps", "8"], ["8/255"]),
+    ],
+)  # fmt: skip
+def test_refused(
+    advens: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    advens("robustness", *arguments).refused(*words)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_transfer_run_has_no_such_table(advens: Any, suite: Any, tmp_path: Path) -> None:
+    advens("run", suite(), "--out", tmp_path / "run").done()
+    advens("robustness", tmp_path / "run").refused("robustness")
