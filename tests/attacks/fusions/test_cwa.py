@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from advens.attacks import create_attack
 from advens.attacks.fusions.cwa import rescaled
+from advens.errors import InputError
 from advens.threat import Threat
 
 
@@ -39,7 +40,8 @@ def transcribed(
     def direction(t: int, i: int, x: Tensor, state: dict[str, Any]) -> Tensor:
         inner = x.clone()
         if reverse:
-            inner = at.project(inner - r * at.eps * at.unit(at.fused(i, inner)), i)
+            back = r * at.eps if walk else 5 * r * at.alpha  # alpha is eps / 5 in the paper
+            inner = at.project(inner - back * at.unit(at.fused(i, inner)), i)
         if not walk:
             return at.project(inner + at.alpha * at.unit(at.fused(i, inner)), i) - x
         momentum = torch.zeros_like(x) if forget else state.get("n", torch.zeros_like(x))
@@ -64,12 +66,12 @@ def test_formula(at: Any, same: Any, name: str) -> None:
 @pytest.mark.parametrize("name", HALVES)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_small_inner_steps(setting: Any, same: Any, name: str, norm: str) -> None:
-    """A tenth of the paper's beta, and of r: the walk is not held by the ball."""
+    """A tenth of the paper's beta, and another r: the walk is not held by the ball."""
     at = setting(k=3, norm=norm)
     options: dict[str, Any] = {} if name == "sam" else {"beta": 5.0, "fusion.mu": 0.7}
     if name != "cse":
-        options["r"] = 1 / 3
-    wanted = transcribed(at, beta=5.0, mu=0.7, r=1 / 3, **HALVES[name])
+        options["r"] = 0.1 if name == "cwa" else 0.5
+    wanted = transcribed(at, beta=5.0, mu=0.7, r=0.1, **HALVES[name])
     same(at.run(name, **options), wanted)
 
 
@@ -229,3 +231,13 @@ def test_passes(setting: Any, count: Callable[..., Any], name: str, k: int) -> N
         found = attack.run(at.models, at.x, at.y)
     assert found.passes == attack.passes(k) == (wanted, wanted)
     assert (seen.forward, seen.backward) == (wanted * len(at.x), wanted * len(at.x))
+
+
+def test_sam_goes_forward_at_any_step_size(setting: Any) -> None:
+    """The paper's r beside a step of eps/40 would go backwards wherever the two gradients agree."""
+    at = setting(k=2, n=2, steps=1, alpha=0.1 / 40, eps=0.1)
+    moved, clean = at.run("sam").directions[0], at.x
+    rise = [at.fused(i, clean[i]).flatten() @ moved[i].flatten() for i in range(2)]
+    assert all(r > 0 for r in rise)
+    with pytest.raises(InputError, match="backwards"):
+        create_attack("sam", r=1.0)
