@@ -12,15 +12,14 @@ import click
 def models(name: str | None) -> None:
     """List models (NAME may be a wildcard, as timm:*resnet*), or show one."""
     from advens.models import describe, list_models
-    from advens.models.digits import index
+    from advens.models.embedded import index
 
     if name is not None and not any(c in name.partition("?")[0] for c in "*["):
         card = describe(name)
         size = "x".join(map(str, card.input_size)) if card.input_size else "any"
         click.echo(f"{card.name}: {card.family}, {card.num_classes} classes, input {size}")
         click.echo(f"weights {card.digest}")
-        entry = index().get(name.removeprefix("digits:")) if name.startswith("digits:") else None
-        for key, value in (entry or {}).items():
+        for key, value in index().get(name, {}).items():
             click.echo(f"  {key:<16} {value}")
         return
     found = list_models(name or "*")
@@ -29,7 +28,7 @@ def models(name: str | None) -> None:
 
         raise unknown("model", str(name), list_models())
     for each in found:
-        entry = index().get(each.removeprefix("digits:"))
+        entry = index().get(each)
         about = (
             f"{entry['family']:<7} {entry['arch']:<26} {entry['parameters']:>8,} parameters"
             f"  clean {entry['clean_accuracy']:.1%}  robust {entry['robust_accuracy']:.1%}"
@@ -88,16 +87,19 @@ def check() -> None:
     from advens.datasets import load_data
     from advens.errors import RunError
     from advens.models import list_models, load_model
-    from advens.models.digits import index
+    from advens.models.embedded import index
+    from advens.zoo.recipes import TESTS
 
-    test = load_data("digits:test")
-    batch = next(test.batches([slice(0, len(test))]))
-    images, wrong = batch.pixels.float() / 255, []
-    for name in list_models("digits:*"):
-        model = load_model(name)
+    batches = {}
+    for scheme, source in TESTS.items():
+        test = load_data(source)
+        batches[scheme] = next(test.batches([slice(0, len(test))]))
+    wrong = []
+    for name in list_models():
+        model, batch = load_model(name), batches[name.partition(":")[0]]
         with torch.inference_mode():
-            right = model(images).argmax(1) == batch.labels
-        promised = index()[name.removeprefix("digits:")]["clean_accuracy"]
+            right = model(batch.pixels.float() / 255).argmax(1) == batch.labels
+        promised = index()[name]["clean_accuracy"]
         found = right.double().mean().item()
         if abs(found - promised) > 0.005:
             wrong.append(name)
@@ -151,13 +153,14 @@ def doctor() -> None:
         click.echo("cuda         none")
     from advens.models import list_models, load_model
 
-    for name in list_models("digits:*"):
+    embedded = list_models()
+    for name in embedded:
         try:
             load_model(name)
         except InputError as error:
             broken.append(name)
             click.echo(str(error))
-    click.echo(f"digits       {len(list_models('digits:*'))} embedded models")
+    click.echo(f"zoo          {len(embedded)} embedded models")
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     click.echo(f"disk         {free:.1f} GiB free here")
     click.echo(f"hub          {_hub()}")

@@ -247,7 +247,7 @@ def test_doctor(say, monkeypatch):
     import advens.models
 
     monkeypatch.setattr(module, "_hub", lambda: "not asked")
-    monkeypatch.setattr(advens.models, "list_models", lambda pattern: ["digits:mambaout"])
+    monkeypatch.setattr(advens.models, "list_models", lambda: ["digits:mambaout"])
     text = say("doctor").done()
     assert text.splitlines()[-1] == "all is well"
     for word in ("torch", "timm", "cores", "1 embedded models", "GiB free", "not asked"):
@@ -264,7 +264,7 @@ def test_doctor_finds_what_is_broken(say, monkeypatch):
 
     monkeypatch.setattr(module, "_hub", lambda: "not asked")
     monkeypatch.setattr(advens.models, "load_model", load)
-    monkeypatch.setattr(advens.models, "list_models", lambda pattern: ["digits:mambaout"])
+    monkeypatch.setattr(advens.models, "list_models", lambda: ["digits:mambaout"])
     said = say("doctor")
     assert said.code == 1
     assert said.err == "advens: broken: digits:mambaout\n"
@@ -288,19 +288,19 @@ def test_the_zoo_keeps_its_promises(say, monkeypatch):
     import advens.models
 
     names = ["digits:mambaout", "digits:convmixer", "digits:resnet-at"]
-    monkeypatch.setattr(advens.models, "list_models", lambda pattern: names)
+    monkeypatch.setattr(advens.models, "list_models", lambda: names)
     assert re.findall(r"^(\S+) +clean \d+\.\d%, promised", say("zoo", "check").done(),
                       re.MULTILINE) == names  # fmt: skip
 
 
 def test_the_zoo_says_when_it_does_not(say, monkeypatch):
     import advens.models
-    from advens.models.digits import index
+    from advens.models.embedded import index
 
     promised = {name: dict(entry) for name, entry in index().items()}
-    promised["mambaout"]["clean_accuracy"] = 0.5
-    monkeypatch.setattr("advens.models.digits.index", lambda: promised)
-    monkeypatch.setattr(advens.models, "list_models", lambda pattern: ["digits:mambaout"])
+    promised["digits:mambaout"]["clean_accuracy"] = 0.5
+    monkeypatch.setattr("advens.models.embedded.index", lambda: promised)
+    monkeypatch.setattr(advens.models, "list_models", lambda: ["digits:mambaout"])
     said = say("zoo", "check")
     assert said.code == 1
     assert said.err == "advens: not as promised: digits:mambaout\n"

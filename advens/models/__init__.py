@@ -1,4 +1,5 @@
-"""Model sources: ``digits:``, ``timm:``, ``torchvision:``, ``robustbench:``, ``pkg.module:factory``.
+"""Model sources: ``digits:``, ``shapes:``, ``timm:``, ``torchvision:``, ``robustbench:``, and
+``pkg.module:factory``.
 
 A source is a function from a parsed name to a `Classifier`. Third-party packages add theirs through
 the entry-point group ``advens.models``: the entry point's name is the scheme, and it loads a function
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from advens.classifier import Classifier
 
 SOURCES = {
-    "digits": "advens.models.digits",
+    "digits": "advens.models.embedded",
+    "shapes": "advens.models.embedded",
     "timm": "advens.models.timm",
     "torchvision": "advens.models.torchvision",
     "robustbench": "advens.models.robustbench",
@@ -52,8 +54,8 @@ def load_model(name: str) -> Classifier:
 def describe(name: str) -> ModelCard:
     """The card of a model; embedded models answer from their index, others are loaded once."""
     spec = Spec.parse(name, "model")
-    if spec.scheme == "digits":
-        from advens.models.digits import card
+    if spec.scheme in ("digits", "shapes"):
+        from advens.models.embedded import card
 
         return card(spec)
     model = _source(spec)(spec)
@@ -62,7 +64,7 @@ def describe(name: str) -> ModelCard:
 
 def list_models(pattern: str = "*") -> list[str]:
     """Names that match a wildcard: the embedded zoo; with ``timm:...`` or ``torchvision:...`` theirs."""
-    from advens.models.digits import names
+    from advens.models.embedded import names
 
     scheme = pattern.partition(":")[0]
     listed = scheme in ("timm", "torchvision")

@@ -1,4 +1,4 @@
-"""``digits:NAME``: the embedded zoo, trained on scikit-learn's digits, weights in the package."""
+"""``digits:NAME`` and ``shapes:NAME``: the embedded zoo, weights in the package."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ CLASSES = 10
 
 @lru_cache(maxsize=1)
 def index() -> dict[str, dict[str, Any]]:
-    """What is known of every embedded model, by bare name."""
+    """What is known of every embedded model, by its source name."""
     path = files("advens.zoo") / "weights" / "index.json"
     try:
         table: dict[str, dict[str, Any]] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"the embedded zoo's index cannot be read ({error})") from error
-    return table
+    return {_source(key): entry for key, entry in table.items()}
 
 
 def names() -> list[str]:
-    """All embedded models, as ``digits:NAME``."""
-    return [f"digits:{name}" for name in sorted(index())]
+    """All embedded models, as ``digits:NAME`` and ``shapes:NAME``."""
+    return sorted(index())
 
 
 def check(spec: Spec) -> None:
     spec.only()
-    if spec.rest not in index():
+    if spec.text not in index():
         raise unknown("model", spec.text, names())
 
 
 def card(spec: Spec) -> ModelCard:
     """What the index says, without loading weights."""
     check(spec)
-    entry = index()[spec.rest]
-    return ModelCard(spec.text, entry["family"], entry["digest"], CLASSES, SIZE)
+    known = index()[spec.text]
+    return ModelCard(spec.text, known["family"], known["digest"], CLASSES, SIZE)
 
 
 def load(spec: Spec) -> Classifier:
@@ -56,8 +56,10 @@ def load(spec: Spec) -> Classifier:
     from advens.classifier import Classifier
     from advens.zoo.recipes import MEAN, RECIPES, STD, build
 
-    net = build(RECIPES[spec.rest])
-    with as_file(files("advens.zoo") / "weights" / f"{spec.rest}.safetensors") as path:
+    known = index()[spec.text]
+    key = spec.rest if spec.scheme == "digits" else f"{spec.scheme}-{spec.rest}"
+    net = build(RECIPES[key])
+    with as_file(files("advens.zoo") / "weights" / f"{key}.safetensors") as path:
         try:
             net.load_state_dict(load_file(path))
         except (OSError, SafetensorError, RuntimeError) as error:
@@ -68,11 +70,17 @@ def load(spec: Spec) -> Classifier:
         net,
         name=spec.text,
         num_classes=CLASSES,
-        family=index()[spec.rest]["family"],
+        family=known["family"],
         mean=MEAN,
         std=STD,
         input_size=SIZE,
     )
-    if model.digest != index()[spec.rest]["digest"]:
+    if model.digest != known["digest"]:
         raise InputError(f"{spec.text}: the weights in {path} are not the ones the index promises")
     return model
+
+
+def _source(key: str) -> str:
+    """``digits:vit`` for ``vit`` and ``shapes:vit`` for ``shapes-vit``, as recipes and files are named."""
+    bare = key.removeprefix("shapes-")
+    return f"digits:{key}" if bare == key else f"shapes:{bare}"

@@ -23,6 +23,11 @@ MEAN = (0.306, 0.306, 0.306)
 STD = (0.324, 0.324, 0.324)
 """Standard deviation of each channel over the training images, in [0, 1]."""
 
+TRAINING = {"digits": "digits:train", "shapes": "synthetic:shapes?n=4000&seed=1"}
+"""What the networks of each scheme are trained on."""
+TESTS = {"digits": "digits:test", "shapes": "synthetic:shapes?n=1000&seed=2"}
+"""What the index measures them on."""
+
 CLASSES = {
     "mlp_mixer": "timm.models.mlp_mixer:MlpMixer",
     "convmixer": "timm.models.convmixer:ConvMixer",
@@ -35,7 +40,7 @@ class ZooRecipe:
     """One network and its training.
 
     Args:
-        name: the name in the zoo.
+        name: the name in the zoo, which begins with ``shapes-`` for those of ``shapes:``.
         arch: a timm model, or a key of `CLASSES`.
         family: the kind of network.
         seed: of initialisation, shuffling, augmentation and, if any, dropout.
@@ -47,7 +52,8 @@ class ZooRecipe:
         augmentation: strength of the augmentation; 0 is none.
         kwargs: keywords of the architecture.
         adversarial: trained on a mixture of clean and PGD images.
-        eps: radius of the l_inf ball of adversarial training, images in [0, 1].
+        eps: radius of the l_inf ball of adversarial training and of the robust accuracy in the
+            index, images in [0, 1].
         attack_steps: PGD steps of adversarial training.
         attack_step_size: one PGD step, as a fraction of the radius.
         eps_start: fraction of the updates on clean images only, before the radius grows.
@@ -153,8 +159,26 @@ RECIPES: dict[str, ZooRecipe] = {
             eps_start=0.2,
             clean_weight=0.1,
         ),
+        ZooRecipe("shapes-resnet", "test_resnet", "cnn", epochs=6, eps=24 / 255),
+        ZooRecipe("shapes-byobnet", "test_byobnet", "cnn", epochs=8, eps=24 / 255),
+        ZooRecipe(
+            "shapes-resnet-at",
+            "test_resnet",
+            "cnn",
+            epochs=15,
+            lr=8e-3,
+            label_smoothing=0.0,
+            augmentation=0.5,
+            adversarial=True,
+            eps=24 / 255,
+        ),
     )
 }
+
+
+def scheme(name: str) -> str:
+    """``digits`` or ``shapes``, for the name of a recipe."""
+    return "shapes" if name.startswith("shapes-") else "digits"
 
 
 def recipe(name: str) -> ZooRecipe:

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from advens.datasets.digits import digits_arrays
+from advens.datasets import load_data
 from advens.digest import file_digest, weights_digest
-from advens.zoo.recipes import MEAN, STD, ZooRecipe, build, recipe
+from advens.zoo.recipes import MEAN, STD, TESTS, TRAINING, ZooRecipe, build, recipe, scheme
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -160,7 +160,7 @@ def build_zoo(
     on_model: Callable[[str, dict[str, Any]], None] | None = None,
     on_epoch: Callable[[str, int, int, float], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Train networks on the embedded digits; write `<name>.safetensors` and `index.json`.
+    """Train networks on the embedded data; write `<name>.safetensors` and `index.json`.
 
     Entries of an existing index for other names stay.
 
@@ -180,9 +180,9 @@ def build_zoo(
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "index.json"
     index: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
-    pixels, labels, _ = digits_arrays("train")
     for each in recipes:
         name = each.name
+        pixels, labels = _data(TRAINING[scheme(name)])
 
         def report(epoch: int, epochs: int, loss: float, name: str = name) -> None:
             if on_epoch is not None:
@@ -206,7 +206,7 @@ def _save(net: nn.Module, recipe: ZooRecipe, directory: Path) -> dict[str, Any]:
     state = {name: tensor.detach().contiguous() for name, tensor in net.state_dict().items()}
     metadata = {"recipe": json.dumps(asdict(recipe), sort_keys=True)}
     _replace(path, save(state, metadata=metadata))
-    pixels, labels, _ = digits_arrays("test")
+    pixels, labels = _data(TESTS[scheme(recipe.name)])
     return {
         "arch": recipe.arch,
         "family": recipe.family,
@@ -217,8 +217,15 @@ def _save(net: nn.Module, recipe: ZooRecipe, directory: Path) -> dict[str, Any]:
         "sha256": file_digest(path),
         "digest": weights_digest(state),
         "clean_accuracy": accuracy(net, pixels, labels),
-        "robust_accuracy": pgd_accuracy(net, pixels, labels, eps=0.2, steps=20),
+        "robust_accuracy": pgd_accuracy(net, pixels, labels, eps=recipe.eps, steps=20),
     }
+
+
+def _data(name: str) -> tuple[Pixels, Labels]:
+    """All images and labels of a source."""
+    data = load_data(name)
+    batch = next(data.batches([slice(0, len(data))]))
+    return batch.pixels.numpy(), batch.labels.numpy()
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -34,25 +34,32 @@ TARGETS = [
 ]  # fmt: skip
 
 
+def measured(arguments: list[str], folder: str | Path) -> tuple[float, float]:
+    """MiB at the peak and seconds of one command, in a process of its own that starts in ``folder``."""
+    script = (
+        "import resource, sys, time\n"
+        "from advens.cli import invoke\n"
+        "started = time.perf_counter()\n"
+        f"code = invoke({arguments!r})\n"
+        "found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter() - started\n"
+        "print('PEAK', *found, file=sys.stderr)\n"
+        "sys.exit(code)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=folder
+    )
+    if done.returncode:
+        raise click.ClickException(done.stderr)
+    kib, seconds = done.stderr.rpartition("PEAK ")[2].split()[:2]
+    return int(kib) / (1024 if sys.platform == "linux" else 2**20), float(seconds)
+
+
 def peak(images: int, targets: int) -> float:
-    """MiB at the peak of one run in a fresh process."""
+    """MiB at the peak of one transfer run."""
     with tempfile.TemporaryDirectory() as folder:
         suite = Path(folder) / "memory.toml"
         suite.write_text(SUITE.format(images=images, targets=TARGETS[:targets]))
-        script = (
-            "import resource, sys\n"
-            "from advens.cli import invoke\n"
-            f"code = invoke(['run', {str(suite)!r}, '--out', {str(Path(folder) / 'run')!r}])\n"
-            "print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\n"
-            "sys.exit(code)\n"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=folder
-        )
-    if done.returncode:
-        raise click.ClickException(done.stderr)
-    kib = int(done.stderr.rpartition("PEAK ")[2].split()[0])
-    return kib / 1024 if sys.platform == "linux" else kib / 2**20
+        return measured(["run", str(suite), "--out", "run"], folder)[0]
 
 
 @click.command()
