@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from pydantic import ValidationInfo, field_validator
 from torch import Tensor, nn
 
+from advens.attacks.changes import Changed
 from advens.attacks.estimators import GradientEstimator, Plain
 from advens.attacks.filters import GradientFilter
 from advens.attacks.fusions import EnsLogits, Fusion
@@ -85,6 +87,7 @@ class ComposedAttack:
         update: how directions become a step (sign, momentum, Nesterov).
         step_size: the rule for alpha.
         start: where the loop begins.
+        changes: what is done inside every surrogate, to what it computes or to its gradient.
 
     Source: Kurakin et al. 2017 (the iteration), Dong et al. 2018 (momentum), Liu et al. 2017 (fusion).
     """
@@ -99,6 +102,7 @@ class ComposedAttack:
     update: Any = Sign()
     step_size: Any = StepSize()
     start: Any = Clean()
+    changes: tuple[Any, ...] = ()
 
     @field_validator("loss", "estimator", "fusion", "update", "step_size", "start", mode="before")
     @classmethod
@@ -108,7 +112,7 @@ class ComposedAttack:
             return StepSize(value)
         return from_spec(FIELD_KINDS[str(info.field_name)], value)
 
-    @field_validator("transforms", "filters", mode="before")
+    @field_validator("changes", "transforms", "filters", mode="before")
     @classmethod
     def _all_built(cls, values: Any, info: ValidationInfo) -> tuple[Any, ...]:
         if not isinstance(values, (tuple, list)):
@@ -183,7 +187,10 @@ class ComposedAttack:
         return x_adv, oracle.passes
 
     def oracle(self, job: Job) -> GradientOracle:
-        """The surrogates of a job behind this attack's loss, transforms and estimator."""
+        """The surrogates of a job, changed, behind this attack's loss, transforms and estimator."""
+        if self.changes:
+            models = [Changed(model, self.changes, k) for k, model in enumerate(job.models)]
+            job = replace(job, models=models)
         return GradientOracle(job, self.threat, self.loss, self.estimator, self.transforms)
 
     def passes(self, surrogates: int) -> Passes:
@@ -199,6 +206,8 @@ class ComposedAttack:
     def spec(self) -> dict[str, Any]:
         """JSON-able description; `attack_from_spec` builds the same value from it."""
         described: dict[str, Any] = to_spec(self)
+        if not self.changes:  # as it was before there were any: names of stored cells depend on it
+            del described["changes"]
         return described
 
 

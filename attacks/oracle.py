@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from advens.attacks.changes import begin_step
 from advens.classifier import device_of
 from advens.errors import InputError, RunError
 from advens.seeding import Draws
@@ -117,6 +118,8 @@ class GradientOracle:
         """Draw what this step draws."""
         self.context.draws = self.job.draws.at(step)
         self.context.step_size = step_size
+        for model in self.job.models:
+            begin_step(model, self.context.draws)
 
     @property
     def passes(self) -> Passes:

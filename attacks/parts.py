@@ -18,7 +18,9 @@ from advens.errors import InputError, nearest
 from advens.registry import Info, Registry, one_line
 from advens.threat import Threat
 
-KINDS = ("attack", "loss", "transform", "filter", "estimator", "fusion", "update", "step", "start")
+KINDS = (
+    "attack", "loss", "change", "transform", "filter", "estimator", "fusion", "update", "step", "start", "builder",
+)  # fmt: skip
 
 PARTS: dict[str, Registry[type]] = {
     kind: Registry(kind, package="advens.attacks", group="advens.attacks") for kind in KINDS
@@ -26,6 +28,7 @@ PARTS: dict[str, Registry[type]] = {
 
 FIELD_KINDS = {
     "loss": "loss",
+    "changes": "change",
     "transforms": "transform",
     "filters": "filter",
     "estimator": "estimator",

@@ -15,7 +15,7 @@ from advens.registry import Info, Registry, one_line
 from advens.threat import Threat
 
 ALSO_FILTERS = "transforms"
-PREFIXES = ("transform", "filter", "estimator", "update")
+PREFIXES = ("change", "transform", "filter", "estimator", "update")
 """Kinds of parts that may stand in front of a recipe's name, in any order."""
 
 COMPOSED = ("di-mi-adaea", "di-ti-mi-adaea", "di-ti-mi-cwa", "di-ti-mi-ens-logits", "ssa-cwa", "vmi-cwa")
@@ -127,7 +127,7 @@ def _compose(name: str) -> Attack:
         field, made = field_of[kind], from_spec(kind, token)
         if not hasattr(attack, field):
             raise InputError(f"attack '{name}': '{base}' has a loop of its own and takes no {kind}")
-        if kind in ("transform", "filter"):
+        if kind in ("change", "transform", "filter"):
             changes[field] = (*changes.get(field, getattr(attack, field)), made)
         elif field in changes:
             raise InputError(f"attack '{name}' names two {kind}s")
