@@ -1,0 +1,1 @@
+"""Surrogate builders: surrogates in, more surrogates out. One file each."""

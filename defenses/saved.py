@@ -1,0 +1,136 @@
+"""Saved ensembles: a folder, ``ensemble.json`` beside one safetensors file a member.
+
+`load_model` finds one as ``defense:PATH``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import torch
+from torch import nn
+
+from advens.classifier import Classifier
+from advens.defenses.ensembles import Ensemble, RandomizedEnsemble, Together
+from advens.errors import InputError, first_line
+from advens.spec import Spec
+
+INDEX = "ensemble.json"
+FORMAT = 1
+
+
+def save(ensemble: Together, path: Path) -> None:
+    """Write an ensemble: see its method of the same name."""
+    from safetensors.torch import save_file
+
+    if path.exists() and not (path / INDEX).is_file():
+        raise InputError(f"{path} exists and is no saved ensemble")
+    cards = [_card(k, member) for k, member in enumerate(ensemble.members)]
+    about = {"format": FORMAT, "kind": ensemble.kind, "members": cards} | ensemble.settings()
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    for k, member in enumerate(ensemble.members):
+        state = member.net.state_dict()  # type: ignore[union-attr]
+        copies = {key: t.detach().cpu().contiguous().clone() for key, t in state.items()}
+        save_file(copies, fresh / _file(k))
+    (fresh / INDEX).write_text(json.dumps(about, indent=1) + "\n")
+    if path.exists():
+        shutil.rmtree(path)
+    fresh.rename(path)
+
+
+def load(path: str | Path) -> Ensemble | RandomizedEnsemble:
+    """A saved ensemble, on the CPU, frozen.
+
+    Raises:
+        InputError: no ensemble stands there, or its files are damaged or not those it was saved with.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from advens.models import load_model
+
+    path = Path(path)
+    try:
+        about = json.loads((path / INDEX).read_text())
+        if about["format"] != FORMAT or about["kind"] not in ("mean", "randomized"):
+            raise InputError(f"{path} is a saved ensemble of a format that is not known here")
+        members: list[nn.Module] = []
+        for k, card in enumerate(about["members"]):
+            member = load_model(_bare(card["name"], card["num_classes"]))
+            member.net.load_state_dict(load_file(path / _file(k)), assign=True)
+            member.name, member.input_size = card["name"], _pair(card["input_size"])
+            member.interpolation = card["interpolation"]
+            member.mean, member.std = (
+                torch.tensor(card[key], dtype=torch.float64).to(getattr(member, key)).view(1, 3, 1, 1)
+                for key in ("mean", "std")
+            )
+            member.requires_grad_(False)
+            if member.digest != card["digest"]:
+                raise InputError(f"{path}: the weights in {_file(k)} are not those that were saved")
+            members.append(member)
+        if about["kind"] == "mean":
+            return Ensemble(members, about["over"])
+        return RandomizedEnsemble(members, about["probabilities"], about["seed"])
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{path} is no saved ensemble, or damaged ({first_line(error)})") from error
+
+
+def source(spec: Spec) -> Classifier:
+    """The model source ``defense:PATH``."""
+    spec.only()
+    ensemble = load(spec.rest)
+    ensemble.name = spec.text
+    return ensemble
+
+
+def _card(k: int, member: nn.Module) -> dict[str, Any]:
+    """What rebuilds a member, beside its weights; it is tried at once."""
+    from advens.models import load_model
+
+    if not isinstance(member, Classifier) or ":" not in member.name:
+        raise InputError(
+            f"member {k} is no Classifier of a source such as 'digits:resnet'; it could not be rebuilt"
+        )
+    again = load_model(_bare(member.name, member.num_classes))
+    if _shapes(again) != _shapes(member):
+        raise InputError(f"member {k} is not of the architecture that '{member.name}' stands for")
+    return {
+        "name": member.name, "digest": member.digest, "num_classes": member.num_classes,
+        "mean": member.mean.flatten().tolist(), "std": member.std.flatten().tolist(),
+        "input_size": member.input_size, "interpolation": member.interpolation,
+    }  # fmt: skip
+
+
+def _bare(name: str, classes: int) -> str:
+    """The name of the same architecture that asks no hub and no file for weights."""
+    spec = Spec.parse(name, "model")
+    changes = {
+        "timm": {"pretrained": "false", "num_classes": str(classes)},
+        "torchvision": {"weights": "none", "num_classes": str(classes)},
+    }.get(spec.scheme)
+    if changes is None:
+        return name
+    query = {k: v for k, v in spec.query.items() if k != "checkpoint"} | changes
+    return f"{spec.scheme}:{spec.rest}?{urlencode(query)}"
+
+
+def _shapes(member: Classifier) -> dict[str, torch.Size]:
+    return {key: tensor.shape for key, tensor in member.net.state_dict().items()}
+
+
+def _file(k: int) -> str:
+    return f"member-{k}.safetensors"
+
+
+def _pair(size: Sequence[int] | None) -> tuple[int, int] | None:
+    return None if size is None else (size[0], size[1])
