@@ -21,6 +21,7 @@ COMMANDS = {
         "advens.benchmarks.robustness:robustness", "Attack models in the open; what is left of them."
     ),
     "craft": ("advens.benchmarks.commands:craft", "Adversarial images, no suite needed."),
+    "select": ("advens.benchmarks.select:select", "Pick surrogates out of many models."),
     "attacks": ("advens.attacks.commands:attacks", "List attacks, or show one."),
     "models": ("advens.commands:models", "List models, or show one."),
     "data": ("advens.commands:data", "List data sources, or show one."),

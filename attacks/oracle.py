@@ -150,6 +150,7 @@ class GradientOracle:
         *,
         over: str = "logits",
         weights: Tensor | None = None,
+        remember: str = "",
     ) -> Tensor:
         """Gradient at ``x`` of the loss of some surrogates fused into one, (N, C, H, W).
 
@@ -159,9 +160,11 @@ class GradientOracle:
             over: ``logits`` (loss of the mean logits), ``probs`` (of the log of the mean
                 probabilities) or ``loss`` (mean of the losses; one surrogate's graph at a time).
             weights: (N, len(members)) per sample, summing to 1; uniform by default.
+            remember: by what name the estimator's memory is kept, where the members of one row of
+                gradients change; by default it is that of these members.
         """
         members = range(self.k) if members is None else members
-        memory = self.memory.setdefault((over, *members), {})
+        memory = self.memory.setdefault(remember or (over, *members), {})
 
         def plain(at: Tensor) -> Tensor:
             return self._gradient(at, members, over, weights)

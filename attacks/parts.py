@@ -19,7 +19,8 @@ from advens.registry import Info, Registry, one_line
 from advens.threat import Threat
 
 KINDS = (
-    "attack", "loss", "change", "transform", "filter", "estimator", "fusion", "update", "step", "start", "builder",
+    "attack", "loss", "change", "transform", "filter", "estimator", "fusion", "update", "step", "start",
+    "builder",
 )  # fmt: skip
 
 PARTS: dict[str, Registry[type]] = {

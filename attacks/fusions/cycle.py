@@ -1,0 +1,59 @@
+"""One surrogate a step instead of all: the longitudinal ensemble of LGV and Ghost Networks."""
+
+from __future__ import annotations
+
+from pydantic import field_validator
+from torch import Tensor
+
+from advens.attacks.attack import ComposedAttack
+from advens.attacks.oracle import GradientOracle, Passes
+from advens.attacks.parts import part
+from advens.attacks.registry import recipe
+from advens.attacks.steps import StepSize
+from advens.threat import Threat
+
+PAPER = "Gubri et al., ECCV 2022 (LGV)"
+
+
+@part("fusion", "cycle", paper=PAPER, year=2022)
+class Cycle:
+    """Every step asks other surrogates, in a shuffled order without replacement, then shuffled anew.
+
+    The order is named by the step, so transforms and estimators of several passes see one surrogate.
+
+    Args:
+        members: surrogates a step asks; the mean of their losses is ascended.
+    """
+
+    members: int = 1
+
+    @field_validator("members")
+    @classmethod
+    def _some(cls, members: int) -> int:
+        if members < 1:
+            raise ValueError("at least 1")
+        return members
+
+    def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
+        asked = self.order(oracle)
+        return oracle.gradient(x, asked, over="loss", remember="cycle")
+
+    def order(self, oracle: GradientOracle) -> list[int]:
+        """The surrogates of the step at hand: so many positions of a row of permutations."""
+        count = min(self.members, oracle.k)
+        first = oracle.context.draws.step * count
+        rounds = (divmod(first + i, oracle.k) for i in range(count))
+        draws = oracle.job.draws
+        return [draws.permutation(oracle.k, "cycle", turn)[place] for turn, place in rounds]
+
+    def passes(self, surrogates: int, gradients: int) -> Passes:
+        count = min(self.members, surrogates) * gradients
+        return Passes(count, count)
+
+
+@recipe("lgv", symbol="LGV", family="surrogate", paper=PAPER, year=2022)
+def LongitudinalAttack() -> ComposedAttack:
+    """50 steps of eps/10 at eps 4/255, one surrogate a step; made for those of the builder ``lgv``."""
+    return ComposedAttack(
+        threat=Threat("linf", "4/255"), steps=50, step_size=StepSize("eps/10"), fusion=Cycle()
+    )
