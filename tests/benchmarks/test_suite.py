@@ -269,7 +269,7 @@ def test_bundled_suites_parse_and_outline(name):
     for (_, surrogates), stage in seen.stages.items():
         attack = stage.attack
         assert attack.threat == suite.threat.threat()
-        assert attack.passes(len(seen.sets[surrogates])).backward > 0
+        assert attack.passes(len(seen.sets[surrogates])).forward > 0
 
 
 def test_targeted_labels_of_a_csv_are_used(tmp_path, advens, suite, rows):
