@@ -30,6 +30,12 @@ class Passes(NamedTuple):
     backward: int
 
 
+class Softmin(NamedTuple):
+    """A way to fuse surrogates: the soft minimum of their losses at a temperature."""
+
+    temperature: float
+
+
 @dataclass
 class Job:
     """What one attack works on: some rows of a shard.
@@ -148,7 +154,7 @@ class GradientOracle:
         x: Tensor,
         members: Sequence[int] | None = None,
         *,
-        over: str = "logits",
+        over: str | Softmin = "logits",
         weights: Tensor | None = None,
         remember: str = "",
     ) -> Tensor:
@@ -158,7 +164,8 @@ class GradientOracle:
             x: where, (N, C, H, W).
             members: which surrogates; all by default.
             over: ``logits`` (loss of the mean logits), ``probs`` (of the log of the mean
-                probabilities) or ``loss`` (mean of the losses; one surrogate's graph at a time).
+                probabilities), ``loss`` (mean of the losses; one surrogate's graph at a time) or a
+                `Softmin` of the losses.
             weights: (N, len(members)) per sample, summing to 1; uniform by default.
             remember: by what name the estimator's memory is kept, where the members of one row of
                 gradients change; by default it is that of these members.
@@ -172,7 +179,7 @@ class GradientOracle:
         return self.estimator.estimate(plain, x, memory, self.context)
 
     def _gradient(
-        self, x: Tensor, members: Sequence[int], over: str, weights: Tensor | None
+        self, x: Tensor, members: Sequence[int], over: str | Softmin, weights: Tensor | None
     ) -> Tensor:
         total: Tensor | None = None
         for copy in range(self.copies):
@@ -200,10 +207,13 @@ class GradientOracle:
             raise RunError("a surrogate's gradient is not finite: NaN or infinite")
 
     def fused(
-        self, logits: list[Tensor], weights: Tensor | None, over: str, members: int = 1
+        self, logits: list[Tensor], weights: Tensor | None, over: str | Softmin, members: int = 1
     ) -> Tensor:
         """Per-sample loss (N,) of one group of the ``members`` surrogates that are fused."""
         y, target = self.job.y, self.job.target
+        if isinstance(over, Softmin):
+            losses = torch.stack([self.loss(z, y, target) for z in logits])
+            return -over.temperature * torch.logsumexp(-losses / over.temperature, 0)
         if over == "loss":
             share = 1 / members if weights is None else weights[:, 0]
             return self.loss(logits[0], y, target) * share
@@ -254,7 +264,7 @@ class GradientOracle:
             raise InputError(f"surrogate {k} returned logits that are NaN or infinite")
 
 
-def _groups(members: Sequence[int], over: str) -> list[list[int]]:
+def _groups(members: Sequence[int], over: str | Softmin) -> list[list[int]]:
     """Positions in ``members`` whose graphs are held together."""
     positions = list(range(len(members)))
     return [[i] for i in positions] if over == "loss" else [positions]

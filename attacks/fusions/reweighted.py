@@ -1,0 +1,52 @@
+"""Surrogates that are not fooled yet count more: the automatic reweighting of ViT-EnsembleAttack."""
+
+from __future__ import annotations
+
+from pydantic import field_validator
+from torch import Tensor
+
+from advens.attacks.attack import ComposedAttack
+from advens.attacks.oracle import GradientOracle, Passes, Softmin
+from advens.attacks.parts import part
+from advens.attacks.registry import recipe
+from advens.attacks.steps import StepSize
+from advens.attacks.updates import MI
+from advens.threat import Threat
+
+PAPER = "Cao et al., ICCV 2025 (ViT-EnsembleAttack)"
+
+
+@part("fusion", "reweighted", paper=PAPER, year=2025)
+class Reweighted:
+    """``sum_k w_k grad J_k`` with ``w = softmax(-J / T)`` over the surrogates, per sample and step.
+
+    It is the gradient of the soft minimum ``-T log sum_k exp(-J_k / T)`` of the losses that are
+    ascended, so one pass of each surrogate serves losses, weights and gradient. The paper's constants
+    are not published with its abstract; T is ours.
+
+    Args:
+        temperature: T; small follows the least fooled surrogate, large is the mean of the losses.
+    """
+
+    temperature: float = 1.0
+
+    @field_validator("temperature")
+    @classmethod
+    def _warm(cls, temperature: float) -> float:
+        if not temperature > 0:
+            raise ValueError("above 0")
+        return temperature
+
+    def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
+        return oracle.gradient(x, over=Softmin(self.temperature))
+
+    def passes(self, surrogates: int, gradients: int) -> Passes:
+        return Passes(surrogates * gradients, surrogates * gradients)
+
+
+@recipe("vit-ensemble", symbol="ViTEnsemble", family="surrogate", paper=PAPER, year=2025)
+def ViTEnsembleAttack() -> ComposedAttack:
+    """Momentum, steps of 2 eps/T, reweighted surrogates; made for those of the builder ``vit-augment``."""
+    return ComposedAttack(
+        threat=Threat("linf", "8/255"), step_size=StepSize("2eps/T"), update=MI(), fusion=Reweighted()
+    )
