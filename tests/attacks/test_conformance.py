@@ -226,7 +226,7 @@ def test_attack_is_a_value(name: str, small: Small) -> None:
         assert again == each
         assert hash(again) == hash(each)
         assert again.spec == each.spec
-    assert attack.spec["threat"]["eps"] == "4/255", "eps is kept as written"
+    assert attack.spec["threat"]["eps"] == "6/255", "eps is kept as written"
     with pytest.raises(AttributeError):
         attack.threat = Threat()  # type: ignore[misc]
 
