@@ -143,8 +143,8 @@ def unit_l2(g: Tensor) -> Tensor:
     """``g / ||g||_2`` per sample; zero stays zero, and tiny gradients do not underflow."""
     tiny = torch.finfo(g.dtype).tiny
     dims = tuple(range(1, g.dim()))
-    g = g / g.abs().amax(dim=dims, keepdim=True).clamp_min(tiny)
-    return g / g.square().sum(dim=dims, keepdim=True).sqrt().clamp_min(tiny)
+    g = g / g.abs().amax(dim=dims, keepdim=True).clamp_min_(tiny)
+    return g.div_(g.square().sum(dim=dims, keepdim=True).sqrt_().clamp_min_(tiny))
 
 
 def norms(delta: Tensor, norm: str) -> Tensor:

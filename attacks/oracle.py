@@ -85,7 +85,14 @@ class Context:
     def step(self, x: Tensor, length: float, direction: Tensor) -> Tensor:
         """``Π(x + length * unit step along direction)``."""
         unit = self.threat.steepest(direction)
-        moved = torch.add(x, unit, alpha=length, out=unit)  # one new tensor, not three
+        return self._held(torch.add(x, unit, alpha=length, out=unit))  # one new tensor, not three
+
+    def move(self, x: Tensor, length: float, along: Tensor) -> Tensor:
+        """``Π(x + length * along)``."""
+        return self._held(torch.add(x, along, alpha=length))
+
+    def _held(self, moved: Tensor) -> Tensor:
+        """A tensor of our own, projected in place where that can be."""
         if self.bounds is not None:
             return moved.clamp_(*self.bounds)
         return self.threat.project(moved, self.clean)

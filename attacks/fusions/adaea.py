@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -54,7 +56,7 @@ class AdaEA:
     def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
         here = shared(oracle, x)
         everyone = list(range(oracle.k))
-        gradients = torch.stack([here.gradient([k]) for k in everyone])
+        gradients = [here.gradient([k]) for k in everyone]
         weights = self.weights(oracle, x, gradients)
         oracle.note("weights", weights)
         g = here.gradient(everyone, weights, last=True)
@@ -64,8 +66,8 @@ class AdaEA:
             g = g * keep
         return g
 
-    def weights(self, oracle: GradientOracle, x: Tensor, gradients: Tensor) -> Tensor:
-        """AGM's weights (N, K), from the surrogates' gradients (K, N, C, H, W)."""
+    def weights(self, oracle: GradientOracle, x: Tensor, gradients: Sequence[Tensor]) -> Tensor:
+        """AGM's weights (N, K), from the surrogates' K gradients (N, C, H, W)."""
         k, n = oracle.k, len(x)
         if not self.agm:
             return x.new_full((n, k), 1 / k)
@@ -93,24 +95,30 @@ class AdaEA:
         return Passes(forward + trials, 2 * surrogates * gradients)
 
 
-def disparity(gradients: Tensor, published: bool = False) -> Tensor:
-    """Mean pairwise cosine over channels, (N, 1, H, W), of gradients (K, N, C, H, W).
+def disparity(gradients: Sequence[Tensor], published: bool = False) -> Tensor:
+    """Mean pairwise cosine over channels, (N, 1, H, W), of K gradients (N, C, H, W).
 
-    No pair is formed: ``Σ_{i≠j} u_i·u_j = ||Σ u||² - Σ ||u||²`` for the pixels' unit vectors u.
+    No pair is formed: ``Σ_{i≠j} u_i·u_j = ||Σ u||² - Σ ||u||²`` for the pixels' unit vectors u, whose
+    length is 1, or 0 where the gradient is.
     """
     k = len(gradients)
-    tiny = torch.finfo(gradients.dtype).tiny
-    # first by the largest channel, so that squares of tiny gradients do not underflow
-    u = gradients / gradients.abs().amax(2, keepdim=True).clamp_min(tiny)
-    u = u / u.norm(dim=2, keepdim=True).clamp_min(tiny)
-    total = _pairs(u)
+    total, alive = torch.zeros_like(gradients[0]), torch.zeros_like(gradients[0][:, :1])
+    before = alive
+    for g in gradients:
+        before = _pairs(total, alive) if published else before
+        # first by the largest channel, so that squares of tiny gradients do not underflow
+        u = g / g.abs().amax(1, keepdim=True).clamp_min(torch.finfo(g.dtype).tiny)
+        size = u.square().sum(1, keepdim=True).sqrt()  # torch's norm is slow along channels
+        total.add_(u.div_(size.clamp_min(1)))
+        alive.add_(size > 0)
+    pairs = _pairs(total, alive)
     if published:  # pairs with the last surrogate are written once, in the other's row
-        total = (total + _pairs(u[:-1])) / 2
-    return total / (k * (k - 1))
+        pairs = (pairs + before) / 2
+    return pairs / (k * (k - 1))
 
 
-def _pairs(u: Tensor) -> Tensor:
-    return u.sum(0).square().sum(1, keepdim=True) - u.square().sum((0, 2)).unsqueeze(1)
+def _pairs(total: Tensor, alive: Tensor) -> Tensor:
+    return total.square().sum(1, keepdim=True) - alive
 
 
 def _adaea(update: object | None = None) -> ComposedAttack:

@@ -72,9 +72,9 @@ class CSE:
         beta = PUBLISHED_BETA if self.published else rescaled(self.beta, start, oracle.threat)
         for k in range(oracle.k):
             unit = unit_l2(oracle.gradient(at, [k]))
-            n = unit + self.mu * state["n"] if "n" in state else unit
+            n = unit.add_(state["n"], alpha=self.mu) if "n" in state else unit
             state["n"] = n
-            at = oracle.context.project(at + beta * n)
+            at = oracle.context.move(at, beta, n)
         return at
 
     def passes(self, surrogates: int, gradients: int) -> Passes:

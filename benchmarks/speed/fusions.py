@@ -69,7 +69,8 @@ class Setting:
 
     def contestants(self, fusion: str) -> dict[str, Callable[[], object]]:
         """The bare passes, ours and the straightforward version; each a whole run."""
-        attack, bare = self.attack(fusion), Bare(self.models, self.x, self.y)
+        attack = self.attack(fusion)
+        bare = Bare(self.models, self.visited(attack), self.y)
 
         def passes() -> None:
             for step in range(self.steps):
@@ -82,6 +83,18 @@ class Setting:
                 fusion, self.loose, self.x, self.y, EPS, self.steps
             ),
         }
+
+    def visited(self, attack: ComposedAttack) -> list[list[Tensor]]:
+        """What each surrogate is shown in a run."""
+        seen: list[list[Tensor]] = [[] for _ in self.models]
+        hooks = [
+            model.register_forward_pre_hook(lambda _, args, at=at: at.append(args[0].detach().clone()))
+            for model, at in zip(self.models, seen, strict=True)
+        ]
+        attack.run(self.models, self.x, self.y)
+        for hook in hooks:
+            hook.remove()
+        return seen
 
     def line(self, fusion: str, rounds: int) -> dict[str, Any]:
         """Times and ratios. Who goes first changes from round to round; the first round is a warm-up."""
