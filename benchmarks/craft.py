@@ -45,7 +45,7 @@ def craft_images(
 
     progress, store = progress or Progress(), RunStore(directory)
     data = load_data(suite.source)
-    plan = make_plan(suite, data, held_out=False)
+    plan = make_plan(suite, data, held_out=False, progress=progress, device=device)
     if store.suite.is_file():
         raise InputError(f"{directory} holds a run; give another --out")
     workshop.cache_clear()  # models and data may have changed since an earlier run of this process

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from advens.benchmarks.suite import Suite, parse
+from advens.benchmarks.suite import Suite, Surrogates, parse
 from advens.errors import InputError
 
 FIXED = ("name", "goal", "data", "limit", "threat", "budget", "defaults", "shard")
@@ -48,8 +48,10 @@ def agree(path: Path, suite: Suite) -> Suite:
     )
 
 
-def _listed(models: list[str] | str) -> list[str]:
-    return [models] if isinstance(models, str) else models
+def _listed(models: Surrogates) -> list[str]:
+    if isinstance(models, list):
+        return models
+    return [models] if isinstance(models, str) else []
 
 
 def _conflict(path: Path, key: str, old: Any, new: Any) -> InputError:

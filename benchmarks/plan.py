@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from advens.benchmarks.building import Build, build_sets
 from advens.benchmarks.stages import Stage, stages_of, with_budget
 from advens.benchmarks.suite import AttackEntry, Suite
 from advens.digest import value_digest
@@ -17,6 +19,7 @@ from advens.models import ModelCard, check_name, describe, expand
 
 if TYPE_CHECKING:
     from advens.attacks.attack import Attack
+    from advens.benchmarks.progress import Progress
     from advens.datasets import Dataset
 
 CRAFT_VERSION = 1
@@ -39,6 +42,7 @@ class Cell:
         shard_size: of the plan; the shard's number is start // shard_size.
         goal: of the suite.
         after: the cell whose standing samples this one attacks; empty for none.
+        bases: weights of the models that its models were built from.
     """
 
     suite: str
@@ -56,12 +60,13 @@ class Cell:
     shard_size: int
     goal: str = "transfer"
     after: str = ""
+    bases: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
         """The hash of all that determines the cell's images: its name on disk."""
         determined = asdict(self)
-        for name in ("data", "family", "specs"):  # said by the fingerprint, the params, the digests
+        for name in ("data", "family", "specs", "bases"):  # said by fingerprint, params and digests
             determined.pop(name)
         if self.goal == "transfer":
             determined = {k: v for k, v in determined.items() if k not in ("goal", "after")}
@@ -86,8 +91,8 @@ class Plan:
     cells: tuple[Cell, ...]
 
     def white_box(self, cell: Cell, target: str) -> bool:
-        """Whether a target shares its weights with a surrogate of the cell."""
-        return self.cards[target].digest in cell.digests
+        """Whether a target has the weights of a surrogate of the cell, or of what one was built from."""
+        return self.cards[target].digest in (*cell.digests, *cell.bases)
 
 
 @dataclass(frozen=True)
@@ -99,18 +104,24 @@ class Outline:
     stages: dict[tuple[str, str], Stage]  # (label, set) -> stage
 
 
-def outline(suite: Suite, held_out: bool = True) -> Outline:
+def outline(
+    suite: Suite, held_out: bool = True, built: Mapping[str, tuple[str, ...]] | None = None
+) -> Outline:
     """Resolve and check every name of a suite; ``held_out=False`` asks for no held-out target.
+
+    Args:
+        built: the models of the sets that are built; without, they are counted and not made.
 
     Raises:
         InputError: unknown attacks, options or models, or a set that leaves no target held out.
     """
     held_out = held_out and suite.goal == "transfer"
-    sets = surrogate_sets(suite)
+    sets = surrogate_sets(suite, built or {})
     targets = tuple(dict.fromkeys(name for pattern in suite.targets for name in expand(pattern)))
-    for name in dict.fromkeys([*targets, *(m for models in sets.values() for m in models)]):
+    named = {name: _named(suite, name, models) for name, models in sets.items()}
+    for name in dict.fromkeys([*targets, *(m for models in named.values() for m in models)]):
         check_name(name)
-    for name, models in sets.items():
+    for name, models in named.items():
         if held_out and set(targets) <= set(models):
             raise InputError(
                 f"suite '{suite.name}': surrogates '{name}' leave no target held out; "
@@ -128,10 +139,20 @@ def outline(suite: Suite, held_out: bool = True) -> Outline:
     return Outline(sets, targets, stages)
 
 
-def make_plan(suite: Suite, data: Dataset, *, held_out: bool = True) -> Plan:
-    """The cells of a suite, each with the hash of all that determines it."""
+def make_plan(
+    suite: Suite,
+    data: Dataset,
+    *,
+    held_out: bool = True,
+    progress: Progress | None = None,
+    device: str = "cpu",
+) -> Plan:
+    """The cells of a suite, each with the hash of all that determines it; builds what must be built."""
     held_out = held_out and suite.goal == "transfer"
-    seen = outline(suite, held_out)
+    wanted = {name: each for name, each in suite.surrogates.items() if isinstance(each, Build)}
+    if wanted:
+        outline(suite, held_out)  # mistakes first
+    seen = outline(suite, held_out, build_sets(wanted, progress, device))
     names = dict.fromkeys([*(m for models in seen.sets.values() for m in models), *seen.targets])
     cards = {name: describe(name) for name in names}
     _check_classes(suite, cards, data)
@@ -160,9 +181,10 @@ def make_plan(suite: Suite, data: Dataset, *, held_out: bool = True) -> Plan:
                 shard_size=suite.shard,
                 goal=suite.goal,
                 after=before,
+                bases=tuple(dict.fromkeys(b for m in seen.sets[name] for b in cards[m].bases)),
             )
     for name in seen.sets:
-        digests = {cards[model].digest for model in seen.sets[name]}
+        digests = {d for m in seen.sets[name] for d in (cards[m].digest, *cards[m].bases)}
         if held_out and all(cards[target].digest in digests for target in seen.targets):
             raise InputError(
                 f"suite '{suite.name}': every target has the weights of a surrogate of '{name}'; "
@@ -172,10 +194,15 @@ def make_plan(suite: Suite, data: Dataset, *, held_out: bool = True) -> Plan:
     return replace(plan, cells=tuple(sorted(cells.values(), key=lambda cell: cell.surrogates)))
 
 
-def surrogate_sets(suite: Suite) -> dict[str, tuple[str, ...]]:
+def surrogate_sets(
+    suite: Suite, built: Mapping[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
     """Set names and their models, wildcards expanded and ``each`` taken apart."""
     sets: dict[str, tuple[str, ...]] = {}
     for name, wanted in suite.surrogates.items():
+        if isinstance(wanted, Build):
+            sets[name] = built.get(name) or wanted.placeholders()
+            continue
         patterns = [wanted] if isinstance(wanted, str) else wanted
         models = tuple(dict.fromkeys(model for p in patterns for model in expand(p)))
         if name == "each":
@@ -203,6 +230,12 @@ def _sets_of(entry: AttackEntry, suite: Suite, sets: dict[str, tuple[str, ...]])
     named = set(entry.surrogates)
     alone = [name for name in sets if name not in suite.surrogates] if "each" in named else []
     return [name for name in sets if name in named] + alone
+
+
+def _named(suite: Suite, name: str, models: tuple[str, ...]) -> tuple[str, ...]:
+    """The models a set is made of, by names that stand in a suite."""
+    wanted = suite.surrogates.get(name)
+    return wanted.models if isinstance(wanted, Build) else models
 
 
 def _check_classes(suite: Suite, cards: dict[str, ModelCard], data: Dataset) -> None:

@@ -68,7 +68,7 @@ def run_suite(
     """
     progress = progress or Progress()
     data = load_data(suite.source)
-    plan = make_plan(suite, data)
+    plan = make_plan(suite, data, progress=progress, device=device)
     store = RunStore(directory)
     with store.lock():
         whole = agree(store.suite, suite)

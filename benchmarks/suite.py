@@ -14,6 +14,7 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from advens.benchmarks.building import Build
 from advens.errors import InputError, first_line, nearest, unknown
 from advens.spec import literal
 from advens.threat import Threat
@@ -22,6 +23,9 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+Surrogates = list[str] | str | Build
 
 
 class ThreatTable(BaseModel):
@@ -74,7 +78,8 @@ class Suite(BaseModel):
         threat: the ball and steps.
         budget: backward passes per sample that every attack gets instead of steps.
         defaults: options that every attack gets, so that a comparison holds them equal.
-        surrogates: sets by name; the set ``each`` takes every model it lists alone.
+        surrogates: sets by name; the set ``each`` takes every model it lists alone, and a table with
+            ``build`` is a set that is made first.
         attacks: entries; one whose ``name`` is a list stands for one entry of each name, and
             ``{name}`` in its label for the name.
         shard: images a cell covers.
@@ -92,7 +97,7 @@ class Suite(BaseModel):
     threat: ThreatTable = ThreatTable(steps=None)
     budget: int | None = Field(None, ge=1)
     defaults: dict[str, Any] = {}
-    surrogates: dict[str, list[str] | str]
+    surrogates: dict[str, list[str] | str | Build]
     attacks: list[AttackEntry] = Field(min_length=1)
     shard: int = Field(250, ge=1)
     batch_size: int | None = Field(None, ge=1)
@@ -106,12 +111,14 @@ class Suite(BaseModel):
 
     @field_validator("surrogates")
     @classmethod
-    def _some_surrogates(cls, sets: dict[str, list[str] | str]) -> dict[str, list[str] | str]:
+    def _some_surrogates(cls, sets: dict[str, Surrogates]) -> dict[str, Surrogates]:
         if not sets:
             raise ValueError("a suite needs at least one surrogate set")
         for name, models in sets.items():
-            if not models:
+            if not models or (isinstance(models, Build) and not models.model):
                 raise ValueError(f"surrogate set '{name}' is empty")
+            if isinstance(models, Build) and name == "each":
+                raise ValueError("the set 'each' lists models; give what is built another name")
         return sets
 
     @field_validator("attacks", mode="before")

@@ -273,6 +273,7 @@ def describe_cell(
         "version": advens.__version__,
         "goal": cell.goal,
         "after": cell.after,
+        "bases": list(cell.bases),
     }
 
 
@@ -284,4 +285,5 @@ def cell_from(description: dict[str, Any]) -> Cell:
         tuple(said["surrogate_specs"]), tuple(said["surrogate_digests"]), said["seed"],
         tuple(said["shard"]), said["data"], said["data_fingerprint"], said["targeted"],
         said["shard_size"], said.get("goal", "transfer"), said.get("after", ""),
+        tuple(said.get("bases", ())),
     )  # fmt: skip

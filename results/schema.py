@@ -41,7 +41,7 @@ _SAMPLES: tuple[_Column, ...] = (
     ("linf", _REAL, "intensity in [0, 1]", "l_inf norm of the stored perturbation"),
     ("l2", _REAL, "intensity in [0, 1]", "l_2 norm of the stored perturbation"),
     ("cell", _TEXT, "", "cell that crafted the image: the stem of its examples file"),
-    ("white_box", _BOOL, "", "the target's weights digest equals a surrogate's"),
+    ("white_box", _BOOL, "", "the target's weights are a surrogate's, or those it was built from"),
 )
 
 _EXAMPLES: tuple[_Column, ...] = (
@@ -120,8 +120,8 @@ CELL_FIELDS = (
     "backwards_per_sample", "seconds_per_image", "data", "data_fingerprint", "device", "version",
 )
 
-CELL_EXTRAS = ("goal", "after", "notes")
-"""What the description of a cell may hold beside: of robustness runs."""
+CELL_EXTRAS = ("goal", "after", "notes", "bases")
+"""What the description of a cell may hold beside: of robustness runs, and of built surrogates."""
 
 
 def to_table(

@@ -33,13 +33,20 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a plan needs to know of a model, without holding it."""
+    """What a plan needs to know of a model, without holding it.
+
+    Args:
+        name, family, num_classes, input_size: as the `Classifier` has them.
+        digest: of the weights.
+        bases: digests of the models it was built from.
+    """
 
     name: str
     family: str
     digest: str
     num_classes: int
     input_size: tuple[int, int] | None
+    bases: tuple[str, ...] = ()
 
 
 def load_model(name: str) -> Classifier:

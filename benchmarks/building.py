@@ -1,0 +1,81 @@
+"""Surrogates that are built before they attack: ``{ build = "lgv", model = "digits:resnet" }``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from advens.errors import InputError
+from advens.models import expand
+
+if TYPE_CHECKING:
+    from advens.benchmarks.progress import Progress
+
+TRAINING = {"digits": "digits:train", "shapes": "synthetic:shapes?n=4000&seed=1"}
+"""What the embedded models were trained on: a builder trains on it further unless told otherwise."""
+
+
+class Build(BaseModel):
+    """A surrogate set that a builder makes; keys that are not listed here are the builder's options.
+
+    Args:
+        build: the builder.
+        model: what it starts from, with wildcards.
+        data: what it trains on or calibrates with; never the images that are attacked.
+        seed: of the builder's randomness.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    build: str
+    model: list[str] | str
+    data: str | None = None
+    seed: int = Field(0, ge=0)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models it starts from."""
+        patterns = [self.model] if isinstance(self.model, str) else self.model
+        return tuple(dict.fromkeys(name for pattern in patterns for name in expand(pattern)))
+
+    @property
+    def source(self) -> str:
+        """The data. Raises InputError when there is none to take for granted."""
+        if self.data is not None:
+            return self.data
+        schemes = {name.partition(":")[0] for name in self.models}
+        if len(schemes) == 1 and (only := schemes.pop()) in TRAINING:
+            return TRAINING[only]
+        raise InputError(f"build = '{self.build}' needs data = SOURCE, the images to train on")
+
+    def builder(self) -> Any:
+        """The builder. Raises InputError for an unknown one or a bad option."""
+        from advens.attacks.parts import from_spec
+
+        return from_spec("builder", {"name": self.build, **(self.model_extra or {})})
+
+    def placeholders(self) -> tuple[str, ...]:
+        """Names of what will be built, for a plan that builds nothing."""
+        count = self.builder().members(len(self.models))
+        return tuple(f"{self.build} of {', '.join(self.models)}, {i}" for i in range(count))
+
+
+def build_sets(
+    wanted: Mapping[str, Build], progress: Progress | None = None, device: str = "cpu"
+) -> dict[str, tuple[str, ...]]:
+    """Names ``built:DIGEST/INDEX`` of the members of every set; what is cached is not built again."""
+    from advens.benchmarks.progress import Progress as Bars
+    from advens.datasets import load_data
+    from advens.models import load_model
+
+    found: dict[str, tuple[str, ...]] = {}
+    bars = progress or Bars()
+    for name, each in wanted.items():
+        models = [load_model(model).to(device) for model in each.models]
+        with bars.task(f"building {name}", 1) as advance:
+            made = each.builder().build(models, load_data(each.source), seed=each.seed)
+            advance(each.build)
+        found[name] = tuple(model.name for model in made)
+    return found
