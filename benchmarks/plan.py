@@ -72,6 +72,10 @@ class Cell:
             determined = {k: v for k, v in determined.items() if k not in ("goal", "after")}
         return value_digest([CRAFT_VERSION, json.loads(json.dumps(determined))], 32)
 
+    def knows(self, digest: str) -> bool:
+        """Whether these are the weights of a surrogate, or of what one was built from: white-box."""
+        return digest in self.digests or digest in self.bases
+
     def build(self) -> Attack:
         """The attack."""
         from advens.attacks import attack_from_spec
@@ -91,8 +95,8 @@ class Plan:
     cells: tuple[Cell, ...]
 
     def white_box(self, cell: Cell, target: str) -> bool:
-        """Whether a target has the weights of a surrogate of the cell, or of what one was built from."""
-        return self.cards[target].digest in (*cell.digests, *cell.bases)
+        """Whether a target is white-box to a cell."""
+        return cell.knows(self.cards[target].digest)
 
 
 @dataclass(frozen=True)

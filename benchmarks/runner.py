@@ -67,9 +67,10 @@ def run_suite(
             written or holds another suite. Finished cells stay.
     """
     progress = progress or Progress()
+    store = RunStore(directory)
+    agree(store.suite, suite)  # before anything is built for a run that will be refused
     data = load_data(suite.source)
     plan = make_plan(suite, data, progress=progress, device=device)
-    store = RunStore(directory)
     with store.lock():
         whole = agree(store.suite, suite)
         write_bytes(store.suite, whole.toml().encode())

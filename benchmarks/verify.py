@@ -202,7 +202,7 @@ def _rows(
         target,
         predictions["clean_pred"],
         predictions["adv_pred"],
-        model.digest in cell.digests,
+        cell.knows(model.digest),
     )
     for name, values in expected.items():
         given_values = stored.column(name).to_pylist()

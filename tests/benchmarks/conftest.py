@@ -58,7 +58,7 @@ class Said:
         return self
 
     def _one_line(self, *words: str) -> str:
-        kinds = ("crafting: ", "evaluating: ", "verifying: ", "failed: ", "LIE  ", "warning: ")
+        kinds = ("building ", "crafting: ", "evaluating: ", "verifying: ", "failed: ", "LIE  ", "warning: ")
         lines = [line for line in self.err.splitlines() if not line.startswith(kinds)]
         assert len(lines) == 1, self.err
         assert lines[0].startswith("advens: "), self.err

@@ -1,0 +1,124 @@
+"""Surrogate sets that are built: from a suite to names, mistakes, and what counts as white-box."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import advens.benchmarks.plan as planning
+from advens.attacks.parts import PARTS, part
+from advens.classifier import Classifier
+from advens.errors import InputError
+from advens.models import ModelCard, describe, load_model
+
+
+@pytest.fixture(autouse=True)
+def twins() -> Any:
+    """A builder that gives two models, whatever it gets; counts how often it is asked."""
+    asked: list[tuple[list[str], int, int]] = []
+
+    @part("builder", "twins")
+    class Twins:
+        """Two models.
+
+        Args:
+            first: seed of the first.
+        """
+
+        first: int = 7
+
+        def members(self, models: int) -> int:
+            return 2
+
+        def build(
+            self, models: Sequence[Classifier], data: Any, *, seed: int = 0, **more: Any
+        ) -> list[Classifier]:
+            asked.append(([model.name for model in models], len(data), seed))
+            return [load_model(f"toys:centroid?seed={self.first + i}") for i in range(2)]
+
+    yield asked
+    del PARTS["builder"].entries["twins"]
+
+
+BUILT = {"build": "twins", "model": "toys:centroid?seed=1", "data": "digits:train?limit=12"}
+
+
+def test_a_built_set_attacks(advens: Any, suite: Any, tmp_path: Any, rows: Any, twins: Any) -> None:
+    path = suite(surrogates={"two": BUILT | {"first": 20, "seed": 3}}, targets=["toys:centroid?seed=4"])
+    advens("run", path, "--out", tmp_path / "run").done()
+    assert twins == [(["toys:centroid?seed=1"], 12, 3)]
+    cells = planning.json.loads((tmp_path / "run" / "plan.json").read_text())["cells"]
+    assert all("on two" in title for title in cells.values())
+    assert set(rows(tmp_path / "run")["surrogates"]) == {"two"}
+    assert "nothing to do" in advens("run", path, "--out", tmp_path / "run").done().out
+
+
+def test_dry_run_builds_nothing(advens: Any, suite: Any, twins: Any) -> None:
+    said = advens("run", suite(surrogates={"two": BUILT}), "--dry-run").done()
+    assert "twins of toys:centroid?seed=1, 1" in said.out
+    assert not twins
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"build": "twinz"}, ["'twinz'", "'twins'"]),
+        ({"frist": 3}, ["'frist'", "'first'"]),
+        ({"model": "digits:resnett"}, ["'digits:resnet'"]),
+        ({"model": []}, ["'two' is empty"]),
+        ({"data": None}, ["needs data"]),
+        ({"seed": -1}, ["seed"]),
+    ],
+)
+def test_mistakes_come_before_building(
+    advens: Any, suite: Any, twins: Any, tmp_path: Any, change: dict[str, Any], words: list[str]
+) -> None:
+    table = {k: v for k, v in (BUILT | change).items() if v is not None}
+    advens("run", suite(surrogates={"two": table}), "--out", tmp_path / "run").refused(*words)
+    assert not twins
+    assert not (tmp_path / "run").exists()
+
+
+def test_embedded_models_know_their_training_data(made: Any) -> None:
+    suite = made(surrogates={"two": {"build": "twins", "model": "digits:mambaout"}})
+    assert suite.surrogates["two"].source == "digits:train"
+
+
+def test_what_a_set_was_built_from_is_white_box(
+    advens: Any, suite: Any, tmp_path: Any, rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = describe("toys:centroid?seed=1").digest
+
+    def card(name: str) -> ModelCard:
+        found = describe(name)
+        return replace(found, bases=(base,)) if "seed=7" in name else found
+
+    monkeypatch.setattr(planning, "describe", card)
+    names = ["toys:centroid?seed=1", "toys:alias?seed=1", "toys:centroid?seed=8", "toys:centroid?seed=4"]
+    path = suite(surrogates={"two": BUILT}, targets=names)
+    advens("run", path, "--out", tmp_path / "run").done()
+    white = rows(tmp_path / "run").groupby("target", observed=True)["white_box"].first()
+    assert white.to_dict() == dict(zip(names, [True, True, True, False], strict=True))
+    advens("evaluate", tmp_path / "run", "--targets", "toys:alias?seed=1").done()
+    advens("verify", tmp_path / "run").done()
+    alone = suite("b.toml", surrogates={"two": BUILT}, targets=["toys:alias?seed=1"])
+    advens("run", alone, "--out", tmp_path / "b").refused("none is held out")
+
+
+def test_each_lists_models(made: Any) -> None:
+    with pytest.raises(ValueError, match="another name"):
+        made(surrogates={"each": BUILT})
+
+
+def test_run_again_with_other_options_is_refused(advens: Any, suite: Any, tmp_path: Any) -> None:
+    advens("run", suite(surrogates={"two": BUILT}), "--out", tmp_path / "run").done()
+    other = suite("other.toml", surrogates={"two": BUILT | {"first": 9}})
+    advens("run", other, "--out", tmp_path / "run").refused("surrogates.two")
+
+
+def test_unknown_data_is_one_line(made: Any) -> None:
+    with pytest.raises(InputError, match="needs data = SOURCE"):
+        _ = made(surrogates={"two": {"build": "twins", "model": "toys:centroid"}}).surrogates["two"].source
