@@ -64,7 +64,7 @@ def load(path: str | Path) -> Ensemble | RandomizedEnsemble:
             raise InputError(f"{path} is a saved ensemble of a format that is not known here")
         members: list[nn.Module] = []
         for k, card in enumerate(about["members"]):
-            member = load_model(_bare(card["name"], card["num_classes"]))
+            member = load_model(bare(card["name"], card["num_classes"]))
             member.net.load_state_dict(load_file(path / _file(k)), assign=True)
             member.name, member.input_size = card["name"], _pair(card["input_size"])
             member.interpolation = card["interpolation"]
@@ -101,7 +101,7 @@ def _card(k: int, member: nn.Module) -> dict[str, Any]:
         raise InputError(
             f"member {k} is no Classifier of a source such as 'digits:resnet'; it could not be rebuilt"
         )
-    again = load_model(_bare(member.name, member.num_classes))
+    again = load_model(bare(member.name, member.num_classes))
     if _shapes(again) != _shapes(member):
         raise InputError(f"member {k} is not of the architecture that '{member.name}' stands for")
     return {
@@ -111,7 +111,7 @@ def _card(k: int, member: nn.Module) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _bare(name: str, classes: int) -> str:
+def bare(name: str, classes: int) -> str:
     """The name of the same architecture that asks no hub and no file for weights."""
     spec = Spec.parse(name, "model")
     changes = {

@@ -50,6 +50,7 @@ def card(spec: Spec) -> ModelCard:
 def load(spec: Spec) -> Classifier:
     """Build the network and fill it from the package. Raises InputError on missing or corrupt weights."""
     check(spec)
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -58,7 +59,8 @@ def load(spec: Spec) -> Classifier:
 
     known = index()[spec.text]
     key = spec.rest if spec.scheme == "digits" else f"{spec.scheme}-{spec.rest}"
-    net = build(RECIPES[key])
+    with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, and replaced at once
+        net = build(RECIPES[key])
     with as_file(files("advens.zoo") / "weights" / f"{key}.safetensors") as path:
         try:
             net.load_state_dict(load_file(path))

@@ -384,3 +384,10 @@ def test_models_command(capsys: pytest.CaptureFixture[str]) -> None:
         said = capsys.readouterr().err
         assert said.startswith(f"advens: unknown model '{wrong}'; did you mean 'digits:resnet")
         assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["digits:mambaout", "shapes:resnet", "timm:test_resnet?pretrained=false"])
+def test_loading_draws_nothing_from_the_global_generator(name: str) -> None:
+    before = torch.get_rng_state()
+    load_model(name)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -1,0 +1,173 @@
+"""Members one after the other, each against all so far: BARRE and MRBoost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from advens.attacks.whitebox.arc import RandomizedEnsembleAttack
+from advens.attacks.whitebox.engine import search
+from advens.attacks.whitebox.oracle import RowOracle
+from advens.classifier import borrowed, device_of
+from advens.defenses.adversaries import ascend, standing
+from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
+from advens.defenses.losses import margin_maximising, mixed_log_probs
+from advens.defenses.ranges import Count, NonNegative, Positive, Whole
+from advens.defenses.registry import defense
+from advens.defenses.sampling import optimal_sampling
+from advens.defenses.training import Batch, Phase, Team, Training
+from advens.threat import Threat
+
+
+class Boosted:
+    """Member m starts from member m - 1 and learns on images that fool the first m together."""
+
+    members: int
+    eps: float
+    step_size: float
+    steps: int
+    margin: float
+    training: Training
+
+    def phases(self) -> list[Phase]:
+        """One for each member."""
+        return [
+            Phase(
+                f"member {m}", [m], partial(self.loss, m=m), before=partial(self.begin, m=m),
+                after_epoch=partial(self.after_epoch, m=m),
+            )
+            for m in range(self.members)
+        ]  # fmt: skip
+
+    def begin(self, team: Team, m: int) -> None:
+        """The new member has the weights of the last, and all are drawn equally often."""
+        if m:
+            team.members[m].load_state_dict(team.members[m - 1].state_dict())
+        team.uniform(m + 1)
+
+    def after_epoch(self, team: Team, epoch: int, x: Tensor, y: Tensor, *, m: int) -> None:
+        """Nothing, unless probabilities are learned."""
+
+    def mixed(self, team: Team, x: Tensor, m: int) -> Tensor:
+        """What the adversary attacks: one answer of the first m + 1 members, (N, classes)."""
+        raise NotImplementedError
+
+    def loss(self, team: Team, batch: Batch, *, m: int) -> Tensor:
+        """The newest member's cross-entropy, and margin term, on the ensemble's adversarial images."""
+        first = team.members[: m + 1]
+        with standing(first):
+            noise = batch.draws.uniform(batch.x, -self.eps / 2, self.eps / 2, "start")
+            x_adv = ascend(
+                lambda z: self.both(self.mixed(team, z, m), batch.y), batch.x, batch.x + noise, eps=self.eps,
+                steps=self.steps, step_size=self.step_size,
+            )
+        return self.both(team.members[m](x_adv), batch.y).mean()
+
+    def both(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Cross-entropy plus the weighted margin-maximising term, (N,)."""
+        loss = F.cross_entropy(logits, y, reduction="none")
+        return loss + self.margin * margin_maximising(logits, y) if self.margin else loss
+
+
+@defense("mrboost", family="boosting", paper="Zhang et al., ICML 2022 (MRBoost)", year=2022)
+class MRBoost(Boosted):
+    """Boosting of a deterministic ensemble: the mean of logits is attacked, and answers.
+
+    Args:
+        eps, step_size, steps: of the l_inf PGD, from a uniform point of half the ball.
+        margin: weight of the margin-maximising term.
+    """
+
+    members: Count = 3
+    eps: Positive = 8 / 255
+    step_size: Positive = 2 / 255
+    steps: Count = 10
+    margin: NonNegative = 1.0
+    training: Training = Training(epochs=100, weight_decay=5e-4)
+
+    def mixed(self, team: Team, x: Tensor, m: int) -> Tensor:
+        return torch.stack([member(x) for member in team.members[: m + 1]]).mean(0)
+
+    def finish(self, team: Team) -> Ensemble:
+        """The mean of logits."""
+        return Ensemble(team.members, over="logits")
+
+
+@defense("barre", family="randomized", paper="Dbouk & Shanbhag, ICML 2023 (BARRE)", year=2023)
+class BARRE(Boosted):
+    """Boosting of a randomized ensemble, its probabilities learned along the way (OSP).
+
+    The adversary sees members and probabilities and attacks the log of the mean of probabilities. Every
+    ``osp_every`` epochs of the second half of a phase the probabilities are optimised on a slice of the
+    training images, attacked by ARC. The published code does so from the fourth member on only:
+    ``osp_from=4``.
+
+    Args:
+        eps, step_size, steps: of the adaptive l_inf PGD, from a uniform point of half the ball.
+        margin: weight of the margin-maximising term.
+        osp_from: the smallest ensemble whose probabilities are optimised.
+        osp_every: epochs between.
+        osp_rounds: sub-gradients taken each time.
+        osp_images: first training images that are attacked.
+        arc_steps: of ARC.
+    """
+
+    members: Count = 2
+    eps: Positive = 8 / 255
+    step_size: Positive = 2 / 255
+    steps: Count = 10
+    margin: NonNegative = 1.0
+    osp_from: Count = 2
+    osp_every: Count = 10
+    osp_rounds: Whole = 10
+    osp_images: Count = 4096
+    arc_steps: Count = 10
+    training: Training = Training(epochs=100, weight_decay=5e-4, batch_size=256)
+
+    def mixed(self, team: Team, x: Tensor, m: int) -> Tensor:
+        p = team.probabilities[: m + 1]
+        drawn = [k for k in range(m + 1) if p[k] > 0]
+        return mixed_log_probs([team.members[k](x) for k in drawn], p[drawn].to(x))
+
+    def after_epoch(self, team: Team, epoch: int, x: Tensor, y: Tensor, *, m: int) -> None:
+        """OSP, in the second half."""
+        epochs = self.training.epochs
+        if m + 1 < max(2, self.osp_from) or 2 * epoch <= epochs or (epochs - epoch) % self.osp_every:
+            return
+        device = device_of(team.members[0]) or x.device
+        images = x[: self.osp_images].to(device).float() / 255
+        labels = y[: self.osp_images].to(device)
+        members = team.members[: m + 1]
+
+        def rates(a: Tensor) -> Tensor:
+            return arc_error_rates(members, a, images, labels, eps=self.eps, steps=self.arc_steps)
+
+        lr = 10 * self.training.rate(epoch / epochs)
+        best, _ = optimal_sampling(rates, team.probabilities[: m + 1], rounds=self.osp_rounds, lr=lr)
+        team.probabilities[: m + 1] = best
+
+    def finish(self, team: Team) -> RandomizedEnsemble:
+        """One member is drawn, by the probabilities that were found."""
+        return RandomizedEnsemble(team.members, team.probabilities)
+
+
+def arc_error_rates(
+    members: Sequence[nn.Module], a: Tensor, x: Tensor, y: Tensor, *, eps: float, steps: int,
+    batch: int = 256,
+) -> Tensor:  # fmt: skip
+    """Each member's error rate (M,) on the images ARC makes for members drawn by ``a``."""
+    ensemble = nn.Module()
+    ensemble.members = nn.ModuleList(members)
+    ensemble.probabilities = a
+    attack = RandomizedEnsembleAttack(threat=Threat("linf", eps), steps=steps, hyperplanes=2)
+    with borrowed([ensemble]):
+        oracle = RowOracle([ensemble], attack.threat, x, y)
+        search(attack, oracle, oracle.begin(torch.arange(len(x), device=x.device)), batch=batch)
+        with torch.no_grad():
+            parts = oracle.x_adv.split(batch)
+            wrong = [torch.cat([f(part).argmax(1) for part in parts]) != y for f in members]
+    return torch.stack(wrong).double().mean(1).cpu()

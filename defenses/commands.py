@@ -1,0 +1,87 @@
+"""``advens train`` and ``advens defenses``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.argument("name", metavar="DEFENSE")
+@click.option("--arch", required=True, help="A model source whose architecture the members have.")
+@click.option("--data", required=True, help="Training images with labels.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="A folder to be made.")
+@click.option("--members", type=click.IntRange(1), help="How many.")
+@click.option("--epochs", type=click.IntRange(1), help="Of every phase.")
+@click.option("--seed", type=click.IntRange(0), default=0)
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any option: eps=0.1, lr=0.05.")
+def train(name: str, arch: str, data: str, out: Path, members: int | None, epochs: int | None, seed: int,
+          device: str, settings: tuple[str, ...]) -> None:  # fmt: skip
+    """Train a defense; interrupted, the same command goes on and gives the same weights."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from advens.datasets import load_data
+    from advens.defenses import create_defense
+    from advens.defenses.training import train as run
+    from advens.models import check_name
+    from advens.spec import literal
+
+    options: dict[str, Any] = {"members": members, "epochs": epochs}
+    options = {key: value for key, value in options.items() if value is not None}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            from advens.errors import InputError
+
+            raise InputError(f"--set '{setting}': write KEY=VALUE, as eps=0.1")
+        options[key.strip()] = literal(value.strip())
+    defense = create_defense(name, **options)
+    check_name(arch)
+    phases = defense.phases()
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}"), console=Console(stderr=True),
+    )  # fmt: skip
+    with bar:
+        task = bar.add_task(name, total=len(phases) * defense.training.epochs, loss=float("nan"))
+        order = {phase.name: i for i, phase in enumerate(phases)}
+
+        def say(row: dict[str, Any]) -> None:
+            done = order[row["phase"]] * defense.training.epochs + row["epoch"]
+            bar.update(task, completed=done, description=f"{name}, {row['phase']}", loss=row["loss"])
+
+        ensemble = run(defense, arch, load_data(data), out, seed=seed, device=device, on_epoch=say)
+    click.echo(f"defense:{out}: {len(ensemble.members)} members, {ensemble.kind}")
+
+
+@click.command()
+@click.argument("name", required=False)
+def defenses(name: str | None) -> None:
+    """List defenses (NAME may be a wildcard), or show one with its parameters, defaults and paper."""
+    from advens.defenses.registry import DEFENSES, create_defense, describe, list_defenses
+    from advens.errors import unknown
+
+    if name is not None and not any(c in name for c in "*?["):
+        info = DEFENSES.info(name)
+        click.echo(f"{name}: {info.summary}\nfamily    {info.family}\npaper     {info.paper}\nparameters")
+        described = describe(create_defense(name))
+        described.pop("defense")
+        for key, value in (described | described.pop("training")).items():
+            click.echo(f"  {key:<22} {value}")
+        return
+    found = list_defenses(name or "*")
+    if not found:
+        raise unknown("defense", str(name), DEFENSES)
+    for each in found:
+        info = DEFENSES.info(each)
+        click.echo(f"{each:<14} {info.family:<12} {info.year or '':<6} {info.summary}")

@@ -1,0 +1,177 @@
+"""Members that learn together and are pushed apart: ADP, GAL, TRS, FoRDE."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from advens.defenses.adversaries import ascend, standing
+from advens.defenses.losses import cross_entropy, input_gradients, pair_cosines
+from advens.defenses.plain import Alone
+from advens.defenses.ranges import NonNegative, Several, Whole
+from advens.defenses.registry import defense
+from advens.defenses.training import Batch, Phase, Team, Training
+
+ADAM = Training(lr=1e-3, optimizer="adam")
+
+
+class Together(Alone):
+    """All members at once, in one loss."""
+
+    def phases(self) -> list[Phase]:
+        return [Phase("together", range(self.members), self.loss)]
+
+
+@defense("adp", family="diversity", paper="Pang et al., ICML 2019 (ADP)", year=2019)
+class ADP(Together):
+    """Cross-entropies, less alpha times the entropy of the mean prediction and beta times its volume.
+
+    Args:
+        alpha: weight of the entropy.
+        beta: weight of the log-determinant of the members' non-maximal predictions.
+    """
+
+    members: Several = 3
+    alpha: float = 2.0
+    beta: float = 0.5
+    training: Training = ADAM
+
+    def loss(self, team: Team, batch: Batch) -> Tensor:
+        logits = torch.stack([member(batch.x) for member in team.members])
+        own = torch.stack([F.cross_entropy(z, batch.y) for z in logits]).sum()
+        entropy, volume = adp_terms(logits.softmax(-1), batch.y)
+        return own - self.alpha * entropy.mean() - self.beta * volume.mean()
+
+
+def adp_terms(p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Entropy of the mean prediction and log-determinant, (N,) each, of predictions (K, N, classes)."""
+    mean = p.mean(0)
+    entropy = -(mean * (mean + 1e-20).log()).sum(1)
+    others = torch.ones_like(mean, dtype=torch.bool).scatter(1, y[:, None], False)
+    columns = torch.stack([q[others].view(len(y), -1) for q in p], 1)  # (N, K, classes - 1)
+    unit = F.normalize(columns, dim=-1)
+    gram = unit @ unit.transpose(1, 2)
+    return entropy, torch.logdet(gram + 1e-6 * torch.eye(len(p), dtype=p.dtype, device=p.device))
+
+
+@defense("gal", family="diversity", paper="Kariyappa & Qureshi, 2019 (GAL)", year=2019)
+class GAL(Together):
+    """Mean cross-entropy plus the log-sum-exp of the pairwise cosines of input gradients.
+
+    The paper trains networks with leaky ReLUs, whose gradients do not vanish; architectures are kept as
+    they are here.
+
+    Args:
+        weight: of the gradient term.
+        noise: standard deviation of the gaussian noise that half of the batches get.
+    """
+
+    members: Several = 3
+    weight: NonNegative = 0.5
+    noise: NonNegative = 0.045
+    training: Training = ADAM
+
+    def loss(self, team: Team, batch: Batch) -> Tensor:
+        x = batch.x
+        if self.noise and batch.draws.number(0, 1, "noisy") < 0.5:
+            x = x + batch.draws.normal(x, self.noise, "noise")
+        own = cross_entropy(team.members, x, batch.y) / len(team.members)
+        cosines = pair_cosines(input_gradients(team.members, x, batch.y))
+        return own + self.weight * cosines.logsumexp(0).mean()
+
+
+@defense("trs", family="diversity", paper="Yang et al., NeurIPS 2021 (TRS)", year=2021)
+class TRS(Together):
+    """Cross-entropies, plus pairwise cosines of input gradients and their size: smooth and unlike.
+
+    ``scale (cosine |cos| + smooth ||g||²)``; the gradients' size is taken on images half of which were
+    moved to where it is large, in a ball that grows over the training.
+
+    Args:
+        scale: of both terms.
+        cosine: weight of the mean absolute cosine.
+        smooth: weight of the mean squared length, twice the mean over members.
+        eps_start, eps: the ball's radius at the beginning and at the end.
+        steps: of the ascent, of a third of the radius each.
+    """
+
+    members: Several = 3
+    scale: NonNegative = 5.0
+    cosine: NonNegative = 2.0
+    smooth: NonNegative = 2.0
+    eps_start: NonNegative = 0.1
+    eps: NonNegative = 0.2
+    steps: Whole = 6
+    training: Training = ADAM
+
+    def loss(self, team: Team, batch: Batch) -> Tensor:
+        own = cross_entropy(team.members, batch.x, batch.y)
+        gradients = input_gradients(team.members, batch.x, batch.y)
+        near = self.rough(team.members, batch)
+        return own + self.scale * (
+            self.cosine * pair_cosines(gradients).abs().mean()
+            + self.smooth * lengths(team.members, near, batch.y).mean()
+        )
+
+    def rough(self, members: Sequence[nn.Module], batch: Batch) -> Tensor:
+        """The batch with its second half moved to where the gradients are long."""
+        half = len(batch.x) // 2
+        x, y = batch.x[half:], batch.y[half:]
+        eps = self.eps_start + (self.eps - self.eps_start) * batch.done
+        noise = batch.draws.uniform(batch.x, -eps, eps, "start")[half:]
+        with standing(members):
+            moved = ascend(
+                lambda z: lengths(members, z, y), x, x + noise, eps=eps, steps=self.steps, step_size=eps / 3
+            )
+        return torch.cat([batch.x[:half], moved])
+
+
+def lengths(members: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
+    """Twice the mean over members of the squared length of the input gradient, (N,)."""
+    total = torch.zeros_like(x[:, 0, 0, 0])
+    for member in members:
+        leaf = x if x.requires_grad else x.detach().requires_grad_()
+        loss = F.cross_entropy(member(leaf), y, reduction="sum")
+        (g,) = torch.autograd.grad(loss, leaf, create_graph=True)
+        total = total + g.flatten(1).square().sum(1)
+    return 2 * total / len(members)
+
+
+@defense("forde", family="diversity", paper="Trinh et al., ICLR 2024 (FoRDE)", year=2024)
+class FoRDE(Together):
+    """Cross-entropies and a repulsion of the members' normalised input gradients.
+
+    A member is pushed from the others by an RBF kernel, its bandwidth the median distance, between
+    gradients of the true class's logit. The lengthscales are the identity here; the paper's are the
+    principal components of the training images.
+
+    Args:
+        weight: of the repulsion; the paper's is one over the batch size.
+    """
+
+    members: Several = 3
+    weight: float | None = None
+    training: Training = Training(weight_decay=5e-4)
+
+    def loss(self, team: Team, batch: Batch) -> Tensor:
+        own = cross_entropy(team.members, batch.x, batch.y)
+        units = []
+        for member in team.members:
+            leaf = batch.x.detach().requires_grad_()
+            picked = member(leaf).gather(1, batch.y[:, None]).sum()
+            (g,) = torch.autograd.grad(picked, leaf, create_graph=True)
+            units.append(F.normalize(g.flatten(1), dim=1, eps=1e-12))
+        weight = 1 / len(batch.x) if self.weight is None else self.weight
+        return own + weight * repulsion(torch.stack(units))
+
+
+def repulsion(units: Tensor) -> Tensor:
+    """``sum_i log mean_b sum_j exp(-||s_i - s_j||² / h_j)`` of unit gradients (K, N, D); s_j stands still."""
+    k = len(units)
+    apart = (units[:, None] - units.detach()[None]).square().sum(-1)  # (i, j, N)
+    width = apart.detach().median(0, keepdim=True).values / math.log(k) + 1e-12
+    return (-apart / width).exp().sum(1).mean(1).log().sum()

@@ -1,0 +1,179 @@
+"""Members that learn alone: the plain ensemble, and AT, IAT, TRADES and adversarial comp-sum."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from advens.defenses.adversaries import ascend, standing
+from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
+from advens.defenses.losses import cross_entropy
+from advens.defenses.ranges import Count, NonNegative, Positive
+from advens.defenses.registry import defense
+from advens.defenses.training import Batch, Phase, Team, Training
+
+MADRY = "Madry et al., ICLR 2018"
+
+
+class Alone:
+    """All members at once, each by itself, from weights and batches' draws of its own."""
+
+    members: int
+    training: Training
+
+    def phases(self) -> list[Phase]:
+        """One phase, in which all learn."""
+        return [Phase("alone", range(self.members), self.loss)]
+
+    def loss(self, team: Team, batch: Batch) -> Tensor:
+        """The sum over the members."""
+        raise NotImplementedError
+
+    def finish(self, team: Team) -> Ensemble | RandomizedEnsemble:
+        """The mean of their probabilities."""
+        return Ensemble(team.members)
+
+
+@defense("plain", family="baseline", paper="Lakshminarayanan et al., NeurIPS 2017", year=2017)
+class PlainEnsemble(Alone):
+    """Members trained on clean images from different weights: a deep ensemble."""
+
+    members: Count = 3
+    training: Training = Training()
+
+    def loss(self, team: Team, batch: Batch) -> Tensor:
+        return cross_entropy(team.members, batch.x, batch.y)
+
+
+@defense("at", family="adversarial", paper=MADRY, year=2018)
+class AdversarialTraining(Alone):
+    """Each member learns on PGD images of its own; the mean of their probabilities answers.
+
+    Args:
+        eps, step_size, steps: of the l_inf PGD, from a uniform point.
+    """
+
+    members: Count = 1
+    eps: Positive = 8 / 255
+    step_size: Positive = 2 / 255
+    steps: Count = 10
+    training: Training = Training(weight_decay=5e-4)
+
+    def loss(self, team: Team, batch: Batch) -> Tensor:
+        losses = []
+        for k, member in enumerate(team.members):
+            with standing([member]):
+                noise = batch.draws.uniform(batch.x, -self.eps, self.eps, "start", k)
+                x_adv = ascend(
+                    lambda z, f=member: F.cross_entropy(f(z), batch.y, reduction="none"),  # type: ignore[misc]
+                    batch.x, batch.x + noise, eps=self.eps, steps=self.steps, step_size=self.step_size,
+                )  # fmt: skip
+            losses.append(F.cross_entropy(member(x_adv), batch.y))
+        return torch.stack(losses).sum()
+
+
+@defense("iat", family="randomized", paper="Dbouk & Shanbhag, ICML 2023 (comparator)", year=2023)
+class IndependentAdversarialTraining(AdversarialTraining):
+    """Members trained as in AT, of which one is drawn for every call, equally often."""
+
+    members: Count = 2
+
+    def finish(self, team: Team) -> Ensemble | RandomizedEnsemble:
+        return RandomizedEnsemble(team.members)
+
+
+@defense("trades", family="adversarial", paper="Zhang et al., ICML 2019", year=2019)
+class TRADES(Alone):
+    """Cross-entropy on clean images plus beta times the KL divergence to nearby ones.
+
+    Args:
+        beta: weight of the divergence.
+        eps, step_size, steps: of the l_inf ascent of the divergence, from a little gaussian noise.
+    """
+
+    members: Count = 1
+    beta: NonNegative = 6.0
+    eps: Positive = 8 / 255
+    step_size: Positive = 2 / 255
+    steps: Count = 10
+    training: Training = Training(weight_decay=5e-4)
+
+    def loss(self, team: Team, batch: Batch) -> Tensor:
+        losses = []
+        for k, member in enumerate(team.members):
+            with standing([member]):
+                here = member(batch.x).softmax(-1)
+                x_adv = ascend(
+                    lambda z, f=member, p=here: divergence(p, f(z)),  # type: ignore[misc]
+                    batch.x, batch.x + batch.draws.normal(batch.x, 0.001, "start", k),
+                    eps=self.eps, steps=self.steps, step_size=self.step_size,
+                )  # fmt: skip
+            clean = member(batch.x)
+            apart = divergence(clean.softmax(-1), member(x_adv)).mean()
+            losses.append(F.cross_entropy(clean, batch.y) + self.beta * apart)
+        return torch.stack(losses).sum()
+
+
+def divergence(p: Tensor, logits: Tensor) -> Tensor:
+    """KL(p || softmax(logits)), (N,)."""
+    return F.kl_div(logits.log_softmax(-1), p, reduction="none").sum(1)
+
+
+@defense("adv-comp-sum", family="adversarial", paper="Mao et al., ICML 2023", year=2023)
+class AdversarialCompSum(Alone):
+    """A comp-sum loss of the margins plus nu times how far nearby images move them.
+
+    ``Phi_tau(sum_j exp(-D_j / rho)) + nu max ||D(x') - D(x)||_2`` with the margins ``D_j = z_y - z_j``. The
+    paper's constants are not known with certainty; tau = rho = nu = 1 is what is reported of them.
+
+    Args:
+        tau: of the comp-sum family; 1 is cross-entropy.
+        rho: scale of the margins.
+        nu: weight of the smooth term.
+        eps, step_size, steps: of the ascent of the smooth term, from a little gaussian noise.
+    """
+
+    members: Count = 1
+    tau: NonNegative = 1.0
+    rho: Positive = 1.0
+    nu: NonNegative = 1.0
+    eps: Positive = 8 / 255
+    step_size: Positive = 2 / 255
+    steps: Count = 10
+    training: Training = Training(weight_decay=5e-4)
+
+    def loss(self, team: Team, batch: Batch) -> Tensor:
+        losses = []
+        for k, member in enumerate(team.members):
+            with standing([member]):
+                here = margins(member(batch.x), batch.y)
+                x_adv = ascend(
+                    lambda z, f=member, d=here: distance(margins(f(z), batch.y), d),  # type: ignore[misc]
+                    batch.x, batch.x + batch.draws.normal(batch.x, 0.001, "start", k),
+                    eps=self.eps, steps=self.steps, step_size=self.step_size,
+                )  # fmt: skip
+            clean = margins(member(batch.x), batch.y)
+            moved = distance(margins(member(x_adv), batch.y), clean)
+            losses.append((comp_sum(clean, self.tau, self.rho) + self.nu * moved).mean())
+        return torch.stack(losses).sum()
+
+
+def margins(logits: Tensor, y: Tensor) -> Tensor:
+    """``z_y - z_j`` for the classes j other than y, (N, classes - 1)."""
+    others = torch.ones_like(logits, dtype=torch.bool).scatter(1, y[:, None], False)
+    return logits.gather(1, y[:, None]) - logits[others].view(len(y), -1)
+
+
+def distance(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean, (N,), with a gradient also where the two are equal."""
+    return ((a - b).square().sum(1) + 1e-12).sqrt()
+
+
+def comp_sum(margin: Tensor, tau: float, rho: float) -> Tensor:
+    """``Phi_tau`` of the sum of ``exp(-margin / rho)``, (N,); in logarithms, so that nothing overflows."""
+    log_u = torch.logsumexp(-margin / rho, 1)
+    log_1u = F.softplus(log_u)
+    if tau == 1:
+        return log_1u
+    return torch.expm1((1 - tau) * log_1u) / (1 - tau)
