@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -74,8 +75,13 @@ def build_sets(
     bars = progress or Bars()
     for name, each in wanted.items():
         models = [load_model(model).to(device) for model in each.models]
-        with bars.task(f"building {name}", 1) as advance:
-            made = each.builder().build(models, load_data(each.source), seed=each.seed)
-            advance(each.build)
+        builder = each.builder()
+        with bars.task(f"building {name}", builder.members(len(models))) as say:
+            told = partial(_tell, say, each.build)
+            made = builder.build(models, load_data(each.source), seed=each.seed, progress=told)
         found[name] = tuple(model.name for model in made)
     return found
+
+
+def _tell(say: Callable[[str], None], what: str, done: int, total: int) -> None:
+    say(what)

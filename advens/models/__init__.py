@@ -3,12 +3,14 @@
 
 A source is a function from a parsed name to a `Classifier`. Third-party packages add theirs through
 the entry-point group ``advens.models``: the entry point's name is the scheme, and it loads a function
-``load(spec: advens.spec.Spec) -> Classifier``.
+``load(spec: advens.spec.Spec) -> Classifier``. Its module may also have ``check(spec)``, which raises
+InputError for a name that cannot be, and ``card(spec)``, which tells a `ModelCard` without loading weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import partial
@@ -59,14 +61,15 @@ def load_model(name: str) -> Classifier:
 
 
 def describe(name: str) -> ModelCard:
-    """The card of a model; embedded models answer from their index, others are loaded once."""
+    """The card of a model: from its source where that has one, else from the model, loaded once."""
     spec = Spec.parse(name, "model")
-    if spec.scheme in ("digits", "shapes"):
-        from advens.models.embedded import card
-
+    card: Callable[[Spec], ModelCard] | None = getattr(_module(spec), "card", None)
+    if card is not None:
         return card(spec)
     model = _source(spec)(spec)
-    return ModelCard(name, model.family, model.digest, model.num_classes, model.input_size)
+    return ModelCard(
+        name, model.family, model.digest, model.num_classes, model.input_size, getattr(model, "bases", ())
+    )
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -119,8 +122,12 @@ def _from_plugin(point: EntryPoint, spec: Spec) -> Classifier:
 
 
 def _module(spec: Spec) -> object:
+    """The module of a source; None for one that does not import, which loading says in a line."""
     if spec.scheme in SOURCES:
         return import_module(SOURCES[spec.scheme])
+    for point in entry_points(group="advens.models", name=spec.scheme):
+        with suppress(Exception):
+            return import_module(point.module)
     return None
 
 

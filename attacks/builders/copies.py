@@ -1,0 +1,124 @@
+"""Builders without training: several copies of each model, changed inside, each drawing for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from advens.attacks.builders.build import Progress
+from advens.attacks.builders.fields import Count
+from advens.attacks.changes.source import ChangedModel
+from advens.attacks.parts import from_spec, part
+from advens.classifier import Classifier
+from advens.datasets import Dataset
+
+
+@part("builder", "ghost", family="surrogate", paper="Li et al., AAAI 2020 (Ghost Networks)", year=2020)
+class GhostNetworks:
+    """Ghost networks side by side: copies with dropout and scaled skip connections.
+
+    Args:
+        copies: of each model.
+        keep, scale: of the change ``ghost``.
+    """
+
+    copies: Count = 4
+    keep: float = 0.994
+    scale: float = 0.22
+
+    def members(self, models: int) -> int:
+        return models * self.copies
+
+    def build(
+        self, models: Sequence[Classifier], data: Dataset, *, seed: int = 0,
+        cache: Path | str | None = None, progress: Progress | None = None,
+    ) -> list[Classifier]:  # fmt: skip
+        """The copies; nothing is trained, and ``data`` is not looked at."""
+        ghost = from_spec("change", {"name": "ghost", "keep": self.keep, "scale": self.scale})
+        return copied(models, lambda model: [[ghost]] * self.copies, progress)
+
+
+@part("builder", "vit-augment", family="surrogate", paper="Cao et al., ICCV 2025 (ViT-EnsembleAttack)",
+      year=2025)  # fmt: skip
+class ViTAugment:
+    """Augmented copies of ViTs, with strengths given: as many of each strategy.
+
+    Head dropping, attention score scaling and MLP feature mixing; a copy has one strategy. `vit-search`
+    finds the strengths by Bayesian optimisation.
+
+    Args:
+        strategies: those wanted.
+        copies: of each model and strategy.
+        p: probability that a head is dropped.
+        s: half the width of the range of the scores' factors.
+        m: share of a token's hidden features that come from another token.
+        plain: whether the model itself is among the surrogates.
+    """
+
+    strategies: tuple[str, ...] = ("head-drop", "score-scale", "token-mix")
+    copies: Count = 1
+    p: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    s: Annotated[float, Field(ge=0, le=1)] = 0.2
+    m: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    plain: bool = True
+
+    @field_validator("strategies")
+    @classmethod
+    def _known(cls, strategies: tuple[str, ...]) -> tuple[str, ...]:
+        for each in strategies:
+            if each not in STRENGTHS:
+                raise ValueError(f"'{each}' is none of {', '.join(STRENGTHS)}")
+        if not strategies or len(set(strategies)) < len(strategies):
+            raise ValueError("different strategies, at least one")
+        return strategies
+
+    def members(self, models: int) -> int:
+        return models * (self.copies * len(self.strategies) + self.plain)
+
+    def build(
+        self, models: Sequence[Classifier], data: Dataset, *, seed: int = 0,
+        cache: Path | str | None = None, progress: Progress | None = None,
+    ) -> list[Classifier]:  # fmt: skip
+        """The copies; nothing is trained, and ``data`` is not looked at."""
+        return copied(models, lambda model: self.changes(self.p, self.s, self.m), progress)
+
+    def changes(self, p: float, s: float, m: float) -> list[list[Any]]:
+        """What is done to each copy of a model."""
+        strengths = {"head-drop": p, "score-scale": s, "token-mix": m}
+        augmented = [
+            [from_spec("change", {"name": name, STRENGTHS[name]: strengths[name]})]
+            for name in self.strategies for _ in range(self.copies)
+        ]  # fmt: skip
+        return [[], *augmented] if self.plain else augmented
+
+
+STRENGTHS = {"head-drop": "p", "score-scale": "s", "token-mix": "m"}
+"""The strategies and the name of each one's strength."""
+
+
+def copied(
+    models: Sequence[Classifier],
+    changes: Callable[[Classifier], Sequence[Sequence[Any]]],
+    progress: Progress | None = None,
+) -> list[Classifier]:
+    """Copies of each model under lists of changes; an empty list is the model itself.
+
+    Raises:
+        InputError: a model has nothing that a change could change.
+    """
+    wanted = [(model, list(changes(model))) for model in models]
+    total = sum(len(lists) for _, lists in wanted)
+    made: list[Classifier] = []
+    for model, lists in wanted:
+        for member, each in enumerate(lists):
+            copy = ChangedModel(model, each, member) if each else model
+            for change in each:
+                for handle in change.attach(model.net, copy.net.moment):  # refused here, by name
+                    handle.remove()
+            made.append(copy)
+            if progress is not None:
+                progress(len(made), total)
+    return made

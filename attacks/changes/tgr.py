@@ -1,0 +1,109 @@
+"""TGR: token gradients without their extremes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from pydantic import field_validator
+from torch import Tensor, nn
+
+from advens.attacks.attack import ComposedAttack
+from advens.attacks.changes import Handle, Moment, on_gradient
+from advens.attacks.changes.blocks import Seams, attentions, mlp_ends, within
+from advens.attacks.parts import part
+from advens.attacks.registry import recipe
+from advens.attacks.updates import MI
+from advens.threat import Threat
+
+PAPER = "Zhang et al., CVPR 2023 (TGR)"
+
+
+@part("change", "tgr", paper=PAPER, year=2023)
+class TGR:
+    """Token gradient regularisation: in every block gradients lose their extremes and are scaled.
+
+    * at the attention map, per head: the rows and columns in which the largest and the smallest
+      value of the gradient stand become 0; a map of one row (a class token's) loses columns only;
+    * at q, k and v, and at the MLP's value, per channel: the tokens with the largest and the smallest
+      value become 0.
+
+    Then the gradient is multiplied by the place's scale. Logits keep their values. An MLP or a query
+    that sees one token only (CaiT's class blocks) loses all of its gradient, as published.
+
+    Published code looks for extremes in the first image of a batch and zeroes them in all; here every
+    image has its own. Our choices: q, k and v are taken as attention multiplies them, after norms and
+    rotations; where tokens come in windows (Swin) every window has its own extremes.
+
+    Args:
+        attention, qkv, mlp: scales, from 0 to 1; the defaults are the published code's.
+    """
+
+    attention: float = 0.25
+    qkv: float = 0.75
+    mlp: float = 0.5
+
+    @field_validator("attention", "qkv", "mlp")
+    @classmethod
+    def _scales(cls, scale: float) -> float:
+        if not 0 <= scale <= 1:
+            raise ValueError("a scale, from 0 to 1")
+        return scale
+
+    def attach(self, model: nn.Module, moment: Moment) -> Sequence[Handle]:
+        def qkv(x: Tensor) -> Tensor:
+            return _watched(x, lambda g: without_tokens(g) * self.qkv)
+
+        def scores(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+            return qkv(q), qkv(k)
+
+        def attention(a: Tensor) -> Tensor:
+            return _watched(a, lambda g: without_crosses(g) * self.attention)
+
+        def mlp(module: nn.Module, args: tuple[Any, ...], value: Tensor) -> None:
+            dim = 1 if isinstance(module, nn.Conv2d) else -1
+            on_gradient(value, lambda g: _per_channel(g, dim) * self.mlp)
+
+        seams = Seams(scores=scores, attention=attention, values=qkv)
+        handles = [within(model, each, "tgr", seams) for each in attentions(model, "tgr")]
+        return [*handles, *(end.register_forward_hook(mlp) for end in mlp_ends(model, "tgr"))]
+
+
+def without_tokens(g: Tensor) -> Tensor:
+    """A gradient (..., tokens, channels), 0 at every channel's largest and smallest value."""
+    for extreme in (g.argmax(-2, keepdim=True), g.argmin(-2, keepdim=True)):
+        g = g.scatter(-2, extreme, 0)
+    return g
+
+
+def without_crosses(g: Tensor) -> Tensor:
+    """A map's gradient (..., rows, columns), 0 in the rows and columns of both extremes."""
+    rows, columns = g.shape[-2:]
+    flat, out = g.flatten(-2), g
+    for place in (flat.argmax(-1), flat.argmin(-1)):
+        column = torch.arange(columns, device=g.device) == (place % columns)[..., None]
+        out = out.masked_fill(column[..., None, :], 0)
+        if rows > 1:
+            row = torch.arange(rows, device=g.device) == (place // columns)[..., None]
+            out = out.masked_fill(row[..., :, None], 0)
+    return out
+
+
+def _per_channel(g: Tensor, dim: int) -> Tensor:
+    """The same for tokens in a grid, with channels in a dimension of their own."""
+    last = g.movedim(dim, -1)
+    return without_tokens(last.flatten(1, -2)).view_as(last).movedim(-1, dim)
+
+
+def _watched(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """``x``, with a change to the gradient that flows back through this use of it."""
+    x = x.view_as(x)
+    on_gradient(x, change)
+    return x
+
+
+@recipe("tgr", symbol="TGR", family="surrogate", paper=PAPER, year=2023)
+def TokenGradientRegularization() -> ComposedAttack:
+    """Momentum on token gradients without their extremes; eps 16/255, 10 steps."""
+    return ComposedAttack(threat=Threat("linf", "16/255"), update=MI(), changes=(TGR(),))

@@ -1,0 +1,228 @@
+"""LinBP against backward passes written out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import permutations
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import advens
+from advens.attacks import attack_from_spec, create_attack
+from advens.attacks.changes import Changed
+from advens.attacks.changes.ghost import Ghost
+from advens.attacks.changes.linbp import LinBP, activations
+from advens.attacks.changes.sgm import SGM
+from advens.errors import InputError
+from advens.seeding import Draws
+
+Act = Callable[[Tensor], Tensor]
+
+
+def linear(x: Tensor) -> Tensor:
+    """ReLU forward, identity backward."""
+    return x + (F.relu(x) - x).detach()
+
+
+def gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Value of ``f`` at ``x`` and the gradient of a fixed smooth function of it."""
+    leaf = x.clone().requires_grad_()
+    out = f(leaf)
+    (g,) = torch.autograd.grad(outward(out), leaf)
+    return out.detach(), g
+
+
+def outward(out: Tensor) -> Tensor:
+    weight = torch.linspace(-1, 2, out[0].numel(), dtype=out.dtype).view_as(out[0])
+    return (weight * out).sum() + (out**2).sum()
+
+
+def pull(f: Callable[[Tensor], Tensor], z: Tensor, g: Tensor) -> Tensor:
+    """``J^T g`` of ``f`` at ``z``."""
+    leaf = z.detach().requires_grad_()
+    return torch.autograd.grad(f(leaf), leaf, g)[0]
+
+
+def length(g: Tensor) -> Tensor:
+    return (g**2).flatten(1).sum(1).sqrt()[:, None, None, None]
+
+
+def plain_net(act: Callable[[], nn.Module]) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        layers: list[nn.Module] = []
+        for _ in range(4):
+            layers += [nn.Conv2d(3, 3, 3, padding=1), act()]
+    return nn.Sequential(*layers).double().eval().requires_grad_(False)
+
+
+def pixels(n: int = 3, side: int = 8) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(n, 3, side, side, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize(("depth", "left"), [(0.0, 0), (0.25, 1), (0.5, 2), (1.0, 4)])
+def test_without_skip_connections(depth: float, left: int, inplace: bool) -> None:
+    net = plain_net(lambda: nn.ReLU(inplace=inplace))
+
+    def written(x: Tensor) -> Tensor:
+        for i in range(4):
+            x = (F.relu if i < left else linear)(net[2 * i](x))
+        return x
+
+    found, g = gradient(Changed(net, [LinBP(depth)]), pixels())
+    assert torch.equal(found, gradient(net, pixels())[0])
+    torch.testing.assert_close(g, gradient(written, pixels())[1], rtol=1e-10, atol=1e-14)
+    assert torch.equal(g, gradient(net, pixels())[1]) == (left == 4)
+    assert [module.inplace for module in net[1::2]] == [inplace] * 4
+
+
+@pytest.mark.parametrize("act", [nn.GELU, nn.SiLU, nn.ReLU6, nn.Hardswish])
+def test_other_activations(act: Callable[[], nn.Module]) -> None:
+    net = plain_net(act)
+    layers = nn.Sequential(*[net[i] for i in (0, 2, 4, 6)])
+    activations_at = [layer(x) for layer, x in _walk(net, pixels())]
+    g = 2 * net(pixels()) + torch.linspace(-1, 2, pixels()[0].numel(), dtype=torch.float64).view(3, 8, 8)
+    assert len(activations_at) == 4
+    for layer, (_, x) in reversed(list(zip(layers, _walk(net, pixels()), strict=True))):
+        g = pull(layer, x, g)
+    torch.testing.assert_close(gradient(Changed(net, [LinBP(0.0)]), pixels())[1], g)
+
+
+def _walk(net: nn.Sequential, x: Tensor) -> list[tuple[nn.Module, Tensor]]:
+    """Each convolution and what it is given."""
+    seen = []
+    for i in range(0, len(net), 2):
+        seen.append((net[i], x))
+        x = net[i + 1](net[i](x))
+    return seen
+
+
+def test_branches_are_scaled_back(block_of: Any) -> None:
+    """Two ResNet blocks by hand: the gradient of each branch has the length it had with its masks."""
+    first, second = block_of("bottleneck", 1), block_of("basic-down", 2)
+    net = nn.Sequential(first.block, second.block)
+
+    def branch(m: Any, act: Act) -> Callable[[Tensor], Tensor]:
+        if m is first.block:
+            return lambda z: m.bn3(m.conv3(act(m.bn2(m.conv2(act(m.bn1(m.conv1(z))))))))
+        return lambda z: m.bn2(m.conv2(act(m.bn1(m.conv1(z)))))
+
+    def back(m: Any, z: Tensor, g: Tensor) -> Tensor:
+        through = pull(branch(m, linear), z, g)
+        alpha = length(pull(branch(m, F.relu), z, g)) / length(through)
+        assert bool(((alpha - 1).abs() > 0.05).all())
+        skip = g if m.downsample is None else pull(m.downsample, z, g)
+        return skip + alpha * through
+
+    z = first.block(first.x)
+    out = second.block(z).requires_grad_()
+    (g,) = torch.autograd.grad(outward(out), out)
+    wanted = back(first.block, first.x, back(second.block, z, g))
+    found = gradient(Changed(net, [LinBP(0.0)]), first.x)[1]
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+    unscaled = gradient(Changed(net, [LinBP(0.0, rescale=False)]), first.x)[1]
+    assert not torch.allclose(unscaled, wanted, rtol=1e-2)
+
+
+def test_second_branch_of_a_transformer(block_of: Any) -> None:
+    """The MLP's branch begins where attention was added, and attention is left as it is."""
+    sample = block_of("deit3")
+    m: Any = sample.block
+
+    def mlp(act: Act) -> Callable[[Tensor], Tensor]:
+        return lambda z: m.ls2(m.mlp.fc2(act(m.mlp.fc1(m.norm2(z)))))
+
+    def soft(x: Tensor) -> Tensor:
+        return x + (F.gelu(x) - x).detach()
+
+    def attention(z: Tensor) -> Tensor:
+        out: Tensor = m.ls1(m.attn(m.norm1(z)))
+        return out
+
+    z = sample.x + attention(sample.x)
+    out = (z + mlp(F.gelu)(z)).requires_grad_()
+    (g,) = torch.autograd.grad(outward(out), out)
+    through = pull(mlp(soft), z, g)
+    alpha = (pull(mlp(F.gelu), z, g).flatten(1).norm(dim=1) / through.flatten(1).norm(dim=1))[:, None, None]
+    g = g + alpha * through
+    wanted = g + pull(attention, sample.x, g)
+    found = gradient(Changed(m, [LinBP(0.0)]), sample.x)[1]
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_every_block(residual_block: Any) -> None:
+    """Values stay; samples do not meet; one leaves everything alone, to the bit."""
+    net, x = residual_block.block, residual_block.x
+    if not activations(net):
+        pytest.skip("no activation in this block")
+    plain = gradient(net, x)
+    found = gradient(Changed(net, [LinBP(0.0)]), x)
+    assert torch.equal(found[0], plain[0])
+    assert (found[1] - plain[1]).abs().max() > 1e-3 * plain[1].abs().max()
+    alone = gradient(Changed(net, [LinBP(0.0)]), x[1:2])
+    torch.testing.assert_close(alone[1], found[1][1:2], rtol=1e-8, atol=1e-10)
+    assert all(map(torch.equal, gradient(Changed(net, [LinBP(1.0)]), x), plain))
+
+
+@pytest.mark.parametrize("name", advens.list_models("digits:*"))
+def test_embedded_models(name: str) -> None:
+    model = advens.load_model(name)
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    before = [vars(m).keys() | {"forward": m.forward} for m in model.modules()]
+    logits, g = gradient(Changed(model, [LinBP()]), x)
+    plain_logits, plain = gradient(model, x)
+    assert torch.equal(logits, plain_logits)
+    assert 0 < torch.cosine_similarity(g.flatten(1), plain.flatten(1)).max() < 0.999
+    assert [vars(m).keys() | {"forward": m.forward} for m in model.modules()] == before
+
+
+def test_refusals() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).double()
+    with pytest.raises(InputError, match="'linbp' finds no activation module in 'Sequential'"):
+        create_attack("linbp")(net, pixels(), torch.arange(3))
+    with pytest.raises(InputError, match="depth"):
+        create_attack("linbp", depth=1.5)
+
+
+def test_models_come_back_after_an_exception() -> None:
+    """A surrogate that fails in its forward or its backward pass."""
+
+    class Failing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise KeyError("surrogate")
+
+    net = nn.Sequential(*plain_net(lambda: nn.ReLU(inplace=True)), Failing())
+    with pytest.raises(KeyError):
+        Changed(net, [LinBP(0.0)])(pixels())
+    for module in net.modules():
+        assert "forward" not in vars(module)
+        assert not module._forward_hooks
+    assert all(module.inplace for module in net[1:-1:2])
+
+
+def test_recipe_and_spec() -> None:
+    attack: Any = create_attack("linbp", depth=0.25)
+    assert attack.spec["changes"] == [{"name": "linbp", "depth": 0.25, "rescale": True}]
+    assert attack.spec["update"]["name"] == "sign"
+    assert attack_from_spec(attack.spec) == attack
+
+
+@pytest.mark.parametrize("block", ["basic", "deit3", "convmixer", "byob"])
+def test_order_with_ghost_and_sgm(block: str, block_of: Any) -> None:
+    """Masks and factors belong to the values, also backwards: whichever change comes first."""
+    sample = block_of(block)
+    changes: list[Any] = [LinBP(0.0), Ghost(keep=0.7), SGM()]
+    found = []
+    for order in permutations(changes):
+        changed = Changed(sample.block, order)
+        changed.at_step(Draws(5, 3).at(0))
+        found.append(gradient(changed, sample.x))
+    for value, g in found[1:]:
+        assert torch.equal(value, found[0][0])
+        torch.testing.assert_close(g, found[0][1], rtol=1e-9, atol=1e-12)
