@@ -29,7 +29,12 @@ class Classifier(nn.Module):
         mean, std: per channel, of the network's training.
         input_size: (H, W) the network must see, or None for any.
         interpolation: how to resize, ``bicubic`` or ``bilinear``.
+
+    Attributes:
+        bases: digests of the models whose weights it was made from; who has it has them.
     """
+
+    bases: tuple[str, ...] = ()
 
     def __init__(
         self,

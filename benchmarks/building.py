@@ -13,6 +13,7 @@ from advens.models import expand
 
 if TYPE_CHECKING:
     from advens.benchmarks.progress import Progress
+    from advens.datasets import Dataset
 
 TRAINING = {"digits": "digits:train", "shapes": "synthetic:shapes?n=4000&seed=1"}
 """What the embedded models were trained on: a builder trains on it further unless told otherwise."""
@@ -64,23 +65,49 @@ class Build(BaseModel):
 
 
 def build_sets(
-    wanted: Mapping[str, Build], progress: Progress | None = None, device: str = "cpu"
+    wanted: Mapping[str, Build],
+    attacked: Dataset,
+    progress: Progress | None = None,
+    device: str = "cpu",
 ) -> dict[str, tuple[str, ...]]:
-    """Names ``built:DIGEST/INDEX`` of the members of every set; what is cached is not built again."""
+    """Names of the members of every set, as `load_model` finds them; what is cached is not built again.
+
+    Raises:
+        InputError: a set would be built on images that are attacked.
+    """
     from advens.benchmarks.progress import Progress as Bars
     from advens.datasets import load_data
     from advens.models import load_model
 
     found: dict[str, tuple[str, ...]] = {}
     bars = progress or Bars()
+    trained_on = {name: load_data(each.source) for name, each in wanted.items()}
+    for name, data in trained_on.items():
+        if shared := images_of_both(data, attacked):
+            raise InputError(
+                f"surrogates '{name}': {shared} of the images in '{data.name}' are attacked; "
+                "build on others"
+            )
     for name, each in wanted.items():
         models = [load_model(model).to(device) for model in each.models]
         builder = each.builder()
-        with bars.task(f"building {name}", builder.members(len(models))) as say:
+        ticks = getattr(builder, "ticks", builder.members)(len(models))
+        with bars.task(f"building {name}", ticks) as say:
             told = partial(_tell, say, each.build)
-            made = builder.build(models, load_data(each.source), seed=each.seed, progress=told)
+            made = builder.build(models, trained_on[name], seed=each.seed, progress=told)
         found[name] = tuple(model.name for model in made)
     return found
+
+
+def images_of_both(one: Dataset, other: Dataset) -> int:
+    """How many images of ``one`` are in ``other``: of the same name, and of the same content."""
+    place = {name: i for i, name in enumerate(other.sample_ids)}
+    named = ((i, place[name]) for i, name in enumerate(one.sample_ids) if name in place)
+    return sum(_content(one, i) == _content(other, j) for i, j in named)
+
+
+def _content(data: Dataset, index: int) -> bytes:
+    return b"".join(data.source.content(data.rows[index : index + 1]))
 
 
 def _tell(say: Callable[[str], None], what: str, done: int, total: int) -> None:

@@ -156,7 +156,7 @@ def make_plan(
     wanted = {name: each for name, each in suite.surrogates.items() if isinstance(each, Build)}
     if wanted:
         outline(suite, held_out)  # mistakes first
-    seen = outline(suite, held_out, build_sets(wanted, progress, device))
+    seen = outline(suite, held_out, build_sets(wanted, data, progress, device))
     names = dict.fromkeys([*(m for models in seen.sets.values() for m in models), *seen.targets])
     cards = {name: describe(name) for name in names}
     _check_classes(suite, cards, data)

@@ -115,6 +115,8 @@ def _cell(store: RunStore, clean: _Clean, name: str, keys: list[str], audit: Aud
     models = shop.models.get(cell.specs)
     if [model.digest for model in models] != list(cell.digests):
         raise RunError(f"{where}: the weights of its surrogates are not those it was crafted with")
+    if dict.fromkeys(base for model in models for base in model.bases) != dict.fromkeys(cell.bases):
+        raise RunError(f"{where}: its surrogates were not built from the models it names")
     table, shard = read_table(path, "examples"), shop.shard(cell.data, *cell.shard)
     if table.num_rows != len(shard.labels):
         raise RunError(f"{where}: its samples are not those of the shard")

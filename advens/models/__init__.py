@@ -68,7 +68,7 @@ def describe(name: str) -> ModelCard:
         return card(spec)
     model = _source(spec)(spec)
     return ModelCard(
-        name, model.family, model.digest, model.num_classes, model.input_size, getattr(model, "bases", ())
+        name, model.family, model.digest, model.num_classes, model.input_size, model.bases
     )
 
 

@@ -151,7 +151,7 @@ def build(
         jointly: one build from all models together, not one of each model.
     """
     models = list(models)
-    _check(models, data)
+    check(models, data)
     if seed < 0:
         raise InputError(f"seed = {seed} is below 0")
     root, total = Path(cache) if cache is not None else default_cache(), method.members(len(models))
@@ -175,10 +175,7 @@ def _build(
     cache: Path,
     progress: Callable[[int], object],
 ) -> list[Classifier]:
-    what = {
-        "format": FORMAT, "builder": to_spec(method), "models": [_card(model) for model in models],
-        "data": data.digest, "seed": seed,
-    }  # fmt: skip
+    what = identity(method, models, data, seed)
     key = value_digest(what, 20)
     folder = Folder(cache / key)
     about = folder.about()
@@ -189,7 +186,7 @@ def _build(
                 work = Work(models, data, seed, folder, cache, progress)
                 work.resume()
                 method.collect(work)
-                about = what | _finding(models, data, work.digests)
+                about = what | finding(models, data, work.digests)
                 folder.finish(about)
                 return members(key, folder, about, models[0])
     progress(len(about["members"]))
@@ -215,6 +212,14 @@ def member(
     return Snapshot(shared, base, state, name=f"built:{key}/{index}", bases=about["bases"])
 
 
+def identity(method: object, models: Sequence[Classifier], data: Dataset, seed: int) -> dict[str, Any]:
+    """All that decides what a build makes; its digest is the build's name."""
+    return {
+        "format": FORMAT, "builder": to_spec(method), "models": [_card(model) for model in models],
+        "data": data.digest, "seed": seed,
+    }  # fmt: skip
+
+
 def _card(model: Classifier) -> dict[str, Any]:
     """Weights and preprocessing: what decides what is learned from a model."""
     return {
@@ -223,10 +228,10 @@ def _card(model: Classifier) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _finding(models: Sequence[Classifier], data: Dataset, digests: list[str]) -> dict[str, Any]:
-    """What a finished build tells beside what decides it."""
+def finding(models: Sequence[Classifier], data: Dataset, digests: list[str]) -> dict[str, Any]:
+    """What a finished build tells beside what decides it; ``digests`` are its members'."""
     first = models[0]
-    came_from = [d for model in models for d in (model.digest, *getattr(model, "bases", ()))]
+    came_from = [d for model in models for d in (model.digest, *model.bases)]
     return {
         "names": [model.name for model in models], "data_name": data.name, "family": first.family,
         "num_classes": first.num_classes, "input_size": first.input_size,
@@ -234,7 +239,8 @@ def _finding(models: Sequence[Classifier], data: Dataset, digests: list[str]) ->
     }  # fmt: skip
 
 
-def _check(models: Sequence[object], data: Dataset) -> None:
+def check(models: Sequence[object], data: Dataset) -> None:
+    """Raise InputError for models that cannot be built from, or data with other classes."""
     if not models:
         raise InputError("a builder needs at least one model")
     for k, model in enumerate(models):

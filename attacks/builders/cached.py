@@ -50,7 +50,7 @@ class Folder:
 
     def finish(self, about: Mapping[str, Any]) -> None:
         """The build is whole; what was kept to go on is not needed any more."""
-        self._write(ABOUT, (json.dumps({"format": FORMAT, **about}, indent=1) + "\n").encode())
+        self.write(ABOUT, (json.dumps({"format": FORMAT, **about}, indent=1) + "\n").encode())
         for left in (self.path / STATE, *self.path.glob(".*.tmp")):
             left.unlink(missing_ok=True)
 
@@ -68,7 +68,7 @@ class Folder:
         """Replace what is kept to go on from."""
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
-        self._write(STATE, buffer.getvalue())
+        self.write(STATE, buffer.getvalue())
 
     def member(self, index: int, digest: str) -> dict[str, Tensor]:
         """Weights of one member, checked."""
@@ -85,7 +85,7 @@ class Folder:
         from safetensors.torch import save
 
         copies = {k: t.detach().to("cpu", copy=True).contiguous() for k, t in state.items()}
-        self._write(_file(index), save(copies))
+        self.write(_file(index), save(copies))
         return weights_digest(copies)
 
     @contextlib.contextmanager
@@ -103,7 +103,8 @@ class Folder:
         finally:
             os.close(descriptor)
 
-    def _write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes) -> None:
+        """Put a file there, whole or not at all."""
         path = self.path / name
         fresh = path.with_name(f".{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
         with self._os_errors("write"):

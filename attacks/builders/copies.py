@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
+from pydantic.dataclasses import dataclass
 
 from advens.attacks.builders.build import Progress
 from advens.attacks.builders.fields import Count
+from advens.attacks.changes import Moment
 from advens.attacks.changes.source import ChangedModel
 from advens.attacks.parts import from_spec, part
 from advens.classifier import Classifier
 from advens.datasets import Dataset
+
+PAPER = "Cao et al., ICCV 2025 (ViT-EnsembleAttack)"
+
+STRENGTHS = {"head-drop": "p", "score-scale": "s", "token-mix": "m"}
+"""The strategies and the name of each one's strength."""
 
 
 @part("builder", "ghost", family="surrogate", paper="Li et al., AAAI 2020 (Ghost Networks)", year=2020)
@@ -41,28 +48,12 @@ class GhostNetworks:
         return copied(models, lambda model: [[ghost]] * self.copies, progress)
 
 
-@part("builder", "vit-augment", family="surrogate", paper="Cao et al., ICCV 2025 (ViT-EnsembleAttack)",
-      year=2025)  # fmt: skip
-class ViTAugment:
-    """Augmented copies of ViTs, with strengths given: as many of each strategy.
-
-    Head dropping, attention score scaling and MLP feature mixing; a copy has one strategy. `vit-search`
-    finds the strengths by Bayesian optimisation.
-
-    Args:
-        strategies: those wanted.
-        copies: of each model and strategy.
-        p: probability that a head is dropped.
-        s: half the width of the range of the scores' factors.
-        m: share of a token's hidden features that come from another token.
-        plain: whether the model itself is among the surrogates.
-    """
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Strategies:
+    """Which augmented copies a ViT gives: what `ViTAugment` and the search for its strengths share."""
 
     strategies: tuple[str, ...] = ("head-drop", "score-scale", "token-mix")
     copies: Count = 1
-    p: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    s: Annotated[float, Field(ge=0, le=1)] = 0.2
-    m: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     plain: bool = True
 
     @field_validator("strategies")
@@ -76,18 +67,11 @@ class ViTAugment:
         return strategies
 
     def members(self, models: int) -> int:
+        """Copies, and the models themselves."""
         return models * (self.copies * len(self.strategies) + self.plain)
 
-    def build(
-        self, models: Sequence[Classifier], data: Dataset, *, seed: int = 0,
-        cache: Path | str | None = None, progress: Progress | None = None,
-    ) -> list[Classifier]:  # fmt: skip
-        """The copies; nothing is trained, and ``data`` is not looked at."""
-        return copied(models, lambda model: self.changes(self.p, self.s, self.m), progress)
-
-    def changes(self, p: float, s: float, m: float) -> list[list[Any]]:
-        """What is done to each copy of a model."""
-        strengths = {"head-drop": p, "score-scale": s, "token-mix": m}
+    def changes(self, strengths: Mapping[str, float]) -> list[list[Any]]:
+        """What is done to each copy of a model, for strengths by strategy."""
         augmented = [
             [from_spec("change", {"name": name, STRENGTHS[name]: strengths[name]})]
             for name in self.strategies for _ in range(self.copies)
@@ -95,8 +79,33 @@ class ViTAugment:
         return [[], *augmented] if self.plain else augmented
 
 
-STRENGTHS = {"head-drop": "p", "score-scale": "s", "token-mix": "m"}
-"""The strategies and the name of each one's strength."""
+@part("builder", "vit-augment", family="surrogate", paper=PAPER, year=2025)
+class ViTAugment(Strategies):
+    """Augmented copies of ViTs, with strengths given: as many of each strategy.
+
+    Head dropping, attention score scaling and MLP feature mixing; a copy has one strategy. `vit-search`
+    finds the strengths by Bayesian optimisation.
+
+    Args:
+        strategies: those wanted.
+        copies: of each model and strategy.
+        plain: whether the model itself is among the surrogates.
+        p: probability that a head is dropped.
+        s: half the width of the range of the scores' factors.
+        m: share of a token's hidden features that come from another token.
+    """
+
+    p: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    s: Annotated[float, Field(ge=0, le=1)] = 0.2
+    m: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+
+    def build(
+        self, models: Sequence[Classifier], data: Dataset, *, seed: int = 0,
+        cache: Path | str | None = None, progress: Progress | None = None,
+    ) -> list[Classifier]:  # fmt: skip
+        """The copies; nothing is trained, and ``data`` is not looked at."""
+        strengths = {"head-drop": self.p, "score-scale": self.s, "token-mix": self.m}
+        return copied(models, lambda model: self.changes(strengths), progress)
 
 
 def copied(
@@ -116,7 +125,7 @@ def copied(
         for member, each in enumerate(lists):
             copy = ChangedModel(model, each, member) if each else model
             for change in each:
-                for handle in change.attach(model.net, copy.net.moment):  # refused here, by name
+                for handle in change.attach(model, Moment()):  # refused here, by name
                     handle.remove()
             made.append(copy)
             if progress is not None:

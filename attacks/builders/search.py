@@ -1,4 +1,4 @@
-"""Bayesian search of augmentation parameters: what transfers best to the other surrogates.
+"""Bayesian search of augmentation strengths: what transfers best to the other surrogates.
 
 Source: ViT-EnsembleAttack, Cao et al., ICCV 2025. The objective is leave-one-out: images are crafted on the
 augmented copies of one surrogate and judged by the loss of the *other surrogates*, on calibration images. No
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advens.attacks.attack import Attack
-from advens.errors import InputError
+from advens.attacks.changes import begin_step
 from advens.seeding import Draws, derive
 
 KEPT = 0.8
@@ -32,7 +32,7 @@ class Trial:
     Args:
         strengths: what was tried, by strategy.
         objective: mean cross-entropy of the other surrogates on the crafted images; high is good.
-        clean_accuracy: of the augmented copies together, on the clean images.
+        clean_accuracy: of the augmented copies on the clean images, in the mean.
         allowed: whether that is enough of the surrogate's own.
     """
 
@@ -42,54 +42,81 @@ class Trial:
     allowed: bool
 
 
-def search(
-    model: nn.Module,
-    others: Sequence[nn.Module],
-    copies: Copies,
-    bounds: Mapping[str, tuple[float, float]],
-    x: Tensor,
-    y: Tensor,
-    *,
-    attack: Attack,
-    calls: int = 25,
-    seed: int = 0,
-    on_trial: Callable[[Trial], None] | None = None,
-) -> list[Trial]:
-    """The trials in their order; the best allowed one is ``best(trials)``.
+@dataclass(frozen=True)
+class Objective:
+    """What the search maximises, for one surrogate.
 
     Args:
         model: the surrogate, whose clean accuracy is the measure.
         others: the surrogates that judge.
         copies: makes the augmented copies for some strengths.
-        bounds: of the strengths, by strategy.
         x: calibration images (N, C, H, W) in [0, 1].
         y: labels (N,).
         attack: what crafts.
+        seed: of the attack and of the copies' draws.
+    """
+
+    model: nn.Module
+    others: Sequence[nn.Module]
+    copies: Copies
+    x: Tensor
+    y: Tensor
+    attack: Attack
+    seed: int
+
+    def __call__(self, strengths: Mapping[str, float]) -> Trial:
+        made = self.copies(strengths)
+        x_adv = self.attack(made, self.x, self.y, seed=self.seed)
+        with torch.no_grad():
+            losses = [float(F.cross_entropy(other(x_adv), self.y)) for other in self.others]
+        augmented = [self._accuracy(copy) for copy in made if copy is not self.model]
+        accuracy = sum(augmented) / len(augmented)
+        allowed = accuracy >= KEPT * self._accuracy(self.model)
+        return Trial(dict(strengths), sum(losses) / len(losses), accuracy, allowed)
+
+    @torch.no_grad()
+    def _accuracy(self, model: nn.Module) -> float:
+        """On clean images, under the draws of one step."""
+        begin_step(model, Draws(self.seed, len(self.x)).at(0))
+        return float((model(self.x).argmax(1) == self.y).double().mean())
+
+
+def search(
+    objective: Callable[[Mapping[str, float]], Trial],
+    bounds: Mapping[str, tuple[float, float]],
+    *,
+    calls: int = 25,
+    seed: int = 0,
+    known: Sequence[Trial] = (),
+    on_trial: Callable[[Trial], object] | None = None,
+) -> list[Trial]:
+    """The trials of a Gaussian-process search in their order; see `best`.
+
+    Args:
+        objective: what a choice of strengths is worth.
+        bounds: of the strengths, by strategy.
         calls: of the objective; the first fifth, at least one, are random.
-        seed: of the search and of the attack.
+        seed: of the search.
+        known: trials of a search that was interrupted; they are not tried again.
+        on_trial: told of every new one.
     """
     from skopt import gp_minimize
 
-    if not others:
-        raise InputError("the search judges on the other surrogates: give two models or search = false")
     names, trials = list(bounds), list[Trial]()
-    enough = KEPT * _accuracy([model], x, y, seed)
 
-    def objective(values: list[float]) -> float:
-        strengths = dict(zip(names, map(float, values), strict=True))
-        made = copies(strengths)
-        x_adv = attack(made, x, y, seed=seed)
-        with torch.no_grad():
-            losses = [float(F.cross_entropy(other(x_adv), y)) for other in others]
-        accuracy = _accuracy(made, x, y, seed)
-        trial = Trial(strengths, sum(losses) / len(losses), accuracy, accuracy >= enough)
-        trials.append(trial)
-        if on_trial is not None:
-            on_trial(trial)
-        return -trial.objective if trial.allowed else enough - accuracy  # positive, and worse with distance
+    def cost(values: list[float]) -> float:
+        if len(trials) < len(known):
+            trials.append(known[len(trials)])
+        else:
+            trials.append(objective({n: round(float(v), 4) for n, v in zip(names, values, strict=True)}))
+            if on_trial is not None:
+                on_trial(trials[-1])
+        tried = trials[-1]
+        # a trial that is not allowed is worse than all that are, the more the less accurate it is
+        return -tried.objective if tried.allowed else 1 - tried.clean_accuracy
 
     gp_minimize(
-        objective, [bounds[name] for name in names], n_calls=calls, n_initial_points=max(1, calls // 5),
+        cost, [bounds[name] for name in names], n_calls=calls, n_initial_points=max(1, calls // 5),
         random_state=derive(seed, "search") % 2**32,
     )  # fmt: skip
     return trials
@@ -101,14 +128,3 @@ def best(trials: Sequence[Trial]) -> Trial:
     if not allowed:
         return max(trials, key=lambda trial: trial.clean_accuracy)
     return max(allowed, key=lambda trial: trial.objective)
-
-
-@torch.no_grad()
-def _accuracy(models: Sequence[nn.Module], x: Tensor, y: Tensor, seed: int) -> float:
-    """Of the mean logits, on clean images, under the draws of one step."""
-    from advens.attacks.changes import begin_step
-
-    for model in models:
-        begin_step(model, Draws(seed, len(x)).at(0))
-    logits = torch.stack([model(x) for model in models]).mean(0)
-    return float((logits.argmax(1) == y).double().mean())

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 from advens.attacks.changes import Changed, ModelChange
 from advens.attacks.parts import from_spec, name_of, options, to_spec
-from advens.classifier import Classifier
+from advens.classifier import Classifier, borrowed
 from advens.digest import value_digest
 from advens.errors import InputError
 from advens.models import ModelCard, check_name, describe, load_model
@@ -30,13 +30,14 @@ class ChangedModel(Classifier):
     """
 
     def __init__(self, base: Classifier, changes: Sequence[ModelChange], member: int = 0) -> None:
-        super().__init__(
-            Changed(base.net, changes, member), name=name(base.name, changes, member),
-            num_classes=base.num_classes, family=base.family, input_size=base.input_size,
-            interpolation=base.interpolation,
-        )  # fmt: skip
+        with borrowed([base]):  # a Classifier freezes its network; this one is another's, too
+            super().__init__(
+                Changed(base.net, changes, member), name=name(base.name, changes, member),
+                num_classes=base.num_classes, family=base.family, input_size=base.input_size,
+                interpolation=base.interpolation,
+            )  # fmt: skip
         self.mean, self.std = base.mean.clone(), base.std.clone()
-        self.bases = (base.digest, *getattr(base, "bases", ()))
+        self.bases = (base.digest, *base.bases)
         self.changes, self.member = tuple(changes), member
 
     def at_step(self, draws: Draws) -> None:

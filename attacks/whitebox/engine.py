@@ -93,7 +93,8 @@ def search(
             standing = oracle.correct[ended.place] > 0
             untouched = standing & (oracle.broken_at[ended.place] < 0)
             oracle.x_adv[ended.place[untouched]] = attack.last(ended)[untouched]
-        rows = _still(oracle, rows.pick(~done), stop)
+            rows = rows.pick(~done)
+        rows = _still(oracle, rows, stop)
     oracle.check()
 
 

@@ -10,7 +10,9 @@ import pytest
 
 import advens.benchmarks.plan as planning
 from advens.attacks.parts import PARTS, part
+from advens.benchmarks.building import images_of_both
 from advens.classifier import Classifier
+from advens.datasets import load_data
 from advens.errors import InputError
 from advens.models import ModelCard, describe, load_model
 
@@ -103,7 +105,9 @@ def test_what_a_set_was_built_from_is_white_box(
     white = rows(tmp_path / "run").groupby("target", observed=True)["white_box"].first()
     assert white.to_dict() == dict(zip(names, [True, True, True, False], strict=True))
     advens("evaluate", tmp_path / "run", "--targets", "toys:alias?seed=1").done()
-    advens("verify", tmp_path / "run").done()
+    found = advens("verify", tmp_path / "run")  # the card above is a lie: the model says otherwise
+    assert found.code == 1
+    assert "its surrogates were not built from the models it names" in found.err
     alone = suite("b.toml", surrogates={"two": BUILT}, targets=["toys:alias?seed=1"])
     advens("run", alone, "--out", tmp_path / "b").refused("none is held out")
 
@@ -122,3 +126,20 @@ def test_run_again_with_other_options_is_refused(advens: Any, suite: Any, tmp_pa
 def test_unknown_data_is_one_line(made: Any) -> None:
     with pytest.raises(InputError, match="needs data = SOURCE"):
         _ = made(surrogates={"two": {"build": "twins", "model": "toys:centroid"}}).surrogates["two"].source
+
+
+def test_images_that_are_attacked_build_nothing(advens: Any, suite: Any, tmp_path: Any, twins: Any) -> None:
+    attacked = "digits:test?limit=6"
+    path = suite(surrogates={"two": BUILT | {"data": "digits:test?limit=9"}}, data=attacked)
+    said = advens("run", path, "--out", tmp_path / "run").refused()
+    assert "surrogates 'two': 6 of the images in 'digits:test?limit=9' are attacked" in said
+    assert not twins
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_of_one_name_may_differ() -> None:
+    one, other = (load_data(f"synthetic:shapes?n=4&seed={seed}") for seed in (0, 1))
+    assert images_of_both(one, one) == 4
+    assert images_of_both(one, other) == 0
+    other.sample_ids = one.sample_ids  # another data set may number its images alike
+    assert images_of_both(one, other) == 0
