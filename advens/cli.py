@@ -24,6 +24,7 @@ COMMANDS = {
     "select": ("advens.benchmarks.select:select", "Pick surrogates out of many models."),
     "train": ("advens.defenses.commands:train", "Train an ensemble defense."),
     "attacks": ("advens.attacks.commands:attacks", "List attacks, or show one."),
+    "builders": ("advens.attacks.commands:builders", "List surrogate builders, or show one."),
     "defenses": ("advens.defenses.commands:defenses", "List defenses, or show one."),
     "models": ("advens.commands:models", "List models, or show one."),
     "data": ("advens.commands:data", "List data sources, or show one."),

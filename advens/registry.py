@@ -33,6 +33,7 @@ class Info:
         norms: the norms it is defined for.
         couples: ``"no"``, ``"option"`` (an option couples the batch) or ``"shard"`` (takes other
             images of the same shard by design).
+        builder: what makes the surrogates that an attack is meant for, when they are not plain models.
         summary: one line.
     """
 
@@ -43,6 +44,7 @@ class Info:
     targeted: bool = True
     norms: tuple[str, ...] = ("linf", "l2")
     couples: str = "no"
+    builder: str = ""
     summary: str = ""
 
 

@@ -46,6 +46,8 @@ def _show(name: str) -> None:
     if info.couples != "no":
         click.echo("couples   takes other images of the same shard" if info.couples == "shard"
                    else "couples   an option couples the batch")  # fmt: skip
+    if info.builder:
+        click.echo(f"builder   made for surrogates of '{info.builder}'; 'advens craft' builds them first")
     one = attack.passes(1)
     click.echo(f"passes    {one.forward} F, {one.backward} B per image on one surrogate")
     click.echo("parameters")
@@ -58,6 +60,23 @@ def _show(name: str) -> None:
             click.echo(f"  {key:<12} {', '.join(_part(part) for part in parts) or '-'}")
         else:
             click.echo(f"  {key:<12} {value}")
+
+
+@click.command()
+@click.argument("name", required=False)
+def builders(name: str | None) -> None:
+    """List surrogate builders, or show one with its parameters, defaults and paper."""
+    from advens.attacks.parts import PARTS, from_spec, options
+
+    known = PARTS["builder"]
+    if name is None:
+        for each in known.names():
+            click.echo(f"{each:<14} {known.info(each).year or '':<6} {known.info(each).summary}")
+        return
+    builder = from_spec("builder", name)
+    click.echo(f"{name}: {known.info(name).summary}\npaper     {known.info(name).paper}\nparameters")
+    for key, value in options(builder).items():
+        click.echo(f"  {key:<13} {_part(value) if hasattr(value, 'part_name') else value}")
 
 
 def _part(value: object) -> str:

@@ -47,7 +47,7 @@ def recipe(
     """Register a function that composes a method with its paper's defaults.
 
     ``from advens.attacks import SYMBOL`` finds it; the function's own name by default. Keywords go
-    to `advens.registry.Info`: family, paper, year, targeted, norms, couples.
+    to `advens.registry.Info`: family, paper, year, targeted, norms, couples, builder.
     """
 
     def decorate(build: Callable[[], Attack]) -> Recipe:
@@ -94,6 +94,7 @@ def attack_info(name: str) -> Info:
         targeted=all(i.targeted for i in [info, *parts]),
         norms=tuple(n for n in info.norms if all(n in i.norms for i in parts)),
         couples=next((i.couples for i in [info, *parts] if i.couples != "no"), "no"),
+        builder=info.builder,
         summary=f"{info.summary}, with {', '.join(token for _, token in prefixes)}",
     )
 

@@ -66,11 +66,14 @@ class Build(BaseModel):
 
 def build_sets(
     wanted: Mapping[str, Build],
-    attacked: Dataset,
+    attacked: Dataset | None,
     progress: Progress | None = None,
     device: str = "cpu",
 ) -> dict[str, tuple[str, ...]]:
     """Names of the members of every set, as `load_model` finds them; what is cached is not built again.
+
+    Args:
+        attacked: images that nothing may be built on.
 
     Raises:
         InputError: a set would be built on images that are attacked.
@@ -83,7 +86,7 @@ def build_sets(
     bars = progress or Bars()
     trained_on = {name: load_data(each.source) for name, each in wanted.items()}
     for name, data in trained_on.items():
-        if shared := images_of_both(data, attacked):
+        if attacked is not None and (shared := images_of_both(data, attacked)):
             raise InputError(
                 f"surrogates '{name}': {shared} of the images in '{data.name}' are attacked; "
                 "build on others"

@@ -139,6 +139,9 @@ def verify(directory: Path, device: str) -> None:
 @click.option("--surrogates", required=True, help="Models, with wildcards: A,B.")
 @click.option("--data", required=True, help="A data source.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Where to.")
+@click.option("--targets", default="", help="Models to try the images on, with wildcards: M,N.")
+@click.option("--build", help="Build surrogates first; 'none' to leave out what ATTACK is made for.")
+@click.option("--train", metavar="DATA", help="What they are built on.")
 @click.option("--norm", default="linf", help="linf or l2.")
 @click.option("--eps", default="8/255", help="The budget.")
 @click.option("--steps", type=click.IntRange(1), help="Iterations.")
@@ -149,23 +152,33 @@ def verify(directory: Path, device: str) -> None:
 @device_option
 @batch_option
 @set_option
-def craft(attack: str, surrogates: str, data: str, out: Path, norm: str, eps: str,
-          steps: int | None, targeted: bool, seed: int, png: bool, trace: bool, device: str,
-          batch_size: int | None, settings: tuple[str, ...]) -> None:  # fmt: skip
-    """Craft adversarial images with ATTACK; --set overrides its options (--set fusion=ens-loss)."""
-    from advens.benchmarks.craft import craft_images, suite_for
+def craft(attack: str, surrogates: str, data: str, out: Path, targets: str, build: str | None,
+          train: str | None, norm: str, eps: str, steps: int | None, targeted: bool, seed: int,
+          png: bool, trace: bool, device: str, batch_size: int | None,
+          settings: tuple[str, ...]) -> None:  # fmt: skip
+    """Craft adversarial images with ATTACK; --set overrides its options (--set fusion=ens-loss).
+
+    Surrogates that are built (--build lgv --set build.lr=0.1) are compared with the models they come from.
+    """
+    from advens.benchmarks.craft import PLAIN, craft_images, suite_for
     from advens.benchmarks.suite import parse_settings
 
     suite = suite_for(
         attack, _names(surrogates, "--surrogates"), data, norm=norm, eps=eps, steps=steps, targeted=targeted,
-        seed=seed, options=parse_settings(settings), batch_size=batch_size,
+        seed=seed, options=parse_settings(settings), batch_size=batch_size, build=build, train=train,
+        targets=_names(targets, "--targets") if targets else (),
     )  # fmt: skip
     made = craft_images(
         suite, out, device=resolve_device(device), png=png, trace=trace, progress=_progress()
     )
     verb = "reach the wanted class on" if targeted else "fool"
-    for name, rate in made.fooled.items():
-        click.echo(f"{rate:6.1%} of the images {verb} {name} (a surrogate)")
+    plain = made.fooled.get(PLAIN, {})
+    for name, rate in made.fooled["surrogates"].items():
+        beside = f"; on the plain surrogates {plain[name]:.1%}" if plain else ""
+        known = f" ({'a surrogate' if not plain else 'built from it'})" if name in made.surrogates else ""
+        click.echo(f"{rate:6.1%} of the images {verb} {name}{known}{beside}")
+    if made.same_images:
+        click.echo("surrogates were built on the images that are attacked; --train DATA builds on others")
     where = f"{out}/images and {out}/examples" if png else f"{out}/examples"
     click.echo(f"{made.images} images in {where}{f', traces in {out}/traces' if trace else ''}")
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from advens.benchmarks.building import TRAINING, Build
 from advens.benchmarks.executors import execute
 from advens.benchmarks.plan import Cell, make_plan
 from advens.benchmarks.progress import Progress
@@ -21,21 +22,34 @@ from advens.errors import InputError, RunError
 from advens.results.files import os_errors
 from advens.results.store import RunStore, is_whole, read_table
 
+PLAIN = "plain"
+"""The set of the models that surrogates were built from, beside the set ``surrogates``."""
+
 
 @dataclass(frozen=True)
 class Crafted:
-    """What was crafted: where, how many images, and the mean fooling rate of the surrogates."""
+    """What was crafted.
+
+    Args:
+        directory: where.
+        images: how many, without those of the plain surrogates.
+        fooled: part of the images that fool a model, by set of surrogates and model.
+        surrogates: the models of the sets.
+        same_images: whether surrogates were built on the images that are attacked.
+    """
 
     directory: Path
     images: int
-    fooled: dict[str, float]
+    fooled: dict[str, dict[str, float]]
+    surrogates: frozenset[str]
+    same_images: bool
 
 
 def craft_images(
     suite: Suite, directory: Path, *, device: str, png: bool, trace: bool = False,
     progress: Progress | None = None,
 ) -> Crafted:
-    """Craft a suite of one attack and one set into ``examples/`` (parquet) and ``images/`` (PNG).
+    """Craft a suite of one attack into ``examples/`` (parquet); its first set into ``images/`` (PNG), too.
 
     Raises:
         InputError: as a run. RunError: the attack failed.
@@ -45,7 +59,11 @@ def craft_images(
 
     progress, store = progress or Progress(), RunStore(directory)
     data = load_data(suite.source)
-    plan = make_plan(suite, data, held_out=False, progress=progress, device=device)
+    build = next((each for each in suite.surrogates.values() if isinstance(each, Build)), None)
+    same = build is not None and build.source == suite.source
+    if build is not None and same and getattr(build.builder(), "calibrates", False):
+        raise InputError(f"builder '{build.build}' may not see the images that are attacked: give --train")
+    plan = make_plan(suite, data, held_out=False, apart=not same, progress=progress, device=device)
     if store.suite.is_file():
         raise InputError(f"{directory} holds a run; give another --out")
     workshop.cache_clear()  # models and data may have changed since an earlier run of this process
@@ -62,19 +80,23 @@ def craft_images(
                     raise outcome
                 advance(task.title)
         shop, files = workshop(device), png_names(data.sample_ids)
-        names = next(iter(plan.sets.values()))
-        wrong = dict.fromkeys(names, 0)
+        first, surrogates = next(iter(plan.sets)), {m for models in plan.sets.values() for m in models}
+        wrong: dict[str, Counter[str]] = {name: Counter() for name in plan.sets}
         for cell in plan.cells:
             table = read_table(store.examples_path(cell.key), "examples")
             pixels = stored_pixels(table)
-            if png:
+            if png and cell.surrogates == first:
                 ids = table.column("sample_id").to_pylist()
                 _write_pngs(directory / "images", [files[name] for name in ids], pixels)
             aim = table.column("target_label" if suite.threat.targeted else "label").to_numpy()
-            for model in shop.models.get(names):
+            for name in plan.targets:
+                (model,) = shop.models.get([name])
                 hit = predict(shop, model, pixels, suite.batch_size) == aim
-                wrong[model.name] += int(hit.sum() if suite.threat.targeted else (~hit).sum())
-    return Crafted(directory, len(data), {name: count / len(data) for name, count in wrong.items()})
+                wrong[cell.surrogates][name] += int(hit.sum() if suite.threat.targeted else (~hit).sum())
+    fooled = {
+        each: {name: wrong[each][name] / len(data) for name in plan.targets} for each in plan.sets
+    }
+    return Crafted(directory, len(data), fooled, frozenset(surrogates), same)
 
 
 def suite_for(
@@ -89,16 +111,40 @@ def suite_for(
     seed: int,
     options: dict[str, object],
     batch_size: int | None,
+    targets: Sequence[str] = (),
+    build: str | None = None,
+    train: str | None = None,
 ) -> Suite:
-    """The suite of one attack on one surrogate set, every image a target's to be."""
+    """The suite of one attack on one surrogate set.
+
+    Args:
+        options: of the attack; those that begin with ``build.`` are the builder's.
+        targets: models to try the images on, beside the surrogates.
+        build: a builder, or ``none``; that of the attack by default. The models it starts from
+            are attacked, too, to compare.
+        train: what the builder trains on; by default the embedded models' training data, else ``data``.
+    """
+    from advens.attacks.registry import attack_info
+
+    chosen = build if build is not None else attack_info(attack).builder
+    chosen = "" if chosen == "none" else chosen
+    inner = {key[6:]: options.pop(key) for key in list(options) if key.startswith("build.")}
+    if not chosen and (inner or train):
+        raise InputError(f"attack '{attack}' builds no surrogates: --train and build.* go with --build")
+    sets: dict[str, object] = {"surrogates": list(surrogates)}
+    if chosen:
+        known = {TRAINING.get(name.partition(":")[0]) for name in surrogates}
+        source = train or (known.pop() if len(known) == 1 else None) or data
+        sets = {"surrogates": {"build": chosen, "model": list(surrogates), "data": source, **inner}}
+        sets[PLAIN] = list(surrogates)
     return from_table(
         {
             "name": "craft",
             "data": data,
             "seeds": [seed],
-            "targets": list(surrogates),
+            "targets": [*surrogates, *targets],
             "threat": {"norm": norm, "eps": eps, "steps": steps, "targeted": targeted},
-            "surrogates": {"surrogates": list(surrogates)},
+            "surrogates": sets,
             "attacks": [{**options, "name": attack}],
             "batch_size": batch_size,
         },
@@ -134,4 +180,4 @@ def _write_pngs(folder: Path, files: Sequence[str], pixels: object) -> None:
                 path.write_bytes(encoded.getvalue())
 
 
-__all__ = ["Cell", "Crafted", "craft_images", "suite_for"]
+__all__ = ["PLAIN", "Cell", "Crafted", "craft_images", "suite_for"]

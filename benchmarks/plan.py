@@ -148,15 +148,20 @@ def make_plan(
     data: Dataset,
     *,
     held_out: bool = True,
+    apart: bool = True,
     progress: Progress | None = None,
     device: str = "cpu",
 ) -> Plan:
-    """The cells of a suite, each with the hash of all that determines it; builds what must be built."""
+    """The cells of a suite, each with the hash of all that determines it; builds what must be built.
+
+    Args:
+        apart: whether building on images that are attacked is refused.
+    """
     held_out = held_out and suite.goal == "transfer"
     wanted = {name: each for name, each in suite.surrogates.items() if isinstance(each, Build)}
     if wanted:
         outline(suite, held_out)  # mistakes first
-    seen = outline(suite, held_out, build_sets(wanted, data, progress, device))
+    seen = outline(suite, held_out, build_sets(wanted, data if apart else None, progress, device))
     names = dict.fromkeys([*(m for models in seen.sets.values() for m in models), *seen.targets])
     cards = {name: describe(name) for name in names}
     _check_classes(suite, cards, data)

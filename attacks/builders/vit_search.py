@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, field_validator
@@ -56,6 +56,8 @@ class ViTSearch(Strategies):
     attack: str = "vit-ensemble"
     eps: float | str = "16/255"
     steps: Count = 10
+    calibrates: ClassVar[bool] = True
+    """It judges transfer: the images it sees may not be attacked."""
 
     @field_validator("eps")
     @classmethod

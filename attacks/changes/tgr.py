@@ -65,9 +65,10 @@ class TGR:
             dim = 1 if isinstance(module, nn.Conv2d) else -1
             on_gradient(value, lambda g: _per_channel(g, dim) * self.mlp)
 
+        found, ends = attentions(model, "tgr"), mlp_ends(model, "tgr")  # refused before anything is changed
         seams = Seams(scores=scores, attention=attention, values=qkv)
-        handles = [within(model, each, "tgr", seams) for each in attentions(model, "tgr")]
-        return [*handles, *(end.register_forward_hook(mlp) for end in mlp_ends(model, "tgr"))]
+        handles = [within(model, each, "tgr", seams) for each in found]
+        return [*handles, *(end.register_forward_hook(mlp) for end in ends)]
 
 
 def without_tokens(g: Tensor) -> Tensor:

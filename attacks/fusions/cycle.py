@@ -51,7 +51,7 @@ class Cycle:
         return Passes(count, count)
 
 
-@recipe("lgv", symbol="LGV", family="surrogate", paper=PAPER, year=2022)
+@recipe("lgv", symbol="LGV", family="surrogate", paper=PAPER, year=2022, builder="lgv")
 def LongitudinalAttack() -> ComposedAttack:
     """50 steps of eps/10 at eps 4/255, one surrogate a step; made for those of the builder ``lgv``."""
     return ComposedAttack(

@@ -44,7 +44,8 @@ class Reweighted:
         return Passes(surrogates * gradients, surrogates * gradients)
 
 
-@recipe("vit-ensemble", symbol="ViTEnsemble", family="surrogate", paper=PAPER, year=2025)
+@recipe("vit-ensemble", symbol="ViTEnsemble", family="surrogate", paper=PAPER, year=2025,
+        builder="vit-augment")  # fmt: skip
 def ViTEnsembleAttack() -> ComposedAttack:
     """Momentum, steps of 2 eps/T, reweighted surrogates; made for those of the builder ``vit-augment``."""
     return ComposedAttack(

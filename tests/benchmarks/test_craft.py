@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from advens.attacks.parts import PARTS, part
 from advens.benchmarks.craft import png_names
 from advens.datasets import load_data
-from advens.results.store import RunStore, read_table
+from advens.models import load_model
+from advens.results.store import RunStore, read_cell, read_table
 
 PAIR = "toys:centroid?seed=1,toys:centroid?seed=2"
 
@@ -192,3 +196,71 @@ def test_a_trace_is_written_on_request(tmp_path: Path) -> None:
     assert len(losses) == 2 * 4 * 2
     assert set(losses["surrogate"]) == {"digits:mambaout", "digits:convnext"}
     assert trace[trace["what"] == "cosine"]["surrogate"].isna().all()
+
+
+@pytest.fixture
+def pair() -> Iterator[None]:
+    """A builder of two models, whatever it gets."""
+
+    @part("builder", "pair")
+    class Pair:
+        """Two models.
+
+        Args:
+            first: seed of the first.
+        """
+
+        first: int = 7
+
+        def members(self, models: int) -> int:
+            return 2
+
+        def build(self, models: Any, data: Any, **more: Any) -> list[Any]:
+            return [load_model(f"toys:centroid?seed={self.first + i}") for i in range(2)]
+
+    yield
+    del PARTS["builder"].entries["pair"]
+
+
+BASE = ("--surrogates", "toys:centroid?seed=1", "--data", "digits:test?limit=6", "--no-png")
+
+
+@pytest.mark.usefixtures("pair")
+def test_surrogates_built_first(advens: Any, tmp_path: Path) -> None:
+    more = "--build", "pair", "--train", "digits:train?limit=4", "--targets", "toys:centroid?seed=3"
+    said = advens(
+        "craft", "fgsm", *BASE, *more, "--set", "build.first=9", "--out", tmp_path / "out"
+    ).done()
+    lines = said.out.splitlines()
+    assert "toys:centroid?seed=1 (built from it); on the plain surrogates " in lines[0]
+    assert "toys:centroid?seed=3; on the plain surrogates " in lines[1]
+    store = RunStore(tmp_path / "out")
+    told = {tuple(read_cell(store.examples_path(cell))["surrogate_specs"]) for cell in store.cells()}
+    assert told == {
+        ("toys:centroid?seed=1",), ("toys:centroid?seed=9", "toys:centroid?seed=10"),
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("pair")
+def test_on_the_images_that_are_attacked(advens: Any, tmp_path: Path) -> None:
+    note = "surrogates were built on the images that are attacked"
+    assert note in advens("craft", "fgsm", *BASE, "--build", "pair", "--out", tmp_path / "a").done().out
+    given = "--train", "digits:test?limit=9"
+    said = advens("craft", "fgsm", *BASE, "--build", "pair", *given, "--out", tmp_path / "b").refused()
+    assert "6 of the images" in said
+    said = advens("craft", "fgsm", *BASE, "--build", "vit-search", "--out", tmp_path / "c").refused()
+    assert "give --train" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--build", "pear"), "unknown builder 'pear'"),
+        (("--train", "digits:train"), "builds no surrogates"),
+        (("--set", "build.lr=0.1"), "builds no surrogates"),
+        (("--targets", ","), "--targets names nothing"),
+    ],
+)
+def test_mistakes_about_builders(advens: Any, tmp_path: Path, more: Any, words: str) -> None:
+    assert words in advens("craft", "fgsm", *BASE, *more, "--out", tmp_path / "out").refused()
+    assert not (tmp_path / "out").exists()
