@@ -110,12 +110,13 @@ def split(name: str) -> tuple[list[tuple[str, str]], str]:
     prefixes: list[tuple[str, str]] = []
     rest = name
     while rest not in RECIPES:
-        token, dash, tail = rest.partition("-")
-        kind = next((kind for kind in PREFIXES if token in PARTS[kind]), None)
-        if not dash or kind is None:
+        words = rest.split("-")
+        heads = ("-".join(words[:end]) for end in range(1, len(words)))  # "di" before "head-drop"
+        found = next(((kind, head) for head in heads for kind in PREFIXES if head in PARTS[kind]), None)
+        if found is None:
             raise unknown("attack", name, RECIPES)
-        prefixes.append((kind, token))
-        rest = tail
+        prefixes.append(found)
+        rest = rest[len(found[1]) + 1 :]
     return prefixes, rest
 
 

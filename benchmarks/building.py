@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ class Build(BaseModel):
         build: the builder.
         model: what it starts from, with wildcards.
         data: what it trains on or calibrates with; never the images that are attacked.
-        seed: of the builder's randomness.
+        seed: of the builder's randomness; without one, the set is built anew for every seed of the suite.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -34,7 +34,7 @@ class Build(BaseModel):
     build: str
     model: list[str] | str
     data: str | None = None
-    seed: int = Field(0, ge=0)
+    seed: int | None = Field(None, ge=0)
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -66,13 +66,15 @@ class Build(BaseModel):
 
 def build_sets(
     wanted: Mapping[str, Build],
+    seeds: Sequence[int],
     attacked: Dataset | None,
     progress: Progress | None = None,
     device: str = "cpu",
-) -> dict[str, tuple[str, ...]]:
-    """Names of the members of every set, as `load_model` finds them; what is cached is not built again.
+) -> dict[tuple[str, int], tuple[str, ...]]:
+    """The members of every set for every seed, by name; what is cached is not built again.
 
     Args:
+        seeds: of the suite.
         attacked: images that nothing may be built on.
 
     Raises:
@@ -82,7 +84,7 @@ def build_sets(
     from advens.datasets import load_data
     from advens.models import load_model
 
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[tuple[str, int], tuple[str, ...]] = {}
     bars = progress or Bars()
     trained_on = {name: load_data(each.source) for name, each in wanted.items()}
     for name, data in trained_on.items():
@@ -95,10 +97,13 @@ def build_sets(
         models = [load_model(model).to(device) for model in each.models]
         builder = each.builder()
         ticks = getattr(builder, "ticks", builder.members)(len(models))
-        with bars.task(f"building {name}", ticks) as say:
-            told = partial(_tell, say, each.build)
-            made = builder.build(models, trained_on[name], seed=each.seed, progress=told)
-        found[name] = tuple(model.name for model in made)
+        ways = list(dict.fromkeys(seeds if each.seed is None else [each.seed]))
+        with bars.task(f"building {name}", ticks * len(ways)) as say:
+            for seed in ways:
+                told = partial(_tell, say, f"{each.build}, seed {seed}")
+                made = builder.build(models, trained_on[name], seed=seed, progress=told)
+                found[name, seed] = tuple(model.name for model in made)
+        found |= {(name, seed): found[name, ways[0]] for seed in seeds if (name, seed) not in found}
     return found
 
 

@@ -219,6 +219,7 @@ def _only(suite: Suite, only: str | None) -> Suite:
 
 
 def _print_outline(suite: Suite) -> None:
+    from advens.benchmarks.building import Build
     from advens.benchmarks.plan import outline
 
     seen = outline(suite)
@@ -226,7 +227,10 @@ def _print_outline(suite: Suite) -> None:
         f"suite      {suite.name}: {suite.threat.norm} {suite.threat.eps}, data {suite.source}"
     )
     for name, models in seen.sets.items():
-        click.echo(f"surrogates {name}: {', '.join(models)}")
+        wanted = suite.surrogates.get(name)
+        if isinstance(wanted, Build):
+            made = f"{len(models)} by '{wanted.build}' of {', '.join(wanted.models)}, on {wanted.source}"
+        click.echo(f"surrogates {name}: {made if isinstance(wanted, Build) else ', '.join(models)}")
     for target in seen.targets:
         inside = [name for name, models in seen.sets.items() if target in models]
         click.echo(

@@ -161,8 +161,13 @@ def make_plan(
     wanted = {name: each for name, each in suite.surrogates.items() if isinstance(each, Build)}
     if wanted:
         outline(suite, held_out)  # mistakes first
-    seen = outline(suite, held_out, build_sets(wanted, data if apart else None, progress, device))
-    names = dict.fromkeys([*(m for models in seen.sets.values() for m in models), *seen.targets])
+    built = build_sets(wanted, suite.seeds, data if apart else None, progress, device)
+    seen = outline(suite, held_out, {name: built[name, suite.seeds[0]] for name in wanted})
+    each = {
+        (name, seed): built.get((name, seed), models)
+        for name, models in seen.sets.items() for seed in suite.seeds
+    }  # fmt: skip
+    names = dict.fromkeys([*(m for models in each.values() for m in models), *seen.targets])
     cards = {name: describe(name) for name in names}
     _check_classes(suite, cards, data)
     plan = Plan(suite, seen.sets, cards, seen.targets, ())
@@ -173,6 +178,7 @@ def make_plan(
     cells: dict[tuple[str, str, int, tuple[int, int]], Cell] = {}
     for (label, name), stage in seen.stages.items():
         for seed, shard in product(suite.seeds, shards):
+            models = each[name, seed]
             before = cells[(stage.after, name, seed, shard)].key if stage.after else ""
             cells[(label, name, seed, shard)] = Cell(
                 suite=suite.name,
@@ -180,8 +186,8 @@ def make_plan(
                 family=stage.family,
                 params=stage.attack.spec,
                 surrogates=name,
-                specs=seen.sets[name],
-                digests=tuple(cards[model].digest for model in seen.sets[name]),
+                specs=models,
+                digests=tuple(cards[model].digest for model in models),
                 seed=seed,
                 shard=shard,
                 data=suite.source,
@@ -190,10 +196,10 @@ def make_plan(
                 shard_size=suite.shard,
                 goal=suite.goal,
                 after=before,
-                bases=tuple(dict.fromkeys(b for m in seen.sets[name] for b in cards[m].bases)),
+                bases=tuple(dict.fromkeys(b for m in models for b in cards[m].bases)),
             )
-    for name in seen.sets:
-        digests = {d for m in seen.sets[name] for d in (cards[m].digest, *cards[m].bases)}
+    for (name, _), models in each.items():
+        digests = {d for m in models for d in (cards[m].digest, *cards[m].bases)}
         if held_out and all(cards[target].digest in digests for target in seen.targets):
             raise InputError(
                 f"suite '{suite.name}': every target has the weights of a surrogate of '{name}'; "

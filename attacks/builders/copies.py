@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from advens.attacks.builders.build import Progress
 from advens.attacks.builders.fields import Count
-from advens.attacks.changes import Moment
+from advens.attacks.changes import Moment, attached
 from advens.attacks.changes.source import ChangedModel
 from advens.attacks.parts import from_spec, part
 from advens.classifier import Classifier
@@ -124,9 +124,8 @@ def copied(
     for model, lists in wanted:
         for member, each in enumerate(lists):
             copy = ChangedModel(model, each, member) if each else model
-            for change in each:
-                for handle in change.attach(model, Moment()):  # refused here, by name
-                    handle.remove()
+            with attached(model, each, Moment()):
+                pass  # refused here, by name
             made.append(copy)
             if progress is not None:
                 progress(len(made), total)

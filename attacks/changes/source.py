@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from advens.attacks.changes import Changed, ModelChange
+from advens.attacks.changes import Changed, ModelChange, Moment, attached
 from advens.attacks.parts import from_spec, name_of, options, to_spec
 from advens.classifier import Classifier, borrowed
 from advens.digest import value_digest
@@ -61,9 +61,16 @@ def name(base: str, changes: Sequence[Any], member: int) -> str:
 
 
 def load(spec: Spec) -> ChangedModel:
-    """The copy, on the CPU. Raises InputError for an unknown change, option or model."""
-    changes, member, base = _parsed(spec)
-    model = ChangedModel(load_model(base), changes, member)
+    """The copy, on the CPU.
+
+    Raises:
+        InputError: an unknown change, option or model, or one with nothing to change.
+    """
+    changes, member, of = _parsed(spec)
+    base = load_model(of)
+    with attached(base, changes, Moment()):
+        pass  # refused here, by the model's name
+    model = ChangedModel(base, changes, member)
     model.name = spec.text
     return model
 

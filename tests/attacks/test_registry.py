@@ -43,6 +43,12 @@ def test_names() -> None:
     assert advens.list_attacks("pgd") == ["pgd"]
 
 
+def test_parts_with_dashes_compose() -> None:
+    attack = composed("head-drop-di-token-mix-mifgsm")
+    assert [part.part_name for part in attack.changes] == ["head-drop", "token-mix"]
+    assert [part.part_name for part in attack.transforms] == ["di"]
+
+
 def test_compositions() -> None:
     attack = composed("di-ti-mi-ens-logits")
     assert attack.transforms == (DI(),)

@@ -143,3 +143,10 @@ def test_images_of_one_name_may_differ() -> None:
     assert images_of_both(one, other) == 0
     other.sample_ids = one.sample_ids  # another data set may number its images alike
     assert images_of_both(one, other) == 0
+
+
+def test_built_anew_for_every_seed(advens: Any, suite: Any, tmp_path: Any, twins: Any) -> None:
+    sets = {"two": BUILT, "fixed": BUILT | {"first": 30, "seed": 5}}
+    path = suite(surrogates=sets, targets=["toys:centroid?seed=4"], seeds=[0, 1])
+    advens("run", path, "--out", tmp_path / "run").done()
+    assert [seed for _, _, seed in twins] == [0, 1, 5]
