@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -72,6 +73,8 @@ def main() -> None:
 
 def invoke(args: list[str]) -> int:
     """The exit code of a command line; errors are one line on stderr."""
+    # batches of every size would fill the default cache of 1,024 with some hundred MiB
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     try:
         result = cli.main(args, prog_name="advens", standalone_mode=False)
         return result if isinstance(result, int) else 0

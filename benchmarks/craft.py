@@ -54,7 +54,7 @@ def craft_images(
     Raises:
         InputError: as a run. RunError: the attack failed.
     """
-    from advens.benchmarks.work import predict
+    from advens.benchmarks.predictions import predict, voices
     from advens.benchmarks.workshop import workshop
 
     progress, store = progress or Progress(), RunStore(directory)
@@ -81,7 +81,7 @@ def craft_images(
                 advance(task.title)
         shop, files = workshop(device), png_names(data.sample_ids)
         first, surrogates = next(iter(plan.sets)), {m for models in plan.sets.values() for m in models}
-        wrong: dict[str, Counter[str]] = {name: Counter() for name in plan.sets}
+        wrong = {name: dict.fromkeys(plan.targets, 0.0) for name in plan.sets}
         for cell in plan.cells:
             table = read_table(store.examples_path(cell.key), "examples")
             pixels = stored_pixels(table)
@@ -90,9 +90,10 @@ def craft_images(
                 _write_pngs(directory / "images", [files[name] for name in ids], pixels)
             aim = table.column("target_label" if suite.threat.targeted else "label").to_numpy()
             for name in plan.targets:
-                (model,) = shop.models.get([name])
-                hit = predict(shop, model, pixels, suite.batch_size) == aim
-                wrong[cell.surrogates][name] += int(hit.sum() if suite.threat.targeted else (~hit).sum())
+                for voice in voices(shop.models.get([name])[0]):
+                    hit = predict(shop, voice.model, pixels, suite.batch_size) == aim
+                    broken = hit if suite.threat.targeted else ~hit
+                    wrong[cell.surrogates][name] += voice.weight * int(broken.sum())
     fooled = {
         each: {name: wrong[each][name] / len(data) for name in plan.targets} for each in plan.sets
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from advens.benchmarks import work
 from advens.benchmarks.plan import Cell
+from advens.benchmarks.predictions import Voice, logits_of, sample_rows, voices
 from advens.benchmarks.progress import Progress
 from advens.benchmarks.workshop import Workshop
 from advens.digest import value_digest
@@ -73,16 +75,17 @@ class _Clean:
     def __init__(self, shop: Workshop) -> None:
         self.shop = shop
         self._shard: tuple[str, tuple[int, int]] | None = None
-        self._logits: dict[str, Tensor] = {}
+        self._logits: dict[tuple[str, int | None], Tensor] = {}
 
-    def logits(self, cell: Cell, target: str) -> Tensor:
+    def logits(self, cell: Cell, target: str, voice: Voice) -> Tensor:
         """Logits (N, classes) on the clean images of the cell's shard."""
         if self._shard != (cell.data, cell.shard):
             self._shard, self._logits = (cell.data, cell.shard), {}
-        if target not in self._logits:
-            model, pixels = self.shop.models.get([target])[0], self.shop.shard(cell.data, *cell.shard).pixels
-            self._logits[target] = work.logits_of(self.shop, model, pixels, None)
-        return self._logits[target]
+        key = target, voice.member
+        if key not in self._logits:
+            pixels = self.shop.shard(cell.data, *cell.shard).pixels
+            self._logits[key] = logits_of(self.shop, voice.model, pixels, None)
+        return self._logits[key]
 
 
 def _shard(store: RunStore, name: str) -> list[int]:
@@ -174,38 +177,53 @@ def _rows(
     audit: Audit,
 ) -> Iterator[str]:
     """What is wrong with the stored rows of one cell and target."""
-    stored = read_table(store.samples_path(cell.key, key), "samples")
-    if stored.num_rows != table.num_rows:  # type: ignore[attr-defined]
-        yield f"{stored.num_rows} rows in {cell.key}.{key}, not one for every image"
+    stored, n = read_table(store.samples_path(cell.key, key), "samples"), len(pixels)
+    if stored.num_rows == 0:
+        yield f"no rows in {cell.key}.{key}"
         return
     target = stored.column("target")[0].as_py()
-    shop = clean.shop
-    model = shop.models.get([target])[0]
+    model = clean.shop.models.get([target])[0]
+    answering = voices(model)
+    if stored.num_rows != n * len(answering):
+        yield f"{stored.num_rows} rows in {cell.key}.{key}, not {len(answering)} for every image"
+        return
     if value_digest([target, model.digest], 16) != key:
         yield f"the weights of {target} are not those that were evaluated"
         return
-    clean_logits = clean.logits(cell, target)
-    adv_logits = work.logits_of(shop, model, pixels, None)
     audit.rows += stored.num_rows
-    predictions = {}
-    for what, logits in (("clean_pred", clean_logits), ("adv_pred", adv_logits)):
+    for k, voice in enumerate(answering):
+        found = {
+            "clean_pred": clean.logits(cell, target, voice),
+            "adv_pred": logits_of(clean.shop, voice.model, pixels, None),
+        }
+        known = cell.knows(model.digest)
+        yield from _voice(cell, table, target, voice, stored.slice(k * n, n), found, known, audit)
+
+
+def _voice(
+    cell: Cell,
+    table: object,
+    target: str,
+    voice: Voice,
+    stored: Any,
+    found: dict[str, Tensor],
+    white_box: bool,
+    audit: Audit,
+) -> Iterator[str]:
+    """What is wrong with the stored rows of one voice, whose logits were found to be these."""
+    predictions = []
+    for what, logits in found.items():
         given = torch.from_numpy(stored.column(what).to_numpy().copy())
-        found = logits.argmax(1)
+        says = logits.argmax(1)
         gap = logits.amax(1) - logits.gather(1, given.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
-        near = (found != given) & (gap < BORDERLINE)
+        near = (says != given) & (gap < BORDERLINE)
         audit.borderline += int(near.sum())
-        wrong = int(((found != given) & ~near).sum())
+        wrong = int(((says != given) & ~near).sum())
         if wrong:
             yield f"{wrong} stored {what} of {target} are not what the model says"
-        predictions[what] = given.numpy()
-    expected = work.sample_rows(
-        cell,
-        table,
-        target,
-        predictions["clean_pred"],
-        predictions["adv_pred"],
-        cell.knows(model.digest),
-    )
+        predictions.append(given.numpy())
+    clean, adversarial = predictions
+    expected = sample_rows(cell, table, target, voice, clean, adversarial, white_box)
     for name, values in expected.items():
         given_values = stored.column(name).to_pylist()
         if given_values != (values.tolist() if isinstance(values, np.ndarray) else _plain(values)):

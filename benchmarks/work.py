@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 import advens
 from advens.benchmarks.plan import Cell, target_labels
+from advens.benchmarks.predictions import clean_predictions, predict, sample_rows, voices
 from advens.benchmarks.traces import trace_bytes, trace_path
-from advens.benchmarks.workshop import Workshop, default_batch, workshop
-from advens.classifier import Classifier
-from advens.errors import InputError, RunError, first_line
+from advens.benchmarks.workshop import default_batch, workshop
+from advens.errors import InputError, RunError
 from advens.results import schema
 from advens.results.store import RunStore, read_table, write_bytes, write_examples, write_table
 from advens.seeding import derive
@@ -103,12 +104,14 @@ class Evaluate:
         """Predicts on clean and stored images, writes one row per image. Returns images."""
         cell, shop, store = self.cell, workshop(device), RunStore(self.directory)
         table = read_table(store.examples_path(cell.key), "examples")
-        clean_pred = clean_predictions(shop, cell.data, cell.shard, self.target, self.batch_size)
-        model = shop.models.get([self.target])[0]
-        adv_pred = predict(shop, model, stored_pixels(table), self.batch_size)
-        rows = sample_rows(cell, table, self.target, clean_pred, adv_pred, self.white_box)
-        write_table(store.samples_path(cell.key, self.target_key), schema.to_table("samples", rows))
-        return len(adv_pred)
+        pixels, tables = stored_pixels(table), []
+        for voice in voices(shop.models.get([self.target])[0]):
+            clean = clean_predictions(shop, cell, self.target, voice, self.batch_size)
+            adversarial = predict(shop, voice.model, pixels, self.batch_size)
+            rows = sample_rows(cell, table, self.target, voice, clean, adversarial, self.white_box)
+            tables.append(schema.to_table("samples", rows))
+        write_table(store.samples_path(cell.key, self.target_key), pa.concat_tables(tables))
+        return len(pixels)
 
 
 def cell_seed(cell: Cell) -> int:
@@ -166,84 +169,6 @@ def stored_pixels(table: Any) -> Tensor:
     if flat.size != table.num_rows * 3 * height * width:
         raise RunError("the stored images are not of the size the table says")
     return torch.from_numpy(flat.reshape(-1, 3, height, width).copy())
-
-
-@torch.inference_mode()
-def logits_of(shop: Workshop, model: Classifier, pixels: Tensor, batch_size: int | None) -> Tensor:
-    """Logits (N, classes) on the CPU, in batches of one size whatever the shard."""
-    from advens.attacks.running import out_of_memory
-
-    size, start, parts = batch_size or default_batch(pixels), 0, []
-    while start < len(pixels):
-        try:
-            out = model(shop.images(pixels[start : start + size]))
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise InputError(f"{model.name} cannot be run: {first_line(error)}") from error
-            if size == 1:
-                raise RunError(f"{model.name}: out of memory with a single image") from error
-            size = (size + 1) // 2
-            continue
-        if out.dim() != 2 or out.shape[1] != model.num_classes:
-            raise InputError(
-                f"{model.name} returned {tuple(out.shape)}, not (N, {model.num_classes}) logits"
-            )
-        parts.append(out.float().cpu())
-        start += size
-    logits = torch.cat(parts)
-    if not torch.isfinite(logits).all():
-        raise InputError(f"{model.name} returned logits that are NaN or infinite")
-    return logits
-
-
-def predict(
-    shop: Workshop, model: Classifier, pixels: Tensor, batch_size: int | None
-) -> np.ndarray:
-    """Predicted classes (N,) int64."""
-    return logits_of(shop, model, pixels, batch_size).argmax(1).numpy()
-
-
-def clean_predictions(
-    shop: Workshop, data: str, shard: tuple[int, int], target: str, batch_size: int | None
-) -> np.ndarray:
-    """A target's predictions on a clean shard, computed once per process."""
-    key = (data, shard, target)
-    if key not in shop.clean:
-        model = shop.models.get([target])[0]
-        shop.clean[key] = predict(shop, model, shop.shard(data, *shard).pixels, batch_size)
-    return shop.clean[key]
-
-
-def sample_rows(
-    cell: Cell, table: Any, target: str, clean: np.ndarray, adv: np.ndarray, white_box: bool
-) -> dict[str, Any]:
-    """Columns of ``samples`` for one cell and target."""
-    n = table.num_rows
-    label = table.column("label").to_numpy()
-    clean_correct = clean == label
-    aim = table.column("target_label")
-    success = adv == aim.to_numpy() if cell.targeted else clean_correct & (adv != label)
-    constant = {
-        "suite": cell.suite,
-        "attack": cell.attack,
-        "attack_params": json.dumps(cell.params, sort_keys=True),
-        "surrogates": cell.surrogates,
-        "seed": cell.seed,
-        "target": target,
-        "cell": cell.key,
-        "white_box": white_box,
-    }
-    return {name: [value] * n for name, value in constant.items()} | {
-        "sample_id": table.column("sample_id").combine_chunks(),
-        "label": label,
-        "target_label": aim.combine_chunks(),
-        "clean_pred": clean,
-        "adv_pred": adv,
-        "clean_correct": clean_correct,
-        "success": success,
-        "linf": table.column("linf").to_numpy(),
-        "l2": table.column("l2").to_numpy(),
-    }
 
 
 def describe_cell(

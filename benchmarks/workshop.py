@@ -23,7 +23,7 @@ class Workshop:
     def __init__(self, device: str) -> None:
         self.device = torch.device(device)
         self.models = ModelPool(self.device)
-        self.clean: dict[tuple[str, tuple[int, int], str], np.ndarray] = {}
+        self.clean: dict[tuple[str, tuple[int, int], str, int | None], np.ndarray] = {}
         self._data: dict[str, Dataset] = {}
         self._shards: OrderedDict[tuple[str, int, int], Batch] = OrderedDict()
 

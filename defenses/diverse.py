@@ -15,6 +15,7 @@ from advens.defenses.plain import Alone
 from advens.defenses.ranges import NonNegative, Several, Whole
 from advens.defenses.registry import defense
 from advens.defenses.training import Batch, Phase, Team, Training
+from advens.errors import InputError
 
 ADAM = Training(lr=1e-3, optimizer="adam")
 
@@ -146,32 +147,73 @@ class FoRDE(Together):
     """Cross-entropies and a repulsion of the members' normalised input gradients.
 
     A member is pushed from the others by an RBF kernel, its bandwidth the median distance, between
-    gradients of the true class's logit. The lengthscales are the identity here; the paper's are the
-    principal components of the training images.
+    gradients of the true class's logit. The paper's kernel stands in the principal components of the
+    training images, an inverse squared lengthscale being the variance along one: members are to differ
+    where images do. Here images lie in [0, 1]; the published code normalises their channels.
 
     Args:
         weight: of the repulsion; the paper's is one over the batch size.
+        pca: a data source, that of the training, whose principal components are taken; they fill a matrix
+            of (CHW, CHW). Without one all lengthscales are 1.
     """
 
     members: Several = 3
     weight: float | None = None
+    pca: str | None = None
     training: Training = Training(weight_decay=5e-4)
 
-    def loss(self, team: Team, batch: Batch) -> Tensor:
+    def phases(self) -> list[Phase]:
+        """One, in which all learn; the components are found at its first update."""
+        from advens.datasets import load_data
+
+        data = None if self.pca is None else load_data(self.pca)
+        found: list[Tensor] = []
+
+        def loss(team: Team, batch: Batch) -> Tensor:
+            if data is not None and not found:
+                images = next(data.batches([slice(0, len(data))])).pixels.float() / 255
+                found.append(principal_axes(images).to(batch.x))
+            return self.loss(team, batch, *found)
+
+        return [Phase("together", range(self.members), loss)]
+
+    def loss(self, team: Team, batch: Batch, axes: Tensor | None = None) -> Tensor:
+        """The loss in the kernel of ``axes``, see `principal_axes`; the identity without them."""
+        wide = batch.x[0].numel()
+        if axes is not None and len(axes) != wide:
+            raise InputError(f"pca: images of {len(axes)} numbers, and {wide} are learned from")
         own = cross_entropy(team.members, batch.x, batch.y)
         units = []
         for member in team.members:
             leaf = batch.x.detach().requires_grad_()
             picked = member(leaf).gather(1, batch.y[:, None]).sum()
             (g,) = torch.autograd.grad(picked, leaf, create_graph=True)
-            units.append(F.normalize(g.flatten(1), dim=1, eps=1e-12))
+            unit = F.normalize(g.flatten(1), dim=1, eps=1e-12)
+            units.append(unit if axes is None else unit @ axes)
         weight = 1 / len(batch.x) if self.weight is None else self.weight
         return own + weight * repulsion(torch.stack(units))
 
 
+def principal_axes(images: Tensor) -> Tensor:
+    """Principal components of images (N, C, H, W), each times the deviation along it, (CHW, CHW) float64.
+
+    ``u @ axes`` are the coordinates of u along the components over the lengthscales: a distance there is
+    ``u^T cov u``.
+    """
+    flat = images.flatten(1)
+    mean = flat.mean(0, dtype=torch.float64)
+    scatter = torch.zeros(flat.shape[1], flat.shape[1], dtype=torch.float64, device=flat.device)
+    for some in flat.split(4096):
+        apart = some.double() - mean
+        scatter.addmm_(apart.T, apart)
+    variances, components = torch.linalg.eigh(scatter / max(1, len(flat) - 1))
+    axes: Tensor = components * variances.clamp_min(0).sqrt()
+    return axes
+
+
 def repulsion(units: Tensor) -> Tensor:
-    """``sum_i log mean_b sum_j exp(-||s_i - s_j||² / h_j)`` of unit gradients (K, N, D); s_j stands still."""
+    """``sum_i log mean_b sum_j exp(-||s_i - s_j||² / h_j)`` of gradients (K, N, D); s_j stands still."""
     k = len(units)
     apart = (units[:, None] - units.detach()[None]).square().sum(-1)  # (i, j, N)
-    width = apart.detach().median(0, keepdim=True).values / math.log(k) + 1e-12
+    width = apart.detach().quantile(0.5, 0, keepdim=True) / math.log(k) + 1e-12  # of two, the mean
     return (-apart / width).exp().sum(1).mean(1).log().sum()

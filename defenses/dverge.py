@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advens.classifier import Classifier
 from advens.defenses.adversaries import ascend, standing
 from advens.defenses.ensembles import Ensemble
-from advens.defenses.losses import cross_entropy
+from advens.defenses.phases import Batch, Phase, Team, Training
 from advens.defenses.ranges import Count, NonNegative, Positive, Several
 from advens.defenses.registry import defense
-from advens.defenses.training import Batch, Phase, Team, Training
-
-LOGITS = ""
+from advens.defenses.stacked import LOGITS, Members, features
 
 
 @defense("dverge", family="diversity", paper="Yang et al., NeurIPS 2020 (DVERGE)", year=2020)
@@ -52,44 +47,46 @@ class DVERGE:
     def phases(self) -> list[Phase]:
         """Alone, then against each other."""
         everyone = range(self.members)
-        return [
-            Phase("alone", everyone, lambda team, batch: cross_entropy(team.members, batch.x, batch.y)),
-            Phase("diversify", everyone, self.loss),
-        ]
+        return [Phase("alone", everyone, self.alone), Phase("diversify", everyone, self.loss)]
+
+    def alone(self, team: Team, batch: Batch) -> Tensor:
+        """``sum_i CE(f_i(x), y)``."""
+        k = len(team.members)
+        with team.together(batch.x, self.training.stacked) as everyone:
+            return k * F.cross_entropy(everyone(repeated(batch.x, k)), batch.y.repeat(k))
 
     def loss(self, team: Team, batch: Batch) -> Tensor:
-        """``sum_i sum_{j != i} CE(f_i(x'_j), y_s)``."""
-        names = layers(team.members[0])
+        """``sum_i sum_{j != i} CE(f_i(x'_j), y_s)``; in every turn each member sees the images of another."""
+        k, names, (x_t, _) = len(team.members), layers(team.members[0]), batch.other()
         layer = names[batch.epoch_draws.integers(len(names), 1, "layer")[0]]
-        x_t, _ = batch.other()
-        felt = [self.distil(member, layer, batch.x, x_t) for member in team.members]
-        losses = []
-        for i, member in enumerate(team.members):
-            for j, x in enumerate(felt):
-                if j != i:
-                    losses.append(F.cross_entropy(member(x), batch.y))
+        others = torch.tensor([[j for j in range(k) if j != i] for i in range(k)])  # (i, turn)
+        y_s = batch.y.repeat(k)
+        with team.together(batch.x, self.training.stacked) as everyone:
+            felt = self.distil(everyone, layer, repeated(batch.x, k), repeated(x_t, k)).unflatten(0, (k, -1))
+            losses = [F.cross_entropy(everyone(felt[turn].flatten(0, 1)), y_s) for turn in others.T]
             if self.adversarial:
-                losses.append(self.adversarial * F.cross_entropy(member(self.pgd(i, member, batch)), batch.y))
-        return torch.stack(losses).sum()
+                losses.append(self.adversarial * F.cross_entropy(everyone(self.pgd(everyone, batch)), y_s))
+        return k * torch.stack(losses).sum()
 
-    def distil(self, member: Classifier, layer: str, x_s: Tensor, x_t: Tensor) -> Tensor:
-        """An image near ``x_s`` (N, C, H, W) whose features in ``member`` are those of ``x_t``."""
-        with standing([member], train_mode=self.train_mode):
+    def distil(self, f: nn.Module, layer: str, x_s: Tensor, x_t: Tensor) -> Tensor:
+        """An image near ``x_s`` (N, C, H, W) whose features in ``f`` are those of ``x_t``."""
+        with standing([f], train_mode=self.train_mode):
             with torch.no_grad():
-                wanted = features(member, x_t, layer)
+                wanted = features(f, x_t, layer)
             return ascend(
-                lambda z: -(features(member, z, layer) - wanted).flatten(1).square().sum(1),
+                lambda z: -(features(f, z, layer) - wanted).flatten(1).square().sum(1),
                 x_s, x_s, eps=self.eps, steps=self.steps, step_size=self.step_size, momentum=1.0,
             )  # fmt: skip
 
-    def pgd(self, i: int, member: Classifier, batch: Batch) -> Tensor:
-        """The member's own adversarial images."""
-        eps = self.adversarial_eps
-        with standing([member]):
+    def pgd(self, everyone: Members, batch: Batch) -> Tensor:
+        """Every member's own adversarial images, (K N, C, H, W)."""
+        k, eps = len(everyone.members), self.adversarial_eps
+        x, y = repeated(batch.x, k), batch.y.repeat(k)
+        noise = torch.cat([batch.draws.uniform(batch.x, -eps, eps, "pgd", i) for i in range(k)])
+        with standing([everyone]):
             return ascend(
-                lambda z: F.cross_entropy(member(z), batch.y, reduction="none"), batch.x,
-                batch.x + batch.draws.uniform(batch.x, -eps, eps, "pgd", i), eps=eps, steps=self.steps,
-                step_size=self.adversarial_step_size,
+                lambda z: F.cross_entropy(everyone(z), y, reduction="none"), x, x + noise, eps=eps,
+                steps=self.steps, step_size=self.adversarial_step_size,
             )  # fmt: skip
 
     def finish(self, team: Team) -> Ensemble:
@@ -104,30 +101,6 @@ def layers(model: nn.Module) -> list[str]:
     return [*names[:-1], LOGITS]  # the last is the head
 
 
-def features(model: nn.Module, x: Tensor, layer: str) -> Tensor:
-    """What a layer gives for ``x``, (N, ...)."""
-    if layer == LOGITS:
-        out: Tensor = model(x)
-        return out
-    seen: list[Tensor] = []
-    hook = model.get_submodule(layer).register_forward_hook(lambda _, args, given: seen.append(given))
-    try:
-        model(x)
-    finally:
-        hook.remove()
-    return seen[0]
-
-
-@torch.no_grad()
-def diversity(members: Sequence[Classifier], felt: Sequence[Tensor], y_t: Tensor) -> Tensor:
-    """``d(f_i, f_j)``, (K, K): how little j's distilled images look like their target to i, and i's to j.
-
-    Args:
-        felt: each member's distilled images (N, C, H, W).
-        y_t: labels of the targets (N,).
-    """
-    k = len(members)
-    seen = torch.stack([
-        torch.stack([F.cross_entropy(f(x), y_t) for x in felt]) for f in members
-    ])  # fmt: skip
-    return ((seen + seen.T) / 2).fill_diagonal_(0) if k else seen
+def repeated(x: Tensor, k: int) -> Tensor:
+    """The same images for each of k members, (k N, C, H, W)."""
+    return x.repeat(k, 1, 1, 1)

@@ -28,7 +28,8 @@ class Contributions:
         rows: the keys (R rows): suite, attack, surrogates; sorted.
         targets: T names, sorted.
         samples: N image ids, sorted.
-        value: (R, T, N) success on an image, the mean over seeds; nan outside the denominator.
+        value: (R, T, N) success on an image, the mean over seeds, and over the members of a
+            randomized target by their weights; nan outside the denominator.
         evaluated: (R, T) whether there is any sample.
         white_box: (R, T) whether the target is among the surrogates.
         clean_accuracy, robust_accuracy, error_rate: (R, T) over all images and seeds.
@@ -76,8 +77,10 @@ def contributions(samples: pd.DataFrame, denominator: str = "target") -> Contrib
     shape = (len(rows), len(targets), len(names))
     pair = row * shape[1] + target
     place = pair * shape[2] + sample
-    _refuse_twice(samples, place * max(len(seeds), 1) + seed)
+    drawn, members = _codes(samples["member"].fillna(-1))
+    _refuse_twice(samples, (place * max(len(seeds), 1) + seed) * max(len(members), 1) + drawn)
 
+    weight = samples["weight"].to_numpy(float)
     clean = samples["clean_correct"].to_numpy(bool)
     success = samples["success"].to_numpy(bool)
     wrong = samples["adv_pred"].to_numpy() != samples["label"].to_numpy()
@@ -90,16 +93,16 @@ def contributions(samples: pd.DataFrame, denominator: str = "target") -> Contrib
     outcome = np.where(targeted, success, wrong) if denominator == "all" else success
 
     size = int(np.prod(shape))
-    totals = np.bincount(place[counted], minlength=size)
-    sums = np.bincount(place[counted], weights=outcome[counted], minlength=size)
+    totals = np.bincount(place[counted], weights=weight[counted], minlength=size)
+    sums = np.bincount(place[counted], weights=(outcome * weight)[counted], minlength=size)
     value = np.divide(sums, totals, out=np.full(size, np.nan), where=totals > 0).reshape(shape)
 
     def share(flag: Flags) -> Array:
-        sums = np.bincount(pair, weights=flag, minlength=count.size)
+        sums = np.bincount(pair, weights=flag * weight, minlength=count.size)
         rates: Array = np.divide(sums, count, out=np.full(count.size, np.nan), where=count > 0)
         return rates.reshape(shape[:2])
 
-    count = np.bincount(pair, minlength=shape[0] * shape[1])
+    count = np.bincount(pair, weights=weight, minlength=shape[0] * shape[1])
     distinct = np.unique(pair * max(len(seeds), 1) + seed) // max(len(seeds), 1)
     return Contributions(
         rows=rows, targets=targets, samples=names, value=value,

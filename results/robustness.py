@@ -41,10 +41,8 @@ def robustness(samples: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
         raise InputError("no attack of a robustness run is finished here")
     about = cells.drop_duplicates("cell").set_index("cell")
     samples = samples[samples["cell"].isin(about.index)]
-    samples = samples.assign(
-        left=(samples["clean_correct"] & ~samples["success"]).astype(float),
-        model=samples["cell"].map(about["surrogate_specs"].map(lambda specs: specs[0])),
-    )
+    samples = _expected(samples)
+    samples["model"] = samples["cell"].map(about["surrogate_specs"].map(lambda specs: specs[0]))
     rows: list[dict[str, Any]] = []
     notes = _said(cells)
     for (suite, model), found in samples.groupby(["suite", "target"], sort=True, observed=True):
@@ -52,7 +50,7 @@ def robustness(samples: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
         if own.empty:
             continue
         left = own.pivot_table("left", "sample_id", "attack", aggfunc="mean", observed=True)
-        clean = float(own["clean_correct"].mean())
+        clean = float(own["clean"].mean())
         board = [
             _row(suite, model, attack, clean, left[attack], _spent(about, suite, model, attack))
             for attack in left.columns
@@ -68,6 +66,18 @@ def robustness(samples: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     table: pd.DataFrame = pd.DataFrame(rows, columns=COLUMNS)
     table.attrs["notes"] = list(dict.fromkeys(notes))
     return table
+
+
+def _expected(samples: pd.DataFrame) -> pd.DataFrame:
+    """One row per image and cell: the accuracies before and after, expected over a target's members."""
+    shares = samples.assign(
+        clean=samples["clean_correct"] * samples["weight"],
+        left=(samples["clean_correct"] & ~samples["success"]) * samples["weight"],
+    )
+    keys = ["suite", "target", "attack", "seed", "cell", "sample_id"]
+    together = shares.groupby(keys, observed=True, sort=False)[["clean", "left"]].sum()
+    found: pd.DataFrame = together.reset_index()
+    return found
 
 
 def _row(

@@ -42,6 +42,8 @@ _SAMPLES: tuple[_Column, ...] = (
     ("l2", _REAL, "intensity in [0, 1]", "l_2 norm of the stored perturbation"),
     ("cell", _TEXT, "", "cell that crafted the image: the stem of its examples file"),
     ("white_box", _BOOL, "", "the target's weights are a surrogate's, or those it was built from"),
+    ("member?", _INT, "", "of a randomized target: the member whose answer this is; else null"),
+    ("weight", _REAL, "fraction", "how often the target answers so: a member's probability; else 1"),
 )
 
 _EXAMPLES: tuple[_Column, ...] = (

@@ -60,7 +60,7 @@ def test_a_built_set_attacks(advens: Any, suite: Any, tmp_path: Any, rows: Any, 
 
 def test_dry_run_builds_nothing(advens: Any, suite: Any, twins: Any) -> None:
     said = advens("run", suite(surrogates={"two": BUILT}), "--dry-run").done()
-    assert "twins of toys:centroid?seed=1, 1" in said.out
+    assert "surrogates two: 2 by 'twins' of toys:centroid?seed=1, on digits:train?limit=12" in said.out
     assert not twins
 
 

@@ -181,7 +181,7 @@ def test_a_target_that_was_renamed(caught, store):
 def test_rows_that_were_left_out(caught, store, rows):
     path = samples_of(store)
     write_table(path, read_table(path).slice(0, rows))
-    caught(f"{rows} rows")
+    caught(f"{rows or 'no'} rows")
 
 
 @pytest.mark.parametrize("rows", [0, 9])

@@ -45,7 +45,8 @@ def test_the_contract_columns_come_first():
     names = schema.SCHEMAS["samples"].names
     assert ", ".join(names) == (
         "suite, attack, attack_params, surrogates, seed, target, sample_id, label, target_label, "
-        "clean_pred, adv_pred, clean_correct, success, linf, l2, cell, white_box"
+        "clean_pred, adv_pred, clean_correct, success, linf, l2, cell, white_box, "
+        "member, weight"
     )
 
 

@@ -1,0 +1,138 @@
+"""What a defense says about its training: how members learn, who learns in which phase, and from what."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as checked
+from torch import Tensor
+
+from advens.classifier import Classifier
+from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
+from advens.defenses.ranges import Count, NonNegative, Positive, Several
+from advens.defenses.stacked import Members, Stacking, stackable, together
+from advens.seeding import Draws
+
+MILESTONES = (0.5, 0.75)
+"""Parts of a phase after which the learning rate falls to a tenth, in the papers of most defenses."""
+
+
+@checked(frozen=True, config=ConfigDict(extra="forbid"))
+class Training:
+    """How members learn, for all defenses.
+
+    Args:
+        epochs: of every phase.
+        lr: at the beginning.
+        optimizer: ``sgd`` (Nesterov-free momentum 0.9) or ``adam``.
+        weight_decay: of the optimizer.
+        schedule: ``steps``, a tenth after 50 and 75 % of a phase, or ``cosine`` to zero.
+        batch_size: images of one update.
+        augment: strength of the zoo's augmentation (shifts, turns, brightness, noise); 0 is none.
+        stacked: whether members are computed together as one batched kernel a layer, by defenses that
+            can: where it is faster, ``always`` or ``never``. Results are the same up to rounding.
+    """
+
+    epochs: Count = 200
+    lr: Positive = 0.1
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    weight_decay: NonNegative = 1e-4
+    schedule: Literal["steps", "cosine"] = "steps"
+    batch_size: Several = 128
+    augment: NonNegative = 1.0
+    stacked: Stacking = "auto"
+
+    def rate(self, done: float) -> float:
+        """The learning rate after a part of a phase."""
+        if self.schedule == "cosine":
+            return self.lr * (1 + math.cos(math.pi * done)) / 2
+        return self.lr * 0.1 ** sum(done >= milestone for milestone in MILESTONES)
+
+
+@dataclass
+class Batch:
+    """What an objective sees.
+
+    Args:
+        x: images (N, C, H, W) in [0, 1], augmented.
+        y: labels (N,).
+        other: gives a second, independent batch of the same size.
+        draws: random numbers of this update.
+        epoch_draws: random numbers that are the same all epoch.
+        done: the part of the phase that is over.
+    """
+
+    x: Tensor
+    y: Tensor
+    other: Callable[[], tuple[Tensor, Tensor]]
+    draws: Draws
+    epoch_draws: Draws
+    done: float = 0.0
+
+
+@dataclass
+class Team:
+    """The members so far, how often each is drawn, and whether they can be stacked, once that is known."""
+
+    members: list[Classifier]
+    probabilities: Tensor
+    stacks: bool | None = None
+
+    def uniform(self, count: int) -> None:
+        """The first ``count`` members, equally often; the others never."""
+        self.probabilities = torch.zeros(len(self.members), dtype=torch.float64)
+        self.probabilities[:count] = 1 / count
+
+    def together(self, x: Tensor, how: Stacking) -> AbstractContextManager[Members]:
+        """The members as one network, for one update on images like ``x`` (N, C, H, W)."""
+        if self.stacks is None:
+            self.stacks = stackable(self.members, x, how)
+        return together(self.members, stacked=self.stacks)
+
+
+class Objective(Protocol):
+    """The loss of the learners, summed: each learner's gradient is its own."""
+
+    def __call__(self, team: Team, batch: Batch) -> Tensor:
+        """A scalar."""
+        ...
+
+
+@dataclass
+class Phase:
+    """A stretch of training.
+
+    Args:
+        name: of the phase, in the history.
+        learners: members that learn.
+        objective: what they minimise.
+        before: called once before the first epoch.
+        after_epoch: called with the epoch's number from 1 when it is over; may change probabilities.
+    """
+
+    name: str
+    learners: Sequence[int]
+    objective: Objective
+    before: Callable[[Team], None] | None = None
+    after_epoch: Callable[[Team, int, Tensor, Tensor], None] | None = None
+
+
+class Defense(Protocol):
+    """A frozen dataclass of parameters."""
+
+    members: int
+    training: Training
+
+    def phases(self) -> list[Phase]:
+        """In order."""
+        ...
+
+    def finish(self, team: Team) -> Ensemble | RandomizedEnsemble:
+        """The ensemble that was trained."""
+        ...

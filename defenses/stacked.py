@@ -1,0 +1,164 @@
+"""Members of one architecture run together: one after the other, or stacked, every layer one batched kernel.
+
+Either way they are one network of K N rows, of which the first N go through the first member, the next N
+through the second, and so on. Who works with rows need not know how they are computed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from advens.errors import InputError, first_line
+
+Stacking = Literal["auto", "always", "never"]
+
+LOGITS = ""
+"""The layer whose features are the answer."""
+
+
+class Members(nn.Module):
+    """K members as one network of K N rows; in a loop.
+
+    Args:
+        members: share the shape of what they take and give.
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: Tensor, layer: str = LOGITS) -> Tensor:
+        """What a layer of every member gives for its rows of ``x`` (K N, ...), (K N, ...)."""
+        parts = x.chunk(len(self.members))
+        return torch.cat([features(f, part, layer) for f, part in zip(self.members, parts, strict=True)])
+
+    def keep(self) -> None:
+        """Buffers are the members' own."""
+
+
+class Stacked(Members):
+    """The same in one pass, through `torch.func`: gradients reach each member's own parameters.
+
+    Parameters are stacked once, so a stack lives no longer than the weights stay as they are. Buffers
+    are stacked too: batch-norm moves the running statistics of every member in the stack, from where
+    `keep` brings them back.
+
+    Raises:
+        RuntimeError, AttributeError: members are not of one architecture.
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__(members)
+        self.part = Part(members[0])
+        self.weights = {
+            f"model.{name}": torch.stack([f.get_parameter(name) for f in members])
+            for name, _ in members[0].named_parameters()
+        }
+        self.kept = {
+            f"model.{name}": torch.stack([f.get_buffer(name) for f in members])
+            for name, _ in members[0].named_buffers()
+        }
+
+    def forward(self, x: Tensor, layer: str = LOGITS) -> Tensor:
+        """As in a loop. Dropout is refused: its draws would not be those of the loop."""
+        weights = self.weights
+        if not any(p.requires_grad for p in self.parameters()):
+            weights = {name: w.detach() for name, w in weights.items()}
+
+        def one(state: dict[str, Tensor], rows: Tensor) -> Tensor:
+            out: Tensor = functional_call(self.part, state, (rows, layer))
+            return out
+
+        rows = x.unflatten(0, (len(self.members), -1))
+        out: Tensor = torch.vmap(one)(weights | self.kept, rows)
+        return out.flatten(0, 1)
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Give every member its buffers."""
+        for name, stack in self.kept.items():
+            for f, buffer in zip(self.members, stack, strict=True):
+                f.get_buffer(name.removeprefix("model.")).copy_(buffer)
+
+
+class Part(nn.Module):
+    """A network of which one layer is wanted."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, layer: str) -> Tensor:
+        return features(self.model, x, layer)
+
+
+def features(model: nn.Module, x: Tensor, layer: str) -> Tensor:
+    """What a layer gives for ``x``, (N, ...)."""
+    if layer == LOGITS or isinstance(model, Members):
+        out: Tensor = model(x, layer) if layer else model(x)
+        return out
+    seen: list[Tensor] = []
+    hook = model.get_submodule(layer).register_forward_hook(lambda _, args, given: seen.append(given))
+    try:
+        model(x)
+    finally:
+        hook.remove()
+    return seen[0]
+
+
+@contextmanager
+def together(members: Sequence[nn.Module], *, stacked: bool) -> Iterator[Members]:
+    """Members as one network as long as their weights do not change; afterwards they have their buffers."""
+    everyone = Stacked(members) if stacked else Members(members)
+    yield everyone
+    everyone.keep()
+
+
+def faster(x: Tensor) -> bool:
+    """Whether to stack where ``x`` lives: not on a CPU, see `advens.benchmarks.speed.defenses`."""
+    return x.is_cuda
+
+
+def stackable(members: Sequence[nn.Module], x: Tensor, how: Stacking) -> bool:
+    """Whether members are to be stacked: tried once, in double precision, on copies and a few images.
+
+    Args:
+        x: (N, C, H, W); of these the first two.
+
+    Raises:
+        InputError: they should ``always`` be and cannot.
+    """
+    if how == "never" or (how == "auto" and not faster(x)):
+        return False
+    why = differs(members, x[:2])
+    if why is not None and how == "always":
+        raise InputError(f"stacked='always': these members cannot be stacked ({why})")
+    return why is None
+
+
+def differs(members: Sequence[nn.Module], x: Tensor) -> str | None:
+    """What keeps members from being stacked, as far as images ``x`` (N, C, H, W) tell; None if nothing."""
+    if len({tuple(f.state_dict()) for f in members}) > 1:
+        return "they have different parameters"
+    with torch.no_grad(), torch.random.fork_rng():
+        try:
+            found, wanted = (_outcome(members, x, stacked) for stacked in (True, False))
+        except (RuntimeError, AttributeError) as error:
+            return first_line(error)
+    apart = (found - wanted).abs().max()
+    return None if apart <= 1e-9 * wanted.abs().max().clamp_min(1) else f"results change by {apart:.1e}"
+
+
+def _outcome(members: Sequence[nn.Module], x: Tensor, stacked: bool) -> Tensor:
+    """Answers of copies to the same images, and their buffers after that, (numbers,)."""
+    copies = [copy.deepcopy(f).double() for f in members]
+    with together(copies, stacked=stacked) as everyone:
+        answers = everyone(x.double().repeat(len(copies), 1, 1, 1))
+    return torch.cat([t.double().flatten() for t in (answers, *everyone.members.buffers())])
