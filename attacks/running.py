@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from advens.attacks.expectation import expectations
 from advens.attacks.oracle import Job, Passes
 from advens.attacks.tracing import Trace, joined
 from advens.classifier import borrowed
@@ -54,7 +55,8 @@ def run(
 ) -> AttackResult:
     """Attack a shard ``x``, in micro-batches that halve when memory runs out.
 
-    Draws are made for the shard and sliced, so the micro-batch changes no sample's result. The
+    Draws are made for the shard and sliced, so the micro-batch changes no sample's result. Randomized
+    ensembles are attacked in expectation, as one surrogate: nothing depends on a member drawn. The
     caller may be under ``no_grad`` or ``inference_mode``: gradients are on in here.
     """
     if isinstance(models, nn.Module) and not isinstance(models, nn.ModuleList):
@@ -66,11 +68,12 @@ def run(
     traces: list[dict[str, Tensor]] = []
     passes, carried = Passes(0, 0), dict[str, Tensor]()
     start = 0
+    asked = expectations(surrogates)
     with borrowed(surrogates):
         while start < len(x):
             rows = slice(start, start + size)
             job = Job(
-                surrogates, x[rows], y[rows], None if target is None else target[rows],
+                asked, x[rows], y[rows], None if target is None else target[rows],
                 Draws(seed, len(x), rows), x, Trace() if trace else None, carried,
             )  # fmt: skip
             try:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advens.attacks.expectation import is_randomized
 from advens.benchmarks.plan import Cell
 from advens.benchmarks.workshop import Workshop, default_batch
 from advens.classifier import Classifier
@@ -35,7 +36,7 @@ class Voice(NamedTuple):
 
 def voices(model: Any) -> list[Voice]:
     """Who answers for a target: itself, or every member of a randomized ensemble that is ever drawn."""
-    if not (hasattr(model, "members") and hasattr(model, "probabilities")):
+    if not is_randomized(model):
         return [Voice(None, 1.0, model)]
     drawn = zip(model.members, model.probabilities.tolist(), strict=True)
     return [Voice(k, weight, member) for k, (member, weight) in enumerate(drawn) if weight > 0]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advens.attacks.expectation import log_expected
 from advens.classifier import Classifier, borrowed
 from advens.digest import value_digest, weights_digest
 from advens.errors import InputError, nearest
@@ -147,8 +148,7 @@ class RandomizedEnsemble(Together):
 
     def log_expected(self, x: Tensor) -> Tensor:
         """Log of the expected probabilities, (N, num_classes)."""
-        each = self.member_logits(x).log_softmax(-1)
-        return (each + self.probabilities.to(each).log()[:, None, None]).logsumexp(0)
+        return log_expected(self.member_logits(x), self.probabilities)
 
     @torch.no_grad()
     def expected_accuracy(self, x: Tensor, y: Tensor) -> Tensor:

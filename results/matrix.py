@@ -20,9 +20,12 @@ def transfer_matrix(samples: pd.DataFrame, denominator: str = "target") -> pd.Da
         The columns of the ``matrix`` schema, sorted by suite, attack, surrogates, target. ``n`` is
         the number of distinct images in the denominator; with none, ``asr`` is nan and its
         interval (0, 1). ``robust_accuracy`` and ``error_rate`` are over all images, whatever the
-        denominator. ``attrs["denominator"]`` says which.
+        denominator. ``attrs["denominator"]`` says which, ``attrs["randomized"]`` which targets are
+        randomized ensembles, whose rates are expected over their members.
     """
-    return matrix_of(contributions(samples, denominator), denominator)
+    frame = matrix_of(contributions(samples, denominator), denominator)
+    frame.attrs["randomized"] = sorted(set(samples.loc[samples["member"].notna(), "target"]))
+    return frame
 
 
 def matrix_of(parts: Contributions, denominator: str) -> pd.DataFrame:

@@ -162,6 +162,11 @@ def _matrix(frame: pd.DataFrame, fold: int) -> tuple[list[Column], list[Column],
         f"Attack success rate in % over {over}, n = {n}{seeds} [95 % Wilson interval].",
         f"Mean over {held}.{white}",
     ]
+    if drawn := frame.attrs.get("randomized"):
+        lines.append(
+            f"Randomized, expected over the members: {', '.join(text.shorten(drawn))}. Transfer is no adaptive "
+            "attack on these: 'advens robustness' with arc is."
+        )
     return _keys(rows, fold), columns, lines
 
 

@@ -41,7 +41,8 @@ def robustness(samples: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
         raise InputError("no attack of a robustness run is finished here")
     about = cells.drop_duplicates("cell").set_index("cell")
     samples = samples[samples["cell"].isin(about.index)]
-    samples = _expected(samples)
+    randomized = set(samples.loc[samples["member"].notna(), "target"])
+    samples = expected(samples)
     samples["model"] = samples["cell"].map(about["surrogate_specs"].map(lambda specs: specs[0]))
     rows: list[dict[str, Any]] = []
     notes = _said(cells)
@@ -62,13 +63,19 @@ def robustness(samples: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
             board.append(_row(suite, model, WORST, clean, every, {}))
         transferred = found[found["model"] != model]
         notes += _masked(str(model), own, transferred)
+        params = about.loc[own["cell"].unique(), "attack_params"]
+        if model in randomized and not any(dict(each).get("name") == "arc" for each in params):
+            notes.append(
+                f"{model} draws a member for every call; 'arc', made for that, was not run, and the accuracy "
+                "may be overstated"
+            )
         rows += board
     table: pd.DataFrame = pd.DataFrame(rows, columns=COLUMNS)
     table.attrs["notes"] = list(dict.fromkeys(notes))
     return table
 
 
-def _expected(samples: pd.DataFrame) -> pd.DataFrame:
+def expected(samples: pd.DataFrame) -> pd.DataFrame:
     """One row per image and cell: the accuracies before and after, expected over a target's members."""
     shares = samples.assign(
         clean=samples["clean_correct"] * samples["weight"],

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from advens.attacks.expectation import is_randomized, log_expected
 from advens.attacks.whitebox.rows import Rows
 from advens.classifier import device_of
 from advens.errors import InputError, RunError
@@ -214,8 +215,7 @@ class RowOracle:
             return each[0], each
         if self.probabilities is None:
             return each.mean(0), each
-        log_p = self.probabilities.to(each).log()[:, None, None]
-        return torch.logsumexp(each.log_softmax(-1) + log_p, 0), each
+        return log_expected(each, self.probabilities), each
 
     def _look(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
         """`_run`, averaged over ``eot`` passes and counted."""
@@ -276,6 +276,6 @@ class RowOracle:
 
 def _members(models: Sequence[nn.Module]) -> tuple[list[nn.Module], Tensor | None]:
     """Single models, and the probabilities of a randomized ensemble."""
-    if len(models) == 1 and hasattr(models[0], "members") and hasattr(models[0], "probabilities"):
+    if len(models) == 1 and is_randomized(models[0]):
         return list(models[0].members), torch.as_tensor(models[0].probabilities)  # type: ignore[arg-type]
     return list(models), None

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
+import torch
 
+from advens.attacks import create_attack
+from advens.attacks.expectation import Expectation
+from advens.datasets import load_data
 from advens.defenses.ensembles import RandomizedEnsemble
 from advens.models import load_model
 from advens.results.matrix import transfer_matrix
@@ -59,6 +62,12 @@ def test_the_matrix_holds_expectations(run: Path, target: str, rows: Any) -> Non
     assert checked > 0
 
 
+def test_the_board_says_so(advens: Any, run: Path) -> None:
+    said = " ".join(advens("matrix", run).done().out.split())
+    assert "Randomized, expected over the members: " in said
+    assert "no adaptive attack" in said
+
+
 def test_the_audit_looks_at_every_member(advens: Any, run: Path, target: str) -> None:
     advens("verify", run).done()
     store = RunStore(run)
@@ -89,7 +98,9 @@ def test_robustness_boards_hold_expectations(advens: Any, tmp_path: Path, target
     assert table["robust_accuracy"].iloc[0] == pytest.approx(float(left.mean()))
     clean = (samples["clean_correct"] * samples["weight"]).groupby(samples["sample_id"].astype(str)).sum()
     assert table["clean_accuracy"].iloc[0] == pytest.approx(float(clean.mean()))
-    assert isinstance(table, pd.DataFrame)
+    assert not any("overstated" in note for note in table.attrs["notes"])
+    said = advens("robustness", "--model", target, *data, "--attack", "pma", "--out", tmp_path / "b").done()
+    assert "'arc', made for that, was not run" in " ".join(said.out.split())
 
 
 def test_crafting_reports_expectations(advens: Any, tmp_path: Path, target: str) -> None:
@@ -99,3 +110,16 @@ def test_crafting_reports_expectations(advens: Any, tmp_path: Path, target: str)
     ).done()  # fmt: skip
     rates = [float(line.split("%")[0]) / 100 for line in said.out.splitlines()[1:4]]
     assert rates[0] == pytest.approx(0.25 * rates[1] + 0.75 * rates[2], abs=2e-3)
+
+
+def test_attacks_see_the_expectation(target: str) -> None:
+    """The images do not depend on draws: not on calls before, not on micro-batches."""
+    model, data = load_model(target), load_data("digits:test?limit=6")
+    batch = next(data.batches([slice(0, 6)]))
+    x, attack = batch.pixels.float() / 255, create_attack("mifgsm", eps=0.1, steps=3)
+    first = attack.run([model], x, batch.labels).x_adv
+    model(x)
+    assert model.calls == 1, "the attack drew nothing"
+    assert torch.equal(attack.run([model], x, batch.labels, micro_batch=2).x_adv, first)
+    again = attack(Expectation(model), x, batch.labels)
+    assert torch.equal(again, first)
