@@ -26,6 +26,7 @@ COMMANDS = {
     "train": ("advens.defenses.commands:train", "Train an ensemble defense."),
     "attacks": ("advens.attacks.commands:attacks", "List attacks, or show one."),
     "builders": ("advens.attacks.commands:builders", "List surrogate builders, or show one."),
+    "defend": ("advens.benchmarks.defend_command:defend", "Evaluate defenses: transfer, open attacks, cost."),
     "defenses": ("advens.defenses.commands:defenses", "List defenses, or show one."),
     "models": ("advens.commands:models", "List models, or show one."),
     "data": ("advens.commands:data", "List data sources, or show one."),

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advens.attacks.expectation import is_randomized
 from advens.benchmarks import work
 from advens.benchmarks.plan import Cell
 from advens.benchmarks.predictions import Voice, logits_of, sample_rows, voices
@@ -113,9 +114,10 @@ def _cell(store: RunStore, clean: _Clean, name: str, keys: list[str], audit: Aud
     if shop.data(cell.data).fingerprint(slice(*cell.shard)) != cell.fingerprint:
         raise RunError(f"{where}: the data are not those it was crafted on")
     spent = (said.get("forwards_per_sample"), said.get("backwards_per_sample"))
-    if not _possible(spent, cell):
-        raise RunError(f"{where}: the passes it claims are not those of the attack")
     models = shop.models.get(cell.specs)
+    members = sum(len(model.members) if is_randomized(model) else 1 for model in models)  # type: ignore[arg-type]
+    if not _possible(spent, cell, members):
+        raise RunError(f"{where}: the passes it claims are not those of the attack")
     if [model.digest for model in models] != list(cell.digests):
         raise RunError(f"{where}: the weights of its surrogates are not those it was crafted with")
     if dict.fromkeys(base for model in models for base in model.bases) != dict.fromkeys(cell.bases):
@@ -132,11 +134,16 @@ def _cell(store: RunStore, clean: _Clean, name: str, keys: list[str], audit: Aud
         ]
 
 
-def _possible(spent: tuple[float | None, float | None], cell: Cell) -> bool:
-    """Whether passes are the attack's; under ``robustness`` samples leave early, so at most those."""
-    formula = cell.build().passes(len(cell.specs))
+def _possible(spent: tuple[float | None, float | None], cell: Cell, members: int) -> bool:
+    """Whether passes are the attack's; under ``robustness`` samples leave early, so at most those.
+
+    Args:
+        members: of randomized ensembles; attacks in the open count each one's passes.
+    """
+    attack = cell.build()
     if cell.goal == "transfer":
-        return spent == tuple(formula)
+        return spent == tuple(attack.passes(len(cell.specs)))
+    formula = attack.passes(members)
     return spent[1] is not None and 0 <= spent[1] <= formula.backward + 1e-6
 
 

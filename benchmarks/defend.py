@@ -1,0 +1,225 @@
+"""``advens defend``: all that a defense should be asked, in one command and one folder of runs.
+
+Transfer from separately trained surrogates at every budget, attacks in the open at the largest, and what
+is measured of ensembles: diversity, transfer between members, cost. Every part is a run of its own that
+can be continued, verified and looked at with the other commands.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from advens.attacks.expectation import is_randomized
+from advens.benchmarks.progress import Progress
+from advens.benchmarks.runner import Report, run_suite
+from advens.benchmarks.suite import Suite, from_table
+from advens.classifier import Classifier
+from advens.datasets import Dataset, load_data
+from advens.defenses.measures import cost, diversity, transfer_between
+from advens.digest import value_digest
+from advens.errors import InputError, RunError
+from advens.models import expand, load_model
+from advens.results.files import write_bytes
+from advens.results.robustness import expected, robustness
+from advens.results.statistics import wilson
+from advens.results.summary import load
+from advens.threat import Threat, parse_eps
+
+SURROGATES = ("digits:convnext", "digits:resnet-b", "digits:vit-b")
+"""Attackers of defenses of the digits, when nobody says."""
+TRANSFER = ("mifgsm", "di-mi-ens-logits", "mi-smer")
+OPEN: dict[str, dict[str, Any]] = {
+    "pgd": {"name": "pgd-ce", "steps": 50, "restarts": 5}, "pma-plus": {"name": "pma-plus"},
+}  # fmt: skip
+"""Attacks on any model, by label."""
+ADAPTIVE: dict[str, dict[str, Any]] = {"adaptive-pgd": {"name": "adaptive-pgd"}, "arc": {"name": "arc"}}
+"""Those on randomized ensembles, beside."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What defenses are put through.
+
+    Args:
+        defenses: models.
+        data: images that are attacked.
+        surrogates: models that transfer comes from, trained separately.
+        transfer: attacks on these.
+        budgets: l_inf radii of transfer, ascending; attacks in the open have the last.
+        limit: only so many images.
+        seed: of everything.
+        measured: images that diversity and transfer between members are measured on.
+        batch_size: images at once.
+    """
+
+    defenses: tuple[str, ...]
+    data: str
+    surrogates: tuple[str, ...]
+    transfer: tuple[str, ...]
+    budgets: tuple[str, ...]
+    limit: int | None = None
+    seed: int = 0
+    measured: int = 200
+    batch_size: int | None = None
+
+    def suites(self, randomized: Sequence[str]) -> dict[str, Suite]:
+        """The runs by the names of their folders."""
+        common: dict[str, Any] = {
+            "data": self.data, "limit": self.limit, "seeds": [self.seed], "targets": list(self.defenses),
+            "batch_size": self.batch_size,
+        }  # fmt: skip
+        found: dict[str, Suite] = {}
+        for eps in self.budgets:
+            name = f"transfer-{eps.replace('/', '-')}"
+            found[name] = from_table(
+                common | {
+                    "name": name.replace(".", "-"), "threat": {"norm": "linf", "eps": eps},
+                    "surrogates": {"surrogates": list(self.surrogates)},
+                    "attacks": [{"name": attack} for attack in self.transfer],
+                }, name,
+            )  # fmt: skip
+        attacks: list[dict[str, Any]] = [{**entry, "label": label} for label, entry in OPEN.items()]
+        attacks += [
+            {**entry, "label": label, "surrogates": list(randomized)}
+            for label, entry in ADAPTIVE.items() if randomized
+        ]  # fmt: skip
+        found["open"] = from_table(
+            common | {
+                "name": "open", "goal": "robustness", "threat": {"norm": "linf", "eps": self.budgets[-1]},
+                "surrogates": {name: [name] for name in self.defenses}, "attacks": attacks,
+            }, "open",
+        )  # fmt: skip
+        return found
+
+
+def defend(
+    trial: Trial, directory: Path, *, device: str = "cpu", progress: Progress | None = None
+) -> pd.DataFrame:
+    """Do what is missing; one row for every defense, also in ``defenses.parquet``.
+
+    Raises:
+        InputError: a name that cannot be, or a folder that holds another trial.
+        RunError: some cells failed; finished ones are kept.
+    """
+    progress = progress or Progress()
+    models = {name: load_model(name) for name in trial.defenses}
+    suites = trial.suites([name for name, model in models.items() if is_randomized(model)])
+    rows: dict[str, dict[str, Any]] = {name: about(model) for name, model in models.items()}
+    for folder, suite in suites.items():
+        report = run_suite(suite, directory / folder, device=device, progress=progress)
+        _whole(report)
+        samples, cells = load([directory / folder])
+        found = robustness(samples, cells) if folder == "open" else None
+        for name in trial.defenses:
+            if found is None:
+                rows[name] |= transferred(samples, name, str(suite.threat.eps))
+            else:
+                rows[name] |= in_the_open(found[found["model"] == name])
+    data = load_data(suites["open"].source)
+    with progress.task("measuring members", len(models)) as advance:
+        for name, model in models.items():
+            rows[name] |= measured(model.to(device), data, trial, directory / "members")
+            advance(name)
+    table: pd.DataFrame = pd.DataFrame(rows.values())
+    table.to_parquet(directory / "defenses.parquet", index=False)
+    return table
+
+
+def about(model: Classifier) -> dict[str, Any]:
+    """What a defense is."""
+    members = list(getattr(model, "members", ()))
+    kind = "randomized" if is_randomized(model) else "mean" if members else "single"
+    return {"defense": model.name, "kind": kind, "members": max(1, len(members))}
+
+
+def transferred(samples: pd.DataFrame, name: str, eps: str) -> dict[str, Any]:
+    """Accuracy on clean images, and on the worst of each image's transferred ones."""
+    own = expected(samples[samples["target"] == name]).groupby("sample_id", observed=True)
+    left, n = float(own["left"].min().mean()), own.ngroups
+    low, high = wilson(left * n, n)
+    said = {f"transfer {eps}": left, f"transfer {eps} low": float(low), f"transfer {eps} high": float(high)}
+    return {"clean": float(own["clean"].mean().mean()), "n": n} | said
+
+
+def in_the_open(found: pd.DataFrame) -> dict[str, Any]:
+    """Accuracy left by each attack on the model itself, and by all together, transfer not included."""
+    left = dict(zip(found["attack"], found["robust_accuracy"], strict=True))
+    return {f"open {attack}": left.get(attack, float("nan")) for attack in (*OPEN, *ADAPTIVE)} | {
+        "open worst": float(min(left.values()))
+    }
+
+
+def measured(model: Classifier, data: Dataset, trial: Trial, folder: Path) -> dict[str, Any]:
+    """Cost, and of ensembles diversity and transfer between members; kept by what they are of."""
+    eps = parse_eps(trial.budgets[-1])
+    key = value_digest([model.digest, data.digest, trial.measured, eps, trial.seed], 20)
+    path = folder / f"{key}.json"
+    if not path.is_file():
+        found = {"defense": model.name, "flops": _flops(model, data)}
+        members = list(getattr(model, "members", ()))
+        if len(members) > 1:
+            found |= _between(members, data, trial, eps)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, (json.dumps(found, indent=1) + "\n").encode())
+    kept: Mapping[str, Any] = json.loads(path.read_text())
+    return {"diversity": kept.get("diversity"), "shared": kept.get("shared"), "mflops": kept["flops"] / 1e6}
+
+
+def _between(members: Sequence[Classifier], data: Dataset, trial: Trial, eps: float) -> dict[str, Any]:
+    batch = next(data.batches([slice(0, min(len(data), trial.measured))]))
+    device = members[0].mean.device
+    x, y = (batch.pixels.float() / 255).to(device), batch.labels.to(device)
+    apart = diversity(members, x, y, eps=eps, seed=trial.seed)
+    pairs = transfer_between(members, x, y, Threat("linf", eps), restarts=1, seed=trial.seed)
+    rates, k = pairs.rates, len(members)
+    return {
+        "diversity": apart.value, "pairs": apart.pairs.tolist(), "rates": rates.tolist(),
+        "counted": pairs.counted.tolist(), "eps": eps,
+        "shared": float((rates.sum() - rates.diagonal().sum()) / (k * (k - 1))),
+    }  # fmt: skip
+
+
+def _flops(model: Classifier, data: Dataset) -> float:
+    return cost(model, model.input_size or data.size)
+
+
+def _whole(report: Report) -> None:
+    if report.failures:
+        raise RunError(
+            f"{len(report.failures)} cells failed; see 'advens status {report.directory}' "
+            f"({report.failures[0][1]})"
+        )
+
+
+def trial_of(
+    defenses: Sequence[str],
+    data: str,
+    surrogates: Sequence[str],
+    attacks: Sequence[str],
+    budgets: Sequence[str],
+    **more: Any,
+) -> Trial:
+    """A trial from names with wildcards; what is not said is taken from the embedded models for digits."""
+    digits = data.startswith("digits:")
+    if not surrogates and not digits:
+        raise InputError("name separately trained attackers: --surrogates A,B")
+    chosen = budgets or (("0.05", "0.1", "0.15", "0.2") if digits else ("2/255", "4/255", "8/255"))
+    names = tuple(dict.fromkeys(name for pattern in defenses for name in expand(_model(pattern))))
+    others = tuple(dict.fromkeys(n for pattern in surrogates or SURROGATES for n in expand(pattern)))
+    if set(names) & set(others):
+        both = ", ".join(sorted(set(names) & set(others)))
+        raise InputError(f"{both}: transfer is measured from models that are not attacked themselves")
+    return Trial(
+        names, data, others, tuple(attacks) or TRANSFER, tuple(sorted(chosen, key=parse_eps)), **more
+    )
+
+
+def _model(text: str) -> str:
+    """A folder is a saved ensemble."""
+    return f"defense:{text}" if ":" not in text and (Path(text) / "ensemble.json").is_file() else text

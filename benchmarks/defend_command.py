@@ -1,0 +1,130 @@
+"""The command ``advens defend`` and its table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from advens.benchmarks.commands import (
+    _names,
+    _progress,
+    batch_option,
+    device_option,
+    resolve_device,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WIDE = 14
+"""Letters of a defense's name on one line."""
+NOTES = (
+    "Accuracy in %, over all images; of randomized ensembles the expected one. transfer: the worst of each "
+    "image's transferred images [95 % Wilson interval]. worst: the worst attack on the model itself.",
+    "diversity: cross-entropy of members on images that feel to another like the target (DVERGE). shared: "
+    "images crafted on one member that break another, in %. MFLOP: of one inference.",
+)
+
+
+@click.command()
+@click.argument("defenses", nargs=-1, required=True, metavar="DEFENSE...")
+@click.option("--data", required=True, help="Images that are attacked.")
+@click.option("--surrogates", help="Separately trained models that transfer comes from: A,B.")
+@click.option("--attacks", help="Attacks on these: A,B.")
+@click.option("--eps", help="l_inf budgets: 2/255,4/255; attacks in the open have the largest.")
+@click.option("--limit", type=click.IntRange(1), help="Only so many images.")
+@click.option("--seed", type=click.IntRange(0), default=0)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/defend"), show_default=True)
+@click.option("--format", "form", default="table", show_default=True,
+              type=click.Choice(["table", "csv", "json", "markdown"]), help="How to write it.")
+@device_option
+@batch_option
+def defend(defenses: tuple[str, ...], data: str, surrogates: str | None, attacks: str | None, eps: str | None,
+           limit: int | None, seed: int, out: Path, form: str, device: str,
+           batch_size: int | None) -> None:  # fmt: skip
+    """Evaluate defenses (folders of 'advens train', or models): transfer, open attacks, members, cost."""
+    from advens.benchmarks.defend import defend as run
+    from advens.benchmarks.defend import trial_of
+
+    def names(text: str | None, option: str) -> list[str]:
+        return _names(text, option) if text is not None else []
+
+    trial = trial_of(
+        defenses, data, names(surrogates, "--surrogates"), names(attacks, "--attacks"), names(eps, "--eps"),
+        limit=limit, seed=seed, batch_size=batch_size,
+    )  # fmt: skip
+    show(run(trial, out, device=resolve_device(device), progress=_progress()), form)
+    click.echo(f"runs in {out}; the table in {out}/defenses.parquet", err=form != "table")
+
+
+def show(table: pd.DataFrame, form: str) -> None:
+    """Print the table of `advens.benchmarks.defend.defend`."""
+    from advens.results import text
+
+    if form in ("csv", "json"):
+        click.echo(text.as_csv(table) if form == "csv" else text.as_json(table), nl=False)
+        return
+    header, rows = cells(table)
+    if form == "markdown":
+        click.echo(text.as_markdown(header, rows, NOTES), nl=False)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for k, name in enumerate(header):
+        made.add_column(text.fold(name, WIDE), justify="right" if k else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    console = Console(highlight=False)
+    console.print(made)
+    for line in ("", *NOTES):
+        console.print(line, style="italic")
+
+
+def cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, as people read them: a column for every defense."""
+    from advens.results import text
+
+    names = [str(name) for name in table]
+    records = table.to_dict(orient="records")
+
+    def line(name: str, say: Callable[[Any], str]) -> list[str]:
+        return [name, *(say(record) for record in records)]
+
+    def percents(name: str) -> list[str]:
+        return line(name.removeprefix("open "), lambda record: text.percent(_number(record[name]), 1))
+
+    def interval(name: str) -> list[str]:
+        ends = f"{name} low", f"{name} high"
+        return line(name, lambda r: text.interval(r[name], r[ends[0]], r[ends[1]], 1))
+
+    lines = [line("", _kind), percents("clean")]
+    lines += [interval(name) for name in names if f"{name} low" in names]
+    lines += [percents(n) for n in names if n.startswith("open ") and bool(table[n].notna().any())]
+    lines += [
+        line("diversity", lambda record: text.number(_number(record["diversity"]))), percents("shared"),
+        line("MFLOP", lambda record: text.number(record["mflops"])),
+    ]  # fmt: skip
+    return ["", *_short([str(name) for name in table["defense"]])], lines
+
+
+def _kind(record: Any) -> str:
+    many = record["members"] > 1
+    return f"{record['kind']} of {record['members']}" if many else str(record["kind"])
+
+
+def _short(names: list[str]) -> list[str]:
+    """Names without the source and the folder that all share."""
+    from advens.results import text
+
+    short = text.shorten(names)
+    last = [name.rpartition("/")[2] for name in short]
+    return last if len(set(last)) == len(last) else short
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)

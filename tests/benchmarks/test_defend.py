@@ -1,0 +1,99 @@
+"""``advens defend``: one command, runs that can be verified, a table that follows from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from advens.benchmarks import defend as defending
+from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
+from advens.models import load_model
+from advens.results.store import RunStore
+
+NAMES = ("toys:centroid?seed=4", "toys:centroid?seed=9")
+BASE = (
+    "--surrogates", "toys:centroid?seed=1,toys:centroid?seed=2", "--attacks", "fgsm,mifgsm", "--data",
+    "digits:test?limit=20", "--eps", "0.2,0.05",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few steps, and members that cost something."""
+    monkeypatch.setattr(defending, "OPEN", {"pgd": {"name": "pgd-ce", "steps": 3}})
+    monkeypatch.setattr(defending, "ADAPTIVE", {"arc": {"name": "arc"}})
+    monkeypatch.setattr(defending, "_between", lambda *_: {"diversity": 1.5, "shared": 0.25})
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[str, str]:
+    members = [load_model(name) for name in NAMES]
+    Ensemble(members).save(tmp_path / "mean")
+    RandomizedEnsemble(members, [0.25, 0.75]).save(tmp_path / "drawn")
+    return str(tmp_path / "mean"), str(tmp_path / "drawn")
+
+
+def test_the_whole_trial(advens: Any, tmp_path: Path, pair: tuple[str, str]) -> None:
+    out = tmp_path / "out"
+    said = advens("defend", *pair, NAMES[0], *BASE, "--out", out).done()
+    table = pd.read_parquet(out / "defenses.parquet").set_index("defense")
+    assert list(table["kind"]) == ["mean", "randomized", "single"]
+    assert [name for name in table if name.endswith(("0.05", "0.2"))] == ["transfer 0.05", "transfer 0.2"]
+    drawn, single = table.loc[f"defense:{pair[1]}"], table.loc[NAMES[0]]
+    assert drawn["open worst"] <= min(drawn["open pgd"], drawn["open arc"])
+    assert pd.isna(single["open arc"])
+    assert drawn["mflops"] <= table.loc[f"defense:{pair[0]}", "mflops"]
+    assert (table["transfer 0.2"] <= table["transfer 0.05"]).all()
+    for words in ("randomized of 2", "transfer 0.05", "arc", "diversity", "MFLOP"):
+        assert words in said.out
+    for folder in ("transfer-0.05", "transfer-0.2", "open"):
+        advens("verify", out / folder).done()
+
+
+def test_transfer_is_the_worst_of_each_image(advens: Any, tmp_path: Path, pair: tuple[str, str]) -> None:
+    out = tmp_path / "out"
+    advens("defend", pair[1], *BASE, "--out", out).done()
+    samples = RunStore(out / "transfer-0.2").read_samples()
+    samples["left"] = (samples["clean_correct"] & ~samples["success"]) * samples["weight"]
+    per_attack = samples.groupby(["attack", "sample_id"], observed=True)["left"].sum()
+    wanted = per_attack.groupby("sample_id", observed=True).min().mean()
+    table = pd.read_parquet(out / "defenses.parquet")
+    assert table.loc[0, "transfer 0.2"] == pytest.approx(float(wanted))
+
+
+def test_again_does_nothing_and_a_new_defense_joins(
+    advens: Any, tmp_path: Path, pair: tuple[str, str]
+) -> None:
+    out = tmp_path / "out"
+    first = advens("defend", *pair, *BASE, "--out", out, "--format", "json").done()
+    stored = {path: path.stat().st_mtime_ns for path in out.rglob("examples/*.parquet")}
+    again = advens("defend", *pair, *BASE, "--out", out, "--format", "json").done()
+    assert json.loads(again.out) == json.loads(first.out)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("examples/*.parquet")} == stored
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("toys:centroid?seed=1",), "models that are not attacked themselves"),
+        (("nothing",), "model 'nothing' has no source"),
+        ((NAMES[0], "--eps", "x"), "eps = 'x' is not a number"),
+        ((NAMES[0], "--attacks", "fgms"), "unknown attack 'fgms'"),
+        ((NAMES[0], "--limit", "0"), "--limit"),
+    ],
+)
+def test_mistakes(advens: Any, tmp_path: Path, more: tuple[str, ...], words: str) -> None:
+    said = advens("defend", *BASE, *more, "--out", tmp_path / "out").refused()
+    assert words in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_attackers_are_named_where_none_can_be_taken(advens: Any, tmp_path: Path) -> None:
+    said = advens(
+        "defend", NAMES[0], "--data", "synthetic:shapes?n=4&seed=0", "--out", tmp_path / "out"
+    ).refused()
+    assert "--surrogates A,B" in said
