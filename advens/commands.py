@@ -66,28 +66,32 @@ def zoo() -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the weights go.")
 @click.option("--only", help="Only these: A,B.")
 def build(out: Path, only: str | None) -> None:
-    """Retrain the embedded models from scratch, seeded, into a folder."""
-    from advens.errors import unknown
-    from advens.zoo.recipes import RECIPES
+    """Retrain the embedded networks from scratch, seeded, into a folder."""
+    from advens.errors import InputError, unknown
+    from advens.zoo.recipes import ENSEMBLES, RECIPES
     from advens.zoo.training import build_zoo
 
     names = [name.strip() for name in only.split(",")] if only else list(RECIPES)
     for name in names:
+        if name in ENSEMBLES:
+            raise InputError(f"'{name}' is an ensemble; 'advens models digits:{name}' shows what trains it")
         if name not in RECIPES:
-            raise unknown("embedded model", name, RECIPES)
+            raise unknown("embedded model", name, [*RECIPES, *ENSEMBLES])
     build_zoo(names, out, on_model=_say_model)
     click.echo(f"{len(names)} models in {out}")
+    if not only:
+        for name, ensemble in ENSEMBLES.items():
+            click.echo(f"the ensemble {name}: {ensemble.command}")
 
 
 @zoo.command()
 def check() -> None:
     """Load every embedded model and measure its clean accuracy on the test images."""
-    import torch
-
     from advens.datasets import load_data
     from advens.errors import RunError
     from advens.models import list_models, load_model
     from advens.models.embedded import index
+    from advens.zoo.ensembles import accuracy
     from advens.zoo.recipes import TESTS
 
     batches = {}
@@ -97,10 +101,8 @@ def check() -> None:
     wrong = []
     for name in list_models():
         model, batch = load_model(name), batches[name.partition(":")[0]]
-        with torch.inference_mode():
-            right = model(batch.pixels.float() / 255).argmax(1) == batch.labels
         promised = index()[name]["clean_accuracy"]
-        found = right.double().mean().item()
+        found = accuracy(model, batch.pixels.float() / 255, batch.labels)
         if abs(found - promised) > 0.005:
             wrong.append(name)
         click.echo(f"{name:<22} clean {found:.1%}, promised {promised:.1%}")

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from advens.attacks.estimators import Plain
+from advens.attacks.expectation import expectations
 from advens.attacks.losses import CrossEntropy
 from advens.attacks.oracle import GradientOracle, Job
 from advens.classifier import borrowed
@@ -87,7 +88,7 @@ def examine(
         raise InputError("no calibration images")
     agreement, units = [], []
     with borrowed(models):
-        for k, model in enumerate(models):
+        for k, model in enumerate(expectations(list(models))):
             found = [_look(model, a, b) for a, b in zip(x.split(batch), y.split(batch), strict=True)]
             gradients, probabilities = (torch.cat(parts) for parts in zip(*found, strict=True))
             units.append(gradients.half())  # all are held at once

@@ -115,7 +115,7 @@ def _cell(store: RunStore, clean: _Clean, name: str, keys: list[str], audit: Aud
         raise RunError(f"{where}: the data are not those it was crafted on")
     spent = (said.get("forwards_per_sample"), said.get("backwards_per_sample"))
     models = shop.models.get(cell.specs)
-    members = sum(len(model.members) if is_randomized(model) else 1 for model in models)  # type: ignore[arg-type]
+    members = sum(_members(model) for model in models)
     if not _possible(spent, cell, members):
         raise RunError(f"{where}: the passes it claims are not those of the attack")
     if [model.digest for model in models] != list(cell.digests):
@@ -132,6 +132,10 @@ def _cell(store: RunStore, clean: _Clean, name: str, keys: list[str], audit: Aud
         audit.lies += [
             f"{where}: {lie}" for lie in _rows(store, clean, cell, key, table, pixels, audit)
         ]
+
+
+def _members(model: Any) -> int:
+    return len(model.members) if is_randomized(model) else 1
 
 
 def _possible(spent: tuple[float | None, float | None], cell: Cell, members: int) -> bool:

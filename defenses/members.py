@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from advens.classifier import Classifier
+from advens.defenses.ensembles import Together
 from advens.defenses.saved import bare
 from advens.errors import InputError
 from advens.models import load_model
@@ -22,13 +23,13 @@ def fresh(arch: str, num_classes: int, size: tuple[int, int], seed: int, member:
         seed, member: what the weights are drawn from.
 
     Raises:
-        InputError: unknown, or an embedded architecture for another number of classes.
+        InputError: unknown, an ensemble, or an embedded architecture for another number of classes.
     """
     spec = Spec.parse(arch, "model")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, "weights", member))
         if spec.scheme in ("digits", "shapes"):
-            model = load_model(arch)
+            model = _single(arch)
             if model.num_classes != num_classes:
                 raise InputError(f"{arch} has {model.num_classes} classes and the data {num_classes}")
             from advens.zoo.recipes import RECIPES, build
@@ -38,11 +39,18 @@ def fresh(arch: str, num_classes: int, size: tuple[int, int], seed: int, member:
             name = bare(arch, num_classes)
             if spec.scheme in ("timm", "torchvision"):  # these seed their weights themselves
                 name += f"&seed={derive(seed, 'weights', member)}"
-            model = load_model(name)
+            model = _single(name)
             model.name = arch
             if takes_any_size(model, size):
                 model.input_size = size
     return model.requires_grad_(True).train()
+
+
+def _single(name: str) -> Classifier:
+    model = load_model(name)
+    if isinstance(model, Together):
+        raise InputError(f"{name} is an ensemble; give the architecture of one member")
+    return model
 
 
 def takes_any_size(model: Classifier, size: tuple[int, int]) -> bool:

@@ -1,4 +1,4 @@
-"""``digits:NAME`` and ``shapes:NAME``: the embedded zoo, weights in the package."""
+"""``digits:NAME`` and ``shapes:NAME``: the embedded zoo, networks and saved ensembles in the package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Any
 
 from advens.errors import InputError, first_line, unknown
-from advens.models import ModelCard
+from advens.models import ModelCard, load_model
 from advens.spec import Spec
 
 if TYPE_CHECKING:
@@ -50,6 +50,14 @@ def card(spec: Spec) -> ModelCard:
 def load(spec: Spec) -> Classifier:
     """Build the network and fill it from the package. Raises InputError on missing or corrupt weights."""
     check(spec)
+    known = index()[spec.text]
+    model = _ensemble(spec) if "ensemble" in known else _network(spec)
+    if model.digest != known["digest"]:
+        raise InputError(f"{spec.text}: the weights in the package are not the ones the index promises")
+    return model
+
+
+def _network(spec: Spec) -> Classifier:
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -68,7 +76,7 @@ def load(spec: Spec) -> Classifier:
             raise InputError(
                 f"{spec.text}: the weights in {path} are missing or corrupt ({first_line(error)})"
             ) from error
-    model = Classifier(
+    return Classifier(
         net,
         name=spec.text,
         num_classes=CLASSES,
@@ -77,8 +85,16 @@ def load(spec: Spec) -> Classifier:
         std=STD,
         input_size=SIZE,
     )
-    if model.digest != known["digest"]:
-        raise InputError(f"{spec.text}: the weights in {path} are not the ones the index promises")
+
+
+def _ensemble(spec: Spec) -> Classifier:
+    """A saved ensemble, by the source that reads those."""
+    with as_file(files("advens.zoo") / "weights" / spec.rest) as folder:
+        try:
+            model = load_model(f"defense:{folder}")
+        except InputError as error:
+            raise InputError(f"{spec.text}: {error}") from error
+    model.name = spec.text
     return model
 
 

@@ -176,6 +176,35 @@ RECIPES: dict[str, ZooRecipe] = {
 }
 
 
+@dataclass(frozen=True)
+class EnsembleRecipe:
+    """One ensemble: ``digits:NAME``.
+
+    Args:
+        command: what trains it.
+        adversarial: trained on PGD images.
+    """
+
+    command: str
+    adversarial: bool = False
+
+
+ADAM = "--set optimizer=adam --set lr=0.003 --set weight_decay=0 --set schedule=cosine"
+ENSEMBLES: dict[str, EnsembleRecipe] = {
+    "barre3": EnsembleRecipe(
+        "advens train barre --arch digits:mambaout --members 3 --epochs 20 --data digits:train --out barre3 "
+        f"{ADAM} --set batch_size=32 --set augment=0.5 --set eps=0.2 --set step_size=0.08 --set steps=4 "
+        "--set osp_every=5 --set osp_rounds=5 --set osp_images=512 --set arc_steps=5",
+        adversarial=True,
+    ),
+    "dverge3": EnsembleRecipe(
+        "advens train dverge --arch digits:mambaout --members 3 --epochs 8 --data digits:train --out dverge3 "
+        f"{ADAM} --set batch_size=64 --set eps=0.2 --set step_size=0.05 --set steps=6",
+    ),
+}
+"""Those of the zoo; see `advens.zoo.ensembles`."""
+
+
 def scheme(name: str) -> str:
     """``digits`` or ``shapes``, for the name of a recipe."""
     return "shapes" if name.startswith("shapes-") else "digits"

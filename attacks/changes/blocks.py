@@ -34,8 +34,7 @@ class Seams:
     Args:
         scores: (q, k), each (rows, heads, tokens, d), to what is multiplied instead. Biases and masks
             are added later.
-        attention: the map (rows, heads, tokens, tokens). One call of fused attention gives it, with the
-            identity as values, and a product the heads.
+        attention: the map (rows, heads, tokens, tokens). One call of fused attention is written out for it.
         values: v (rows, heads, tokens, d).
         heads: what the heads give (rows, heads, tokens, d), before the projection.
     """
@@ -166,10 +165,7 @@ class _Watch(TorchFunctionMode):
         if seams.attention is None:
             out: Tensor = attend(query, key, value, *args, **kwargs)
         else:
-            tokens = value.shape[-2]
-            one = torch.eye(tokens, dtype=value.dtype, device=value.device)
-            one = one.expand(*value.shape[:-1], tokens)
-            out = seams.attention(attend(query, key, one, *args, **kwargs)) @ value
+            out = seams.attention(_attention(query, key, *args, **kwargs)) @ value
         return out if seams.heads is None else seams.heads(out)
 
     def _scores(self, product: Any, q: Tensor, k: Tensor) -> Any:
@@ -187,6 +183,25 @@ class _Watch(TorchFunctionMode):
         attention = attention if seams.attention is None else seams.attention(attention)
         out: Tensor = product(attention, value if seams.values is None else seams.values(value))
         return out if seams.heads is None else seams.heads(out)
+
+
+def _attention(
+    q: Tensor, k: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False,
+    scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """The map of fused attention: a product and a softmax, which a watch around this one sees, too."""
+    if is_causal or enable_gqa:
+        raise _UnknownForm("is causal, or has queries that share keys")
+    scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-2, -1)
+    hidden = ~attn_mask if attn_mask is not None and attn_mask.dtype == torch.bool else None
+    if hidden is not None:
+        scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    attention = scores.softmax(-1)
+    if hidden is not None:
+        attention = attention.masked_fill(hidden, 0)  # a row may be hidden altogether
+    return nn.functional.dropout(attention, dropout_p)
 
 
 def _check(q: Tensor) -> None:

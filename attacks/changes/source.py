@@ -27,9 +27,14 @@ class ChangedModel(Classifier):
         base: the surrogate; its network is shared, not copied.
         changes: what is done inside it.
         member: which copy this is.
+
+    Raises:
+        InputError: the surrogate is an ensemble.
     """
 
     def __init__(self, base: Classifier, changes: Sequence[ModelChange], member: int = 0) -> None:
+        if type(base).forward is not Classifier.forward:
+            raise InputError(f"model '{base.name}' is no single network; change its members")
         with borrowed([base]):  # a Classifier freezes its network; this one is another's, too
             super().__init__(
                 Changed(base.net, changes, member), name=name(base.name, changes, member),

@@ -53,17 +53,17 @@ class TGR:
 
     def attach(self, model: nn.Module, moment: Moment) -> Sequence[Handle]:
         def qkv(x: Tensor) -> Tensor:
-            return _watched(x, lambda g: without_tokens(g) * self.qkv)
+            return _watched(x, lambda g: without_tokens(g, self.qkv))
 
         def scores(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
             return qkv(q), qkv(k)
 
         def attention(a: Tensor) -> Tensor:
-            return _watched(a, lambda g: without_crosses(g) * self.attention)
+            return _watched(a, lambda g: without_crosses(g, self.attention))
 
         def mlp(module: nn.Module, args: tuple[Any, ...], value: Tensor) -> None:
             dim = 1 if isinstance(module, nn.Conv2d) else -1
-            on_gradient(value, lambda g: _per_channel(g, dim) * self.mlp)
+            on_gradient(value, lambda g: _per_channel(g, dim, self.mlp))
 
         found, ends = attentions(model, "tgr"), mlp_ends(model, "tgr")  # refused before anything is changed
         seams = Seams(scores=scores, attention=attention, values=qkv)
@@ -71,30 +71,30 @@ class TGR:
         return [*handles, *(end.register_forward_hook(mlp) for end in ends)]
 
 
-def without_tokens(g: Tensor) -> Tensor:
-    """A gradient (..., tokens, channels), 0 at every channel's largest and smallest value."""
-    for extreme in (g.argmax(-2, keepdim=True), g.argmin(-2, keepdim=True)):
-        g = g.scatter(-2, extreme, 0)
-    return g
-
-
-def without_crosses(g: Tensor) -> Tensor:
-    """A map's gradient (..., rows, columns), 0 in the rows and columns of both extremes."""
-    rows, columns = g.shape[-2:]
-    flat, out = g.flatten(-2), g
-    for place in (flat.argmax(-1), flat.argmin(-1)):
-        column = torch.arange(columns, device=g.device) == (place % columns)[..., None]
-        out = out.masked_fill(column[..., None, :], 0)
-        if rows > 1:
-            row = torch.arange(rows, device=g.device) == (place // columns)[..., None]
-            out = out.masked_fill(row[..., :, None], 0)
+def without_tokens(g: Tensor, scale: float = 1.0) -> Tensor:
+    """A gradient (..., tokens, channels), scaled, and 0 at every channel's largest and smallest value."""
+    out = g * scale
+    for extreme in (g.max(-2, keepdim=True), g.min(-2, keepdim=True)):  # argmax takes three times as long
+        out.scatter_(-2, extreme.indices, 0)
     return out
 
 
-def _per_channel(g: Tensor, dim: int) -> Tensor:
+def without_crosses(g: Tensor, scale: float = 1.0) -> Tensor:
+    """A map's gradient (..., rows, columns), scaled, and 0 in the rows and columns of both extremes."""
+    rows, columns = g.shape[-2:]
+    flat = g.reshape(-1, rows * columns)
+    out, each = (flat * scale).view(-1, rows, columns), torch.arange(len(flat), device=g.device)
+    for place in (flat.max(-1).indices, flat.min(-1).indices):
+        out[each, :, place % columns] = 0
+        if rows > 1:
+            out[each, place // columns] = 0
+    return out.view_as(g)
+
+
+def _per_channel(g: Tensor, dim: int, scale: float) -> Tensor:
     """The same for tokens in a grid, with channels in a dimension of their own."""
     last = g.movedim(dim, -1)
-    return without_tokens(last.flatten(1, -2)).view_as(last).movedim(-1, dim)
+    return without_tokens(last.flatten(1, -2), scale).view_as(last).movedim(-1, dim)
 
 
 def _watched(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 
 import advens
 from advens.models.embedded import index
-from advens.zoo.recipes import RECIPES, TESTS
+from advens.zoo.ensembles import accuracy
+from advens.zoo.recipes import ENSEMBLES, RECIPES, TESTS
 from advens.zoo.training import build_zoo
 
 WEIGHTS = Path(advens.__file__).parent / "zoo" / "weights"
@@ -31,19 +32,19 @@ def test_the_zoo_is_varied_and_small() -> None:
     assert {index()[name]["family"] for name in robust} == {"cnn", "vit"}
     twins = [(e["arch"], e["parameters"]) for name, e in index().items() if name not in robust]
     assert len(set(twins)) < len(twins), "the same architecture is there under two seeds"
-    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 20_000_000
+    assert sum(path.stat().st_size for path in WEIGHTS.rglob("*")) <= 24_000_000
     assert {path.stem for path in WEIGHTS.glob("*.safetensors")} == set(RECIPES)
-    assert len(NAMES) == len(RECIPES)
+    assert {path.name for path in WEIGHTS.iterdir() if path.is_dir()} == set(ENSEMBLES)
+    assert len(NAMES) == len(RECIPES) + len(ENSEMBLES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_do_what_the_index_promises(name: str) -> None:
     x, y = images_of(name.partition(":")[0])
     model = advens.load_model(name)
-    with torch.inference_mode():
-        accuracy = (model(x).argmax(1) == y).double().mean().item()
-    assert accuracy == pytest.approx(index()[name]["clean_accuracy"], abs=0.003)
-    assert accuracy >= (0.90 if name.endswith("-at") else 0.95)
+    found = accuracy(model, x, y)
+    assert found == pytest.approx(index()[name]["clean_accuracy"], abs=0.003)
+    assert found >= (0.90 if index()[name]["adversarial"] else 0.95)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert not model.training
 

@@ -223,7 +223,7 @@ def test_nothing_to_do_changes_nothing(residual_block: Any) -> None:
     assert all(map(torch.equal, found, gradient(residual_block.block, residual_block.x)))
 
 
-@pytest.mark.parametrize("name", advens.list_models("digits:*"))
+@pytest.mark.parametrize("name", [n for n in advens.list_models("digits:*") if n != "digits:barre3"])
 def test_embedded_models(name: str) -> None:
     model = advens.load_model(name)
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
