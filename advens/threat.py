@@ -65,6 +65,15 @@ class Threat:
             x + delta * (self.radius / norms(delta, "l2").clamp_min(TINY)).clamp_max(1.0)
         ).clamp_(0.0, 1.0)
 
+    def project_(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """`project` with ``x_adv`` overwritten: the same values, one temporary."""
+        if self.norm != "linf":
+            return x_adv.copy_(self.project(x_adv, x))
+        edge = x - self.radius
+        torch.maximum(x_adv, edge, out=x_adv)
+        torch.add(x, self.radius, out=edge)
+        return torch.minimum(x_adv, edge, out=x_adv).clamp_(0.0, 1.0)
+
     def bounds(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The lowest and highest values an l_inf ball around ``x`` and [0, 1] allow."""
         return (x - self.radius).clamp_(min=0.0), (x + self.radius).clamp_(max=1.0)

@@ -29,6 +29,7 @@ class Expectation(nn.Module):
     def __init__(self, ensemble: Any) -> None:
         super().__init__()
         self.members, self.probabilities = ensemble.members, ensemble.probabilities
+        self.name = str(getattr(ensemble, "name", type(ensemble).__name__))
 
     def forward(self, x: Tensor) -> Tensor:
         return log_expected(torch.stack([member(x) for member in self.members]), self.probabilities)

@@ -85,6 +85,9 @@ def test_projection_lands_inside_and_stays(norm: str, dtype: torch.dtype) -> Non
     for scale in (1e-3, 0.1, 1.0, 100.0):
         far = x + noise(1, 6, 3, 5, 5, scale=scale).to(dtype)
         near = threat.project(far, x)
+        written = far.clone()
+        assert threat.project_(written, x) is written
+        assert torch.equal(written, near), "in place it is the same"
         assert near.dtype == dtype
         assert near.min() >= 0
         assert near.max() <= 1
