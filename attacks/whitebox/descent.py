@@ -194,8 +194,8 @@ class Descent(WhiteBox):
         x = memory["x"]
         answer = oracle.gradient(x, rows, self._loss(oracle, rows, a, b))
         self._note(rows, answer.logits, torch.ones_like(ends))
-        moved = x + per_row(alpha, x) * self.threat.steepest(answer.gradient)
-        memory["x"] = self.threat.project(moved, rows.x)
+        moved = self.threat.steepest(answer.gradient).mul_(per_row(alpha, x)).add_(x)
+        memory["x"] = self.threat.project_(moved, rows.x)
         if bool(ends.any()):
             ended = rows.pick(ends)
             self._note(rows, oracle.logits(ended.memory["x"], ended), ends)

@@ -239,16 +239,16 @@ class RowOracle:
         """Note the points that are worse than anything seen so far, when they are allowed."""
         accuracy = self._accuracy(each, rows)
         lower = accuracy < self.correct[rows.place] - 1e-12
+        if bool(lower.any()):
+            lower[lower.clone()] = self._inside(x.detach()[lower], rows.x[lower])
         if not bool(lower.any()):
             return
         found = rows.pick(lower)
-        images, accuracy = x.detach()[lower], accuracy[lower]
-        inside = self._inside(images, found.x)
-        images = self.threat.project(images, found.x)
+        images, accuracy = self.threat.project(x.detach()[lower], found.x), accuracy[lower]
         if self.eight_bit:
             images = self.threat.quantise(images.cpu(), found.x.cpu()).to(x.device, x.dtype) / 255
             accuracy = self._accuracy(self._look(images, found)[1], found)
-        lower = inside & (accuracy < self.correct[found.place] - 1e-12)
+        lower = accuracy < self.correct[found.place] - 1e-12
         place = found.place[lower]
         self.correct[place] = accuracy[lower]
         self.x_adv[place] = images[lower]

@@ -14,7 +14,7 @@ def to_plane(x: Tensor, w: Tensor, gap: Tensor, norm: str) -> Tensor:
 
     In l_inf every coordinate goes as far as the others unless it meets the box; in l_2 as far as its
     weight says. So ``|d_i| = min(level, room_i)`` or ``min(level |w_i|, room_i)``, and the level is
-    found by sorting the rooms: no search. Where the box does not reach the hyperplane, the step leads
+    found in a few steps of Newton. Where the box does not reach the hyperplane, the step leads
     to the corner nearest to it. Coordinates that weigh less than 1e-12 of the heaviest stay.
 
     Args:
@@ -41,15 +41,21 @@ def to_plane(x: Tensor, w: Tensor, gap: Tensor, norm: str) -> Tensor:
 
 
 def _level(weight: Tensor, limit: Tensor, total: Tensor) -> Tensor:
-    """The level (N, 1) at which ``sum_i weight_i min(level, limit_i)`` is ``total`` (N,); else infinite."""
-    limit, order = limit.sort(dim=1, stable=True)
-    weight = weight.gather(1, order).double()
-    full = weight * limit
-    before = full.cumsum(1) - full  # of those that have met their limits, below each one's
-    rest = weight.flip(1).cumsum(1).flip(1)  # weight of the others, this one with them
-    at = (before + rest * limit < total[:, None]).sum(1, keepdim=True)
-    inside = at.clamp_max(limit.shape[1] - 1)
-    left = total[:, None].double() - before.gather(1, inside)
-    level = left / rest.gather(1, inside).clamp_min(torch.finfo(torch.float64).tiny)
-    met = limit.gather(1, (inside - 1).clamp_min(0)) * (inside > 0)
-    return torch.maximum(level, met).masked_fill(at > inside, torch.inf).to(limit.dtype)
+    """The level (N, 1) at which ``sum_i weight_i min(level, limit_i)`` is ``total`` (N,); else infinite.
+
+    The sum is concave and piecewise linear in the level: Newton's steps come from below and end at the
+    root when no more limits are met.
+    """
+    kind, total = limit.dtype, total.double()[:, None]
+    weight, limit = weight.double(), limit.double()
+    full, tiny = weight * limit, torch.finfo(torch.float64).tiny
+    met = torch.zeros_like(limit, dtype=torch.bool)
+    while True:
+        free = weight.masked_fill(met, 0).sum(1, keepdim=True).clamp_min(tiny)
+        level = (total - full.masked_fill(~met, 0).sum(1, keepdim=True)) / free
+        level = torch.maximum(level, limit.masked_fill(~met, 0).amax(1, keepdim=True))
+        more = met | (limit < level)
+        if torch.equal(more, met):
+            reached = full.sum(1, keepdim=True) >= total
+            return level.masked_fill(~reached, torch.inf).to(kind)
+        met = more
