@@ -24,6 +24,7 @@ from advens.attacks.whitebox.cascade import SEQUENCES
 from advens.attacks.whitebox.engine import search
 from advens.attacks.whitebox.oracle import RowOracle
 from advens.classifier import borrowed
+from advens.models.pool import ModelPool
 
 EPS = 0.2
 
@@ -132,11 +133,12 @@ def peer(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any] | None:
 @click.option("--out", type=click.Path(path_type=Path))
 def main(images: int, rounds: int, source: str, out: Path | None) -> None:
     """Time white-box attacks."""
-    model, (x, y) = load_model(source), shard(images)
+    (model,) = ModelPool(torch.device("cpu")).get([source])  # as every command has it
+    x, y = shard(images)
     line = loop(model, x, y, rounds)
     click.echo(f"pma: {line['ours_seconds']:.2f} s, bare passes {line['bare_seconds']:.2f} s, "
                f"ratio {line['ours_over_bare']:.3f}")  # fmt: skip
-    ours, theirs = sequence(model, x, y, batch=len(x)), peer(model, x, y)
+    ours, theirs = sequence(model, x, y, batch=len(x)), peer(load_model(source), x, y)
     for name, found in (("ours", ours), ("torchattacks", theirs)):
         if found is not None:
             click.echo(f"autoattack, {name}: {found['seconds']:.1f} s, robust {found['robust_accuracy']:.3f}")
