@@ -7,6 +7,7 @@ that was killed had stopped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -108,8 +109,10 @@ class Work:
         Raises:
             RunError: some weights are NaN or infinite.
         """
-        for name, tensor in state.items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        floats = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+        sums = torch.stack([tensor.detach().sum(dtype=torch.float64) for tensor in floats.values()])
+        for name, total in zip(floats, sums.tolist(), strict=True):  # not finite where a weight is not
+            if not math.isfinite(total):
                 raise RunError(f"weights became NaN or infinite ('{name}'); a lower lr may help")
         self.digests.append(self.folder.write_member(self.done, state))
         self.folder.keep({"digests": self.digests, **kept})

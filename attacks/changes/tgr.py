@@ -82,12 +82,15 @@ def without_tokens(g: Tensor, scale: float = 1.0) -> Tensor:
 def without_crosses(g: Tensor, scale: float = 1.0) -> Tensor:
     """A map's gradient (..., rows, columns), scaled, and 0 in the rows and columns of both extremes."""
     rows, columns = g.shape[-2:]
-    flat = g.reshape(-1, rows * columns)
-    out, each = (flat * scale).view(-1, rows, columns), torch.arange(len(flat), device=g.device)
-    for place in (flat.max(-1).indices, flat.min(-1).indices):
-        out[each, :, place % columns] = 0
+    maps = g.reshape(-1, rows, columns)
+    out, each = maps * scale, torch.arange(len(maps), device=g.device)
+    # the first row that has the extreme, then its place there: faster than looking for the place at once
+    for row, place in (
+        (maps.amax(-1).max(-1).indices, torch.max), (maps.amin(-1).min(-1).indices, torch.min)
+    ):  # fmt: skip
+        out[each, :, place(maps[each, row], -1).indices] = 0
         if rows > 1:
-            out[each, place // columns] = 0
+            out[each, row] = 0
     return out.view_as(g)
 
 
