@@ -164,8 +164,8 @@ def _matrix(frame: pd.DataFrame, fold: int) -> tuple[list[Column], list[Column],
     ]
     if drawn := frame.attrs.get("randomized"):
         lines.append(
-            f"Randomized, expected over the members: {', '.join(text.shorten(drawn))}. Transfer is no adaptive "
-            "attack on these: 'advens robustness' with arc is."
+            f"Randomized, expected over the members: {', '.join(text.shorten(drawn))}. Transfer is no "
+            "adaptive attack on these: 'advens robustness' with arc is."
         )
     return _keys(rows, fold), columns, lines
 
