@@ -22,8 +22,9 @@ def net(request: Any) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         made: nn.Module = timm.create_model(
-            "vit_tiny_patch16_224", num_classes=5, img_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2
-        )
+            "vit_tiny_patch16_224", num_classes=5, img_size=16, patch_size=8, embed_dim=16, depth=2,
+            num_heads=2,
+        )  # fmt: skip
         for tensor in made.double().eval().requires_grad_(False).parameters():
             tensor.add_(torch.rand_like(tensor) * 0.4 - 0.2)
     for module in made.modules():
