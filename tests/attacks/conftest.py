@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from advens.attacks import attack_from_spec, create_attack
 from advens.attacks.attack import Attack
+from advens.attacks.changes import Moment, attached
+from advens.errors import InputError
 
 torch.set_num_threads(1)
 
@@ -32,6 +35,33 @@ def tiny_net(seed: int, side: int = SIDE, batch_norm: bool = False) -> nn.Module
         with torch.no_grad():
             for parameter in net.parameters():
                 parameter.mul_(3)
+    return net.double().eval()
+
+
+class TinyViT(nn.Module):
+    """One block of a vision transformer, with residual branches and attention, on patches of two pixels."""
+
+    def __init__(self, side: int, batch_norm: bool) -> None:
+        super().__init__()
+        norm: list[nn.Module] = [nn.BatchNorm2d(8), nn.Dropout(0.5)] if batch_norm else []
+        self.patches = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), *norm)
+        self.block = Block(8, num_heads=2, mlp_ratio=2)
+        self.head = nn.Linear(8 * ((side + 1) // 2) ** 2, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        out: Tensor = self.head(self.block(tokens).flatten(1))
+        return out
+
+
+def tiny_vit(seed: int, side: int = SIDE, batch_norm: bool = False) -> nn.Module:
+    """The same for attacks that change blocks inside."""
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(seed)
+        net = TinyViT(side, batch_norm)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.mul_(2)
     return net.double().eval()
 
 
@@ -87,6 +117,20 @@ def counting(models: Sequence[nn.Module]) -> Iterator[Counter]:
 def net() -> Callable[..., nn.Module]:
     """``net(seed, side=8, batch_norm=False)``: a fresh model."""
     return tiny_net
+
+
+@pytest.fixture
+def net_for() -> Callable[[str], Callable[..., nn.Module]]:
+    """``net_for(attack)``: ``net``, or one with blocks where the attack changes these."""
+
+    def choose(name: str) -> Callable[..., nn.Module]:
+        try:
+            with attached(tiny_net(0), getattr(create_attack(name), "changes", ()), Moment()):
+                return tiny_net
+        except InputError:
+            return tiny_vit
+
+    return choose
 
 
 @pytest.fixture

@@ -81,6 +81,13 @@ class Scene:
 
 
 @pytest.fixture
+def net(net_for: Callable[[str], Net], request: Any) -> Net:
+    """The models that the attack at hand can be tried on."""
+    params = request.node.callspec.params
+    return net_for(params.get("name", params.get("fusion")))
+
+
+@pytest.fixture
 def scene(net: Net, images: Images, labelled: Labelled) -> Callable[..., Scene]:
     def make(targeted: bool = False, surrogates: int = 2) -> Scene:
         return Scene(net, images, labelled, targeted, surrogates)
@@ -278,7 +285,8 @@ def test_models_come_back_as_they_were(
     at, attack = scene(), small(name)
     plain, normed = net(5), net(6, batch_norm=True)
     normed.train()
-    normed[0].eval()
+    first, second = list(normed.children())[:2]
+    first.eval()
     for i, parameter in enumerate([*plain.parameters(), *normed.parameters()]):
         parameter.requires_grad_(i % 3 != 0)
         parameter.grad = torch.full_like(parameter, 0.5) if i % 2 else None
@@ -291,8 +299,8 @@ def test_models_come_back_as_they_were(
         if fails and len(calls) == 2:
             raise Boom
 
-    normed[1].register_forward_hook(hook)
-    plain[0].register_full_backward_hook(lambda *args: None)
+    second.register_forward_hook(hook)
+    next(plain.children()).register_full_backward_hook(lambda *args: None)
     models = [plain, normed]
     tensors = [t for model in models for t in model.state_dict().values()]
     before, values = state_of(models), [t.clone() for t in tensors]

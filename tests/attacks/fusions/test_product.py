@@ -19,6 +19,7 @@ TRANSFORMS: list[Any] = [
     {"name": "admix", "others": 1, "scales": 2},
     {"name": "ssa", "copies": 2},
     {"name": "bsr", "copies": 2},
+    {"name": "patchout", "grid": 2, "keep": 0.75},
 ]
 ESTIMATORS: list[Any] = [
     {"name": "plain"}, {"name": "vmi", "copies": 1}, {"name": "pgn", "copies": 1}
