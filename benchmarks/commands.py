@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from advens.benchmarks.progress import Progress
     from advens.benchmarks.runner import Report
     from advens.benchmarks.suite import Suite
+    from advens.results.store import RunStore
 
 device_option = click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto picks.")
 batch_option = click.option("--batch-size", type=click.IntRange(1), help="Images at once.")
@@ -28,10 +29,11 @@ def suites(name: str | None) -> None:
     """List bundled suites, or print one."""
     from importlib.resources import files
 
-    from advens.benchmarks.suite import bundled, load_suite
+    from advens.benchmarks.study import load
+    from advens.benchmarks.suite import bundled
 
     if name is not None:
-        load_suite(name)
+        load(name)
         inside = files("advens.benchmarks") / "suites" / f"{name}.toml"
         click.echo((inside if name in bundled() else Path(name)).read_text().rstrip())
         return
@@ -56,48 +58,61 @@ def run(suite: str, out: Path | None, device: str, executor: str, workers: int, 
         limit: int | None, seed: int | None, batch_size: int | None, settings: tuple[str, ...],
         dry_run: bool) -> None:  # fmt: skip
     """Run SUITE (a bundled name or a TOML file); a rerun does only what is missing."""
-    from advens.benchmarks.suite import load_suite, parse_settings
+    from advens.benchmarks.study import Study, load
+    from advens.benchmarks.suite import parse_settings
 
     changes = parse_settings(settings)
     given = {"limit": limit, "seeds": None if seed is None else [seed], "batch_size": batch_size}
     changes |= {key: value for key, value in given.items() if value is not None}
-    chosen = _only(load_suite(suite, changes), only)
+    found = load(suite, changes)
+    directory = out or Path("runs") / found.name
+    how: dict[str, Any] = {"executor": executor, "workers": workers}
+    if isinstance(found, Study):
+        from advens.benchmarks.defend_command import study
+
+        study(found, None if dry_run else directory, only, lambda: how | {"device": resolve_device(device)})
+        return
+    chosen = _only(found, only)
     if dry_run:
         _print_outline(chosen)
         return
     from advens.benchmarks.runner import run_suite
 
-    directory = out or Path("runs") / chosen.name
-    report = run_suite(
-        chosen, directory, device=resolve_device(device), executor=executor, workers=workers,
-        progress=_progress(),
-    )  # fmt: skip
-    _conclude(report, chosen.goal)
+    how |= {"device": resolve_device(device), "progress": _progress()}
+    _conclude(run_suite(chosen, directory, **how), chosen.goal)
 
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 def status(directory: Path) -> None:
-    """Cells done, left and failed of a run."""
-    from advens.benchmarks.runner import plan_path, read_plan
-    from advens.results.store import RunStore, is_whole
+    """Cells done, left and failed of a run, or of all runs of a trial."""
+    for store in _stores(directory):
+        if store.directory != directory:
+            click.echo(f"{store.directory.name}")
+        _status(store)
 
-    store = RunStore.open(directory)
+
+def _status(store: RunStore) -> None:
+    from advens.benchmarks.runner import plan_path, read_plan
+    from advens.results.store import is_whole
+
+    directory = store.directory
     if not plan_path(store).is_file():
         raise InputError(f"{directory} holds no plan; was it made by 'advens run'?")
     plan = read_plan(plan_path(store))
-    cells, keys = plan["cells"], set(plan["targets"].values())
+    cells, keys, own = plan["cells"], set(plan["targets"].values()), plan["own"]
+    seen = {cell: keys - set(own.values()) | {own[cell]} if cell in own else keys for cell in cells}
     done = {cell for cell in cells if is_whole(store.examples_path(cell), "examples")}
     failures = {
         path.stem: json.loads(path.read_text())
         for path in sorted((directory / "failures").glob("*.json"))
     }
     pairs = sum(
-        cell in cells and key in keys and is_whole(store.samples_path(cell, key), "samples")
+        key in seen.get(cell, ()) and is_whole(store.samples_path(cell, key), "samples")
         for cell, key in store.evaluated()
     )
     click.echo(f"cells        {len(done)} of {len(cells)} crafted, {len(cells) - len(done)} left")
-    click.echo(f"evaluations  {pairs} of {len(cells) * len(keys)} done")
+    click.echo(f"evaluations  {pairs} of {sum(map(len, seen.values()))} done")
     click.echo(f"failed       {len(failures)}")
     for cell, note in failures.items():
         click.echo(f"  {cell}  {note['task']}: {note['error']}")
@@ -122,15 +137,18 @@ def evaluate(directory: Path, targets: str, device: str, batch_size: int | None)
 def verify(directory: Path, device: str) -> None:
     """Audit and re-evaluate what a run stored; exit code 1 on any lie."""
     from advens.benchmarks.verify import verify_run
-    from advens.results.store import RunStore
 
-    audit = verify_run(RunStore.open(directory), resolve_device(device), _progress())
-    for lie in audit.lies:
-        click.echo(f"LIE  {lie}", err=True)
-    close = f", {audit.borderline} borderline" if audit.borderline else ""
-    click.echo(f"{audit.cells} cells and {audit.rows} predictions checked{close}")
-    if audit.lies:
-        raise RunError(f"{directory}: {len(audit.lies)} things stored there are not true")
+    lies = 0
+    for store in _stores(directory):
+        audit = verify_run(store, resolve_device(device), _progress())
+        for lie in audit.lies:
+            click.echo(f"LIE  {lie}", err=True)
+        close = f", {audit.borderline} borderline" if audit.borderline else ""
+        where = "" if store.directory == directory else f"{store.directory.name}: "
+        click.echo(f"{where}{audit.cells} cells and {audit.rows} predictions checked{close}")
+        lies += len(audit.lies)
+    if lies:
+        raise RunError(f"{directory}: {lies} things stored there are not true")
     click.echo("every image is in its ball and every number follows from the stored bytes")
 
 
@@ -181,6 +199,15 @@ def craft(attack: str, surrogates: str, data: str, out: Path, targets: str, buil
         click.echo("surrogates were built on the images that are attacked; --train DATA builds on others")
     where = f"{out}/images and {out}/examples" if png else f"{out}/examples"
     click.echo(f"{made.images} images in {where}{f', traces in {out}/traces' if trace else ''}")
+
+
+def _stores(directory: Path) -> list[RunStore]:
+    """The run in a directory, or those in its folders, as a trial of defenses leaves them."""
+    from advens.results.store import RunStore
+
+    if (directory / "suite.toml").is_file() or not any(directory.glob("*/suite.toml")):
+        return [RunStore.open(directory)]
+    return [RunStore(path.parent) for path in sorted(directory.glob("*/suite.toml"))]
 
 
 def resolve_device(device: str) -> str:

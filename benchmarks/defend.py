@@ -91,7 +91,8 @@ class Trial:
         ]  # fmt: skip
         found["open"] = from_table(
             common | {
-                "name": "open", "goal": "robustness", "threat": {"norm": "linf", "eps": self.budgets[-1]},
+                "name": "open", "goal": "robustness", "crossed": False,
+                "threat": {"norm": "linf", "eps": self.budgets[-1]},
                 "surrogates": {name: [name] for name in self.defenses}, "attacks": attacks,
             }, "open",
         )  # fmt: skip
@@ -99,7 +100,13 @@ class Trial:
 
 
 def defend(
-    trial: Trial, directory: Path, *, device: str = "cpu", progress: Progress | None = None
+    trial: Trial,
+    directory: Path,
+    *,
+    device: str = "cpu",
+    executor: str = "local",
+    workers: int = 1,
+    progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Do what is missing; one row for every defense, also in ``defenses.parquet``.
 
@@ -112,7 +119,9 @@ def defend(
     suites = trial.suites([name for name, model in models.items() if is_randomized(model)])
     rows: dict[str, dict[str, Any]] = {name: about(model) for name, model in models.items()}
     for folder, suite in suites.items():
-        report = run_suite(suite, directory / folder, device=device, progress=progress)
+        report = run_suite(
+            suite, directory / folder, device=device, executor=executor, workers=workers, progress=progress
+        )
         _whole(report)
         samples, cells = load([directory / folder])
         found = robustness(samples, cells) if folder == "open" else None
@@ -164,7 +173,10 @@ def measured(model: Classifier, data: Dataset, trial: Trial, folder: Path) -> di
         found = {"defense": model.name, "flops": _flops(model, data)}
         members = list(getattr(model, "members", ()))
         if len(members) > 1:
-            found |= _between(members, data, trial, eps)
+            try:
+                found |= _between(members, data, trial, eps)
+            except InputError as error:  # members that are hardly ever all right
+                found |= {"why": str(error)}
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(path, (json.dumps(found, indent=1) + "\n").encode())
     kept: Mapping[str, Any] = json.loads(path.read_text())

@@ -19,6 +19,8 @@ from advens.benchmarks.commands import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from advens.benchmarks.study import Study
+
 WIDE = 14
 """Letters of a defense's name on one line."""
 NOTES = (
@@ -58,6 +60,34 @@ def defend(defenses: tuple[str, ...], data: str, surrogates: str | None, attacks
     )  # fmt: skip
     show(run(trial, out, device=resolve_device(device), progress=_progress()), form)
     click.echo(f"runs in {out}; the table in {out}/defenses.parquet", err=form != "table")
+
+
+def study(found: Study, directory: Path | None, only: str | None, how: Callable[[], dict[str, Any]]) -> None:
+    """``advens run`` of a suite of defenses; without a directory, the plan alone."""
+    from advens.benchmarks.defend import ADAPTIVE, OPEN
+    from advens.benchmarks.study import check, contestants, run_study
+    from advens.errors import unknown
+    from advens.results.commands import show_study
+
+    if only is not None:
+        names = _names(only, "--attacks")
+        if strange := [name for name in names if name not in found.attacks]:
+            raise unknown("attack in this suite", strange[0], found.attacks)
+        found = found.model_copy(update={"attacks": names})
+    if directory is not None:
+        run_study(found, directory, progress=_progress(), **how())
+        show_study(directory)
+        click.echo(f"runs in {directory}; the tables in {directory}/study.parquet")
+        return
+    lines = contestants(found)
+    check(found)
+    click.echo(f"suite      {found.name}: l_inf {', '.join(map(str, found.eps))}, data {found.data}")
+    for training in dict.fromkeys(line.training for line in lines):
+        sizes = sorted({line.members for line in lines if line.training == training})
+        click.echo(f"train      {training.title}: members {', '.join(map(str, sizes))}")
+    click.echo(f"transfer   {', '.join(found.attacks)} on {', '.join(found.surrogates)}")
+    click.echo(f"open       {', '.join((*OPEN, *ADAPTIVE))} at the largest eps")
+    click.echo(f"{len(lines)} models of {len({line.training for line in lines})} trainings")
 
 
 def show(table: pd.DataFrame, form: str) -> None:

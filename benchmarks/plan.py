@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -97,6 +97,14 @@ class Plan:
     def white_box(self, cell: Cell, target: str) -> bool:
         """Whether a target is white-box to a cell."""
         return cell.knows(self.cards[target].digest)
+
+    def pairs(self) -> Iterator[tuple[str, Cell]]:
+        """Which cells each target sees: all, but those crafted on other attacked models if not crossed."""
+        attacked = () if self.suite.crossed else {model for cell in self.cells for model in cell.specs}
+        for target in self.targets:
+            yield from (
+                (target, cell) for cell in self.cells if target not in attacked or target in cell.specs
+            )
 
 
 @dataclass(frozen=True)

@@ -164,11 +164,9 @@ def _forget(store: RunStore, cells: set[str]) -> None:
 
 def _pending(plan: Plan, store: RunStore) -> Iterable[tuple[str, Cell]]:
     """(target, cell) pairs without a whole samples file, target by target."""
-    for target in plan.targets:
-        key = target_key(plan, target)
-        for cell in plan.cells:
-            if not is_whole(store.samples_path(cell.key, key), "samples"):
-                yield target, cell
+    for target, cell in plan.pairs():
+        if not is_whole(store.samples_path(cell.key, target_key(plan, target)), "samples"):
+            yield target, cell
 
 
 def _do(
@@ -210,10 +208,12 @@ def failure_path(store: RunStore, cell: str, target_key: str | None = None) -> P
 
 
 def read_plan(path: Path) -> dict[str, dict[str, str]]:
-    """``cells``: title by key; ``targets``: key by name. Raises InputError for a damaged file."""
+    """``cells``: title by key; ``targets``: key by name; ``own``: key of the only attacked model that sees a
+    cell, by cell, where a run is not crossed. Raises InputError for a damaged file."""
     try:
         plan = json.loads(path.read_text())
-        return {"cells": dict(plan["cells"]), "targets": dict(plan["targets"])}
+        parts = {"cells": plan["cells"], "targets": plan["targets"], "own": plan.get("own", {})}
+        return {name: dict(part) for name, part in parts.items()}
     except (ValueError, TypeError, KeyError):
         raise InputError(f"{path} is damaged; delete it and run the suite again") from None
 
@@ -225,7 +225,10 @@ def save_plan(plan: Plan, path: Path) -> None:
         for c in plan.cells
     }
     targets = {target: target_key(plan, target) for target in plan.targets}
+    alone = [] if plan.suite.crossed else [cell for cell in plan.cells if cell.specs[0] in targets]
+    own = {cell.key: targets[cell.specs[0]] for cell in alone}
+    whole = {"cells": cells, "targets": targets, "own": own}
     if path.is_file():
         before = read_plan(path)
-        cells, targets = before["cells"] | cells, before["targets"] | targets
-    write_bytes(path, (json.dumps({"cells": cells, "targets": targets}, indent=1) + "\n").encode())
+        whole = {name: before[name] | part for name, part in whole.items()}
+    write_bytes(path, (json.dumps(whole, indent=1) + "\n").encode())

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -26,6 +26,8 @@ else:
 
 
 Surrogates = list[str] | str | Build
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+M = TypeVar("M", bound=BaseModel)
 
 
 class ThreatTable(BaseModel):
@@ -71,6 +73,7 @@ class Suite(BaseModel):
         name: letters, digits, dashes.
         goal: ``transfer``, or ``robustness``: every set is one model, attacked in the open. Broken
             samples leave at once, and ``a+b`` is a sequence of attacks on what still stands.
+        crossed: whether, under ``robustness``, a model also sees what was crafted on the others.
         data: a data source.
         limit: the first images of a shuffle seeded with 0.
         seeds: of the attacks' randomness.
@@ -88,8 +91,9 @@ class Suite(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=NAME)
     goal: Literal["transfer", "robustness"] = "transfer"
+    crossed: bool = True
     data: str
     limit: int | None = Field(None, ge=1)
     seeds: list[int] = Field([0], min_length=1)
@@ -168,6 +172,13 @@ def load_suite(name: str, changes: Mapping[str, Any] | None = None) -> Suite:
     Raises:
         InputError: no such suite, not TOML, or not a suite.
     """
+    return from_table(*read(name, changes))
+
+
+def read(
+    name: str, changes: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], str, str]:
+    """The table of a suite that is not checked yet, its name for messages, and its text."""
     path = Path(name)
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
@@ -181,26 +192,29 @@ def load_suite(name: str, changes: Mapping[str, Any] | None = None) -> Suite:
         where = f"suite '{name}'"
     else:
         raise unknown("suite", name, bundled())
-    return parse(text, where, changes)
+    return _table(text, where, changes), where, text
 
 
 def parse(text: str, where: str, changes: Mapping[str, Any] | None = None) -> Suite:
     """A suite from TOML text; ``where`` is the name used in messages."""
+    return from_table(_table(text, where, changes), where, text)
+
+
+def _table(text: str, where: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     try:
-        table = tomllib.loads(text)
+        table: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{where} is not TOML: {error}") from None
     for key, value in (changes or {}).items():
         set_key(table, key, value)
-    return from_table(table, where, text)
+    return table
 
 
 def from_table(table: dict[str, Any], where: str, text: str = "") -> Suite:
     """A suite from a table; ``text`` is the TOML it came from, for line numbers."""
-    try:
-        suite = Suite.model_validate(table)
-    except ValidationError as error:
-        raise InputError(f"{where}: {_explain(error, table, text)}") from None
+    if table.get("goal") == "defense":
+        raise InputError(f"{where} is a suite of defenses; 'advens run' runs it")
+    suite = validated(Suite, table, where, text)
     try:
         suite.threat.threat()
     except InputError as error:
@@ -216,6 +230,14 @@ def from_table(table: dict[str, Any], where: str, text: str = "") -> Suite:
                     f"{where}: attack '{entry.title}': {unknown('surrogate set', name, suite.surrogates)}"
                 )
     return suite
+
+
+def validated(model: type[M], table: dict[str, Any], where: str, text: str = "") -> M:
+    """A table as a model. Raises InputError for the first mistake, with its line in ``text``."""
+    try:
+        return model.model_validate(table)
+    except ValidationError as error:
+        raise InputError(f"{where}: {_explain(error, model, text)}") from None
 
 
 def set_key(table: dict[str, Any], dotted: str, value: Any) -> None:
@@ -249,7 +271,7 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     return changes
 
 
-def _explain(error: ValidationError, table: dict[str, Any], text: str) -> str:
+def _explain(error: ValidationError, model: type[BaseModel], text: str) -> str:
     # a misspelt key is also a missing one: say what was written
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     kinds = ("list[", "function-")  # pydantic names the branch of a union
@@ -257,16 +279,15 @@ def _explain(error: ValidationError, table: dict[str, Any], text: str) -> str:
     key = str(loc[-1]) if loc else "suite"
     dotted = ".".join(map(str, loc))
     if first["type"] == "extra_forbidden":
-        return f"unknown key '{dotted}'{nearest(key, _known(loc[:-1]))}{_line(text, key)}"
+        return f"unknown key '{dotted}'{nearest(key, _known(model, loc[:-1]))}{_line(text, key)}"
     if first["type"] == "missing":
         return f"'{dotted}' is missing"
     message = first["msg"].removeprefix("Value error, ")
     return f"{dotted} = {first['input']!r}: {message}{_line(text, key)}"
 
 
-def _known(loc: Sequence[Any]) -> list[str]:
-    model: type[BaseModel] = ThreatTable if "threat" in loc else Suite
-    return list(model.model_fields)
+def _known(model: type[BaseModel], loc: Sequence[Any]) -> list[str]:
+    return list((ThreatTable if "threat" in loc else model).model_fields)
 
 
 def _line(text: str, key: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,11 @@ class Boosted:
 
     def after_epoch(self, team: Team, epoch: int, x: Tensor, y: Tensor, *, m: int) -> None:
         """Nothing, unless probabilities are learned."""
+
+    def nested(self, history: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+        """Probabilities of the first 1, 2, ... members when the last of them had learned."""
+        last = {row["phase"]: row["probabilities"] for row in history}
+        return [last[phase.name][: m + 1] for m, phase in enumerate(self.phases())]
 
     def mixed(self, team: Team, x: Tensor, m: int) -> Tensor:
         """What the adversary attacks: one answer of the first m + 1 members, (N, classes)."""

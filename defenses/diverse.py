@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from advens.defenses.adversaries import ascend, standing
 from advens.defenses.losses import cross_entropy, input_gradients, pair_cosines
-from advens.defenses.plain import Alone
+from advens.defenses.plain import Everyone
 from advens.defenses.ranges import NonNegative, Several, Whole
 from advens.defenses.registry import defense
 from advens.defenses.training import Batch, Phase, Team, Training
@@ -20,15 +20,8 @@ from advens.errors import InputError
 ADAM = Training(lr=1e-3, optimizer="adam")
 
 
-class Together(Alone):
-    """All members at once, in one loss."""
-
-    def phases(self) -> list[Phase]:
-        return [Phase("together", range(self.members), self.loss)]
-
-
 @defense("adp", family="diversity", paper="Pang et al., ICML 2019 (ADP)", year=2019)
-class ADP(Together):
+class ADP(Everyone):
     """Cross-entropies, less alpha times the entropy of the mean prediction and beta times its volume.
 
     Args:
@@ -60,7 +53,7 @@ def adp_terms(p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @defense("gal", family="diversity", paper="Kariyappa & Qureshi, 2019 (GAL)", year=2019)
-class GAL(Together):
+class GAL(Everyone):
     """Mean cross-entropy plus the log-sum-exp of the pairwise cosines of input gradients.
 
     The paper trains networks with leaky ReLUs, whose gradients do not vanish; architectures are kept as
@@ -86,7 +79,7 @@ class GAL(Together):
 
 
 @defense("trs", family="diversity", paper="Yang et al., NeurIPS 2021 (TRS)", year=2021)
-class TRS(Together):
+class TRS(Everyone):
     """Cross-entropies, plus pairwise cosines of input gradients and their size: smooth and unlike.
 
     ``scale (cosine |cos| + smooth ||g||²)``; the gradients' size is taken on images half of which were
@@ -143,7 +136,7 @@ def lengths(members: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
 
 
 @defense("forde", family="diversity", paper="Trinh et al., ICLR 2024 (FoRDE)", year=2024)
-class FoRDE(Together):
+class FoRDE(Everyone):
     """Cross-entropies and a repulsion of the members' normalised input gradients.
 
     A member is pushed from the others by an RBF kernel, its bandwidth the median distance, between

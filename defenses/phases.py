@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import ConfigDict
@@ -135,4 +135,13 @@ class Defense(Protocol):
 
     def finish(self, team: Team) -> Ensemble | RandomizedEnsemble:
         """The ensemble that was trained."""
+        ...
+
+
+@runtime_checkable
+class Nested(Protocol):
+    """A defense whose first members are what they would be if they were trained without the later ones."""
+
+    def nested(self, history: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+        """How often each of the first 1, 2, ... members is drawn, given the rows of a whole training."""
         ...

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,15 +19,16 @@ from advens.defenses.training import Batch, Phase, Team, Training
 MADRY = "Madry et al., ICLR 2018"
 
 
-class Alone:
-    """All members at once, each by itself, from weights and batches' draws of its own."""
+class Everyone:
+    """All members learn at once, in one phase."""
 
     members: int
     training: Training
+    how = "together"
 
     def phases(self) -> list[Phase]:
         """One phase, in which all learn."""
-        return [Phase("alone", range(self.members), self.loss)]
+        return [Phase(self.how, range(self.members), self.loss)]
 
     def loss(self, team: Team, batch: Batch) -> Tensor:
         """The sum over the members."""
@@ -33,6 +37,16 @@ class Alone:
     def finish(self, team: Team) -> Ensemble | RandomizedEnsemble:
         """The mean of their probabilities."""
         return Ensemble(team.members)
+
+
+class Alone(Everyone):
+    """Each by itself, from weights and batches' draws of its own: no matter how many others there are."""
+
+    how = "alone"
+
+    def nested(self, history: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+        """Equal probabilities of the first 1, 2, ... members: ensembles as if trained with so many."""
+        return [[1 / m] * m for m in range(1, self.members + 1)]
 
 
 @defense("plain", family="baseline", paper="Lakshminarayanan et al., NeurIPS 2017", year=2017)

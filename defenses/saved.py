@@ -1,6 +1,7 @@
 """Saved ensembles: a folder, ``ensemble.json`` beside one safetensors file a member.
 
-`load_model` finds one as ``defense:PATH``.
+`load_model` finds one as ``defense:PATH``, and its first members, where they were trained member by
+member, as ``defense:PATH?members=2``.
 """
 
 from __future__ import annotations
@@ -46,11 +47,15 @@ def save(ensemble: Together, path: Path) -> None:
     fresh.rename(path)
 
 
-def load(path: str | Path) -> Ensemble | RandomizedEnsemble:
+def load(path: str | Path, count: int | None = None) -> Ensemble | RandomizedEnsemble:
     """A saved ensemble, on the CPU, frozen.
 
+    Args:
+        count: only so many members, as if they were all that had been trained.
+
     Raises:
-        InputError: no ensemble stands there, or its files are damaged or not those it was saved with.
+        InputError: no ensemble stands there, its files are damaged or not those it was saved with, or the
+            first members would have been others without the later ones.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -63,6 +68,8 @@ def load(path: str | Path) -> Ensemble | RandomizedEnsemble:
         if about["format"] != FORMAT or about["kind"] not in ("mean", "randomized"):
             raise InputError(f"{path} is a saved ensemble of a format that is not known here")
         members: list[nn.Module] = []
+        if count is not None:
+            about |= _first(path, about["members"], count)
         for k, card in enumerate(about["members"]):
             member = load_model(bare(card["name"], card["num_classes"]))
             member.net.load_state_dict(load_file(path / _file(k)), assign=True)
@@ -87,10 +94,21 @@ def load(path: str | Path) -> Ensemble | RandomizedEnsemble:
 
 def source(spec: Spec) -> Classifier:
     """The model source ``defense:PATH``."""
-    spec.only()
-    ensemble = load(spec.rest)
+    spec.only("members")
+    ensemble = load(spec.rest, spec.number("members"))
     ensemble.name = spec.text
     return ensemble
+
+
+def _first(path: Path, cards: list[Any], count: int) -> dict[str, Any]:
+    """The description of the ensemble of the first members."""
+    training = path / "training.json"
+    nested = json.loads(training.read_text()).get("nested") if training.is_file() else None
+    if not nested:
+        raise InputError(f"{path} was not trained member by member; train one with {count} members")
+    if not 1 <= count <= len(cards):
+        raise InputError(f"{path} has {len(cards)} members; members = {count} cannot be taken")
+    return {"members": cards[:count], "probabilities": nested[count - 1]}
 
 
 def _card(k: int, member: nn.Module) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
 from advens.defenses.members import fresh
-from advens.defenses.phases import Batch, Defense, Objective, Phase, Team, Training
+from advens.defenses.phases import Batch, Defense, Nested, Objective, Phase, Team, Training
 from advens.errors import InputError, RunError
 from advens.seeding import Draws, derive
 
@@ -74,7 +74,7 @@ class Run:
                 self.epoch += 1
                 if phase.after_epoch is not None:
                     phase.after_epoch(self.team, self.epoch, self.x, self.y)
-                self.history.append(row)
+                self.history.append(row | {"probabilities": self.team.probabilities.tolist()})
                 self._keep(optimizer)
                 if on_epoch is not None:
                     on_epoch(row)
@@ -188,13 +188,10 @@ def train(
     """
     import pandas as pd
 
-    from advens.defenses.registry import describe
-
     if out.exists():
         raise InputError(f"{out} is there already; give another --out")
     folder = out.with_name(f"{out.name}.training")
-    about = describe(defense) | {"arch": arch, "data": data.digest, "seed": seed}
-    about["training"].pop("stacked")  # how it is computed, as the device; not what is trained
+    about = what(defense, arch, data, seed)
     _agree(folder / "training.json", about)
     batch = next(data.batches([slice(0, len(data))]))
     size = (int(batch.pixels.shape[2]), int(batch.pixels.shape[3]))
@@ -210,9 +207,20 @@ def train(
     ensemble.eval().requires_grad_(False)
     ensemble.save(out)
     pd.DataFrame(run.history).to_parquet(out / "history.parquet", index=False)
+    if isinstance(defense, Nested):
+        about["nested"] = defense.nested(run.history)
     (out / "training.json").write_text(json.dumps(about, indent=1) + "\n")
     shutil.rmtree(folder)
     return ensemble
+
+
+def what(defense: Defense, arch: str, data: Dataset, seed: int) -> dict[str, Any]:
+    """All that determines the weights, JSON-able."""
+    from advens.defenses.registry import describe
+
+    about = describe(defense) | {"arch": arch, "data": data.digest, "seed": seed}
+    about["training"].pop("stacked")  # how it is computed, as the device; not what is trained
+    return about
 
 
 def _agree(path: Path, about: dict[str, Any]) -> None:

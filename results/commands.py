@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from advens.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     import pandas as pd
     from rich.console import RenderableType
 
+STUDY = "study.parquet"
+"""The pooled table of a suite of defenses."""
 _FORMAT = click.option(
     "--format", "form", default="table", show_default=True,
     type=click.Choice(["table", "csv", "json", "markdown"]), help="How to write it.",
@@ -50,6 +54,11 @@ def leaderboard(
     """Attacks ranked over the runs in DIR...: intervals, significance groups, compute."""
     from advens.results import render
 
+    if len(directories) == 1 and (Path(directories[0]) / STUDY).is_file():
+        if pair or family:
+            raise InputError(f"{directories[0]} ranks defenses; --compare and --family are of attacks")
+        show_study(directories[0], form)
+        return
     if pair is not None:
         from advens.results.compare import compare
         from advens.results.summary import load
@@ -81,6 +90,21 @@ def show_matrix(directory: Path | str, form: str = "table", denominator: str = "
         _show(partial(render.matrix_parts, frame))
     else:
         click.echo(render.render_matrix(frame, form), nl=False)
+
+
+def show_study(directory: Path | str, form: str = "table") -> None:
+    """Prints the tables of a suite of defenses, as wide as the terminal."""
+    import pandas as pd
+
+    from advens.results import study, text
+
+    table = pd.read_parquet(Path(directory) / STUDY)
+    if form == "table":
+        _show(partial(study.study_parts, table))
+    elif form == "markdown":
+        click.echo(study.study_markdown(table), nl=False)
+    else:
+        click.echo(text.as_csv(table) if form == "csv" else text.as_json(table), nl=False)
 
 
 def show_robustness(directory: Path | str, form: str = "table") -> None:

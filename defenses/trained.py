@@ -1,0 +1,74 @@
+"""Trainings by what they are: each is done once, kept in the cache, and found as ``trained:DIGEST``.
+
+``<cache>/<digest>/ensemble`` is a saved ensemble, ``ensemble.training`` beside it one that is not whole. The
+digest names the defense with its options, the architecture, the data and the seed. Those that learn member
+by member hold the smaller ones too: ``trained:DIGEST?members=2``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from advens.attacks.builders.cached import Folder, default_cache
+from advens.defenses import saved
+from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
+from advens.defenses.training import Defense, Progress, train, what
+from advens.digest import value_digest
+from advens.errors import InputError
+from advens.spec import Spec
+
+if TYPE_CHECKING:
+    from advens.datasets import Dataset
+
+VERSION = 1
+"""Raised when the same training would give other weights."""
+
+
+def trained(
+    defense: Defense,
+    arch: str,
+    data: Dataset,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    on_epoch: Progress | None = None,
+) -> str:
+    """The name of the ensemble, trained now if it never was; see `advens.defenses.training.train`."""
+    key = value_digest([VERSION, json.loads(json.dumps(what(defense, arch, data, seed)))], 20)
+    folder = Folder(_cache() / key)
+    with folder.locked():
+        if not _ensemble(key).is_dir():
+            train(defense, arch, data, _ensemble(key), seed=seed, device=device, on_epoch=on_epoch)
+    return f"trained:{key}"
+
+
+def load(spec: Spec) -> Ensemble | RandomizedEnsemble:
+    """The model source ``trained:DIGEST``.
+
+    Raises:
+        InputError: the cache holds no such training, or as `advens.defenses.saved.load`.
+    """
+    check(spec)
+    ensemble = saved.load(_ensemble(spec.rest), spec.number("members"))
+    ensemble.name = spec.text
+    return ensemble
+
+
+def check(spec: Spec) -> None:
+    """Raise InputError when the cache has no such training."""
+    spec.only("members")
+    if not re.fullmatch(r"[0-9a-f]+", spec.rest):
+        raise InputError(f"model '{spec.text}': write trained:DIGEST, as a suite of defenses names them")
+    if not _ensemble(spec.rest).is_dir():
+        raise InputError(f"model '{spec.text}': {_cache()} holds no such training; train it again")
+
+
+def _cache() -> Path:
+    return default_cache().with_name("trained")
+
+
+def _ensemble(key: str) -> Path:
+    return _cache() / key / "ensemble"

@@ -1,0 +1,185 @@
+"""Suites of defenses: trained once, put through one trial, pooled over trainings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tomli_w
+
+from advens.benchmarks import defend as defending
+from advens.benchmarks.study import Study, contestants, load
+from advens.benchmarks.suite import bundled
+from advens.defenses import training
+from advens.results.statistics import wilson
+from advens.results.study import over_trainings, pooled
+
+QUICK = {
+    "arch": "digits:mambaout", "data": "digits:train?limit=32&seed=0", "optimizer": "adam", "epochs": 1,
+    "batch_size": 16,
+}  # fmt: skip
+TINY: dict[str, Any] = {
+    "name": "tiny", "goal": "defense", "data": "digits:test", "limit": 10, "seeds": [0, 1],
+    "eps": [0.2, 0.05], "surrogates": ["toys:centroid?seed=1"], "attacks": ["fgsm", "mifgsm"], "training": QUICK,
+    "defenses": [
+        {"name": "plain", "members": [1, 2]},
+        {"name": "barre", "label": "boosted", "members": 2, "table": "Drawn", "steps": 1, "osp_images": 8},
+    ],
+}  # fmt: skip
+STUDIES = [name for name in bundled() if isinstance(load(name), Study)]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ADVENS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(defending, "OPEN", {"pgd": {"name": "pgd-ce", "steps": 2}})
+    monkeypatch.setattr(defending, "ADAPTIVE", {"arc": {"name": "arc", "steps": 2}})
+    monkeypatch.setattr(defending, "_between", lambda *_: {"diversity": 1.5, "shared": 0.25})
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Any:
+    def write(**changes: Any) -> Path:
+        path = tmp_path / "tiny.toml"
+        path.write_text(tomli_w.dumps(TINY | changes))
+        return path
+
+    return write
+
+
+def test_the_whole_study(advens: Any, written: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    said = advens("run", written(), "--out", out).done()
+    each = pd.read_parquet(out / "defenses.parquet")
+    table = pd.read_parquet(out / "study.parquet")
+    assert list(zip(each["label"], each["members"], each["seed"], strict=True)) == [
+        ("plain", 1, 0), ("plain", 2, 0), ("plain", 1, 1), ("plain", 2, 1),
+        ("boosted", 2, 0), ("boosted", 2, 1),
+    ]  # fmt: skip
+    assert each["defense"].nunique() == 6
+    assert list(zip(table["table"], table["label"], table["members"], strict=True)) == [
+        ("defenses", "plain", 1), ("defenses", "plain", 2), ("Drawn", "boosted", 2),
+    ]  # fmt: skip
+    assert list(table["kind"]) == ["mean", "mean", "randomized"]
+    for measure in ("clean", "transfer 0.05", "transfer 0.2", "open pgd", "mflops"):
+        means = each.groupby(["label", "members"])[measure].mean()
+        found = table.set_index(["label", "members"])[measure]
+        assert np.allclose(found, means[found.index])
+    assert table.loc[2, "open arc"] == table.loc[2, "open arc"]
+    assert np.isnan(table.loc[0, "open arc"])
+    for words in ("boosted", "Drawn", "transfer 0.05", "over 2 trainings"):
+        assert words in said.out
+
+    # nothing is trained, crafted or evaluated twice
+    monkeypatch.setattr(training.Run, "go", None)
+    files = {path: path.stat().st_mtime_ns for path in out.glob("*/*/*.parquet")}
+    assert advens("run", written(), "--out", out).done().out == said.out
+    assert files == {path: path.stat().st_mtime_ns for path in out.glob("*/*/*.parquet")}
+
+    # a model's images are shown to itself alone
+    status = advens("status", out).done().out.splitlines()
+    assert status[0] == "open"
+    assert status[2] == "evaluations  8 of 8 done"
+    assert len(list((out / "open" / "samples").iterdir())) == 8
+    assert "open: 8 cells" in advens("verify", out).done().out
+
+    markdown = advens("leaderboard", out, "--format", "markdown").done().out
+    assert "| boosted | 2 | randomized |" in markdown
+    rows = json.loads(advens("leaderboard", out, "--format", "json").done().out)["rows"]
+    assert [row["label"] for row in rows] == list(table["label"])
+    advens("leaderboard", out, "--family", "loss").refused("ranks defenses")
+
+
+def test_smaller_ones_are_cut_from_the_largest() -> None:
+    lines = contestants(Study.model_validate(TINY | {"defenses": [
+        {"name": "plain", "members": [2, 3]}, {"name": "adp", "members": [2, 3]},
+    ]}))  # fmt: skip
+    trained = {line.label: {each.training for each in lines if each.label == line.label} for line in lines}
+    assert len(trained["plain"]) == len(TINY["seeds"])
+    assert len(trained["adp"]) == 2 * len(TINY["seeds"])
+
+
+def test_order_and_workers_change_nothing(advens: Any, written: Any, tmp_path: Path) -> None:
+    one = tmp_path / "one"
+    advens("run", written(), "--out", one).done()
+    swapped = written(defenses=TINY["defenses"][::-1], eps=[0.05, 0.2])
+    two = tmp_path / "two"
+    advens("run", swapped, "--out", two, "--workers", 2).done()
+    key = ["label", "members"]
+    tables = [pd.read_parquet(p / "study.parquet").sort_values(key, ignore_index=True) for p in (one, two)]
+    pd.testing.assert_frame_equal(tables[0], tables[1][list(tables[0])])
+
+
+def test_a_dry_run_trains_nothing(advens: Any, written: Any, tmp_path: Path) -> None:
+    said = advens("run", written(), "--out", tmp_path / "out", "--dry-run").done().out
+    assert "plain of 2, seed 0: members 1, 2" in said
+    assert "6 models of 4 trainings" in said
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"defenses": [{"name": "plian", "members": 2}]}, "did you mean 'plain'"),
+        ({"defenses": [{"name": "plain", "members": 2, "beta": 1}]}, "'plain' has no option 'beta'"),
+        ({"defenses": [{"name": "adp", "members": 1}]}, "'adp': members = 1"),
+        ({"defenses": []}, "defenses = []"),
+        ({"training": {"data": "digits:train"}}, "'training.arch' is missing"),
+        ({"training": QUICK | {"arch": "digits:resnett"}}, "did you mean"),
+        ({"training": QUICK | {"data": "digits:trian"}}, "digits"),
+        ({"surrogate": ["digits:vit"]}, "did you mean 'surrogates'"),
+        ({"attacks": ["fgsmm"]}, "did you mean 'fgsm'"),
+        ({"eps": ["x"]}, "eps"),
+        ({"surrogates": ["digits:nothing"]}, "nothing"),
+    ],
+)
+def test_mistakes(advens: Any, written: Any, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    advens("run", written(**changes), "--out", tmp_path / "out").refused(said)
+    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_not_for_other_commands(advens: Any, written: Any, tmp_path: Path) -> None:
+    advens("run", written(), "--attacks", "fgsmm").refused("did you mean 'fgsm'")
+    advens("suites", written()).done()
+
+
+def test_intervals() -> None:
+    found = over_trainings(np.array([0.5, 0.6, 0.7]))
+    assert found.value == pytest.approx(0.6)
+    assert found.high - found.value == pytest.approx(4.302653 * 0.1 / 3**0.5)
+    # of trainings that agree, what is left to doubt is the images
+    assert over_trainings(np.array([0.5, 0.5]), 100)[1:] == wilson(50, 100)
+    wide = over_trainings(np.array([0.1, 0.9]), 100)
+    assert wide[1:] == (0, 1)
+    alone = over_trainings(np.array([2.5]))
+    assert np.isnan(alone[1:]).all()
+    assert over_trainings(np.array([0.5]), 100)[1:] == wilson(50, 100)
+
+
+def test_what_one_training_lacks_is_left_out() -> None:
+    base = {"table": "t", "label": "x", "members": 2, "kind": "mean", "n": 10, "defense": "d", "clean": 0.5}
+    found = pooled(pd.DataFrame([
+        base | {"seed": 0, "diversity": 1.0, "open arc": None}, base | {"seed": 1, "diversity": None},
+    ]))  # fmt: skip
+    assert found.loc[0, "diversity"] == 1
+    assert np.isnan(found.loc[0, "open arc"])
+    assert found.loc[0, "trainings"] == 2
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_bundled_studies(name: str) -> None:
+    found = load(name)
+    assert isinstance(found, Study)
+    assert found.name == name
+    assert contestants(found)
+    assert found.trial([]).surrogates
+
+
+def test_there_is_one() -> None:
+    assert "digits-defenses" in STUDIES
