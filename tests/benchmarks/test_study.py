@@ -24,7 +24,8 @@ QUICK = {
 }  # fmt: skip
 TINY: dict[str, Any] = {
     "name": "tiny", "goal": "defense", "data": "digits:test", "limit": 10, "seeds": [0, 1],
-    "eps": [0.2, 0.05], "surrogates": ["toys:centroid?seed=1"], "attacks": ["fgsm", "mifgsm"], "training": QUICK,
+    "eps": [0.2, 0.05], "surrogates": ["toys:centroid?seed=1"], "attacks": ["fgsm", "mifgsm"],
+    "training": QUICK,
     "defenses": [
         {"name": "plain", "members": [1, 2]},
         {"name": "barre", "label": "boosted", "members": 2, "table": "Drawn", "steps": 1, "osp_images": 8},
