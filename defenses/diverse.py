@@ -153,7 +153,7 @@ class FoRDE(Everyone):
     members: Several = 3
     weight: float | None = None
     pca: str | None = None
-    training: Training = Training(weight_decay=5e-4)
+    training: Training = Training(epochs=300, weight_decay=5e-4, optimizer="nesterov", schedule="linear")
 
     def phases(self) -> list[Phase]:
         """One, in which all learn; the components are found at its first update."""

@@ -30,9 +30,10 @@ class Training:
     Args:
         epochs: of every phase.
         lr: at the beginning.
-        optimizer: ``sgd`` (Nesterov-free momentum 0.9) or ``adam``.
+        optimizer: ``sgd`` (momentum 0.9), ``nesterov`` (the same, looking ahead) or ``adam``.
         weight_decay: of the optimizer.
-        schedule: ``steps``, a tenth after 50 and 75 % of a phase, or ``cosine`` to zero.
+        schedule: ``steps``, a tenth after 50 and 75 % of a phase; ``cosine``, to zero; or ``linear``, down
+            to a hundredth between 50 and 90 %.
         batch_size: images of one update.
         augment: strength of the zoo's augmentation (shifts, turns, brightness, noise); 0 is none.
         stacked: whether members are computed together as one batched kernel a layer, by defenses that
@@ -41,9 +42,9 @@ class Training:
 
     epochs: Count = 200
     lr: Positive = 0.1
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "nesterov", "adam"] = "sgd"
     weight_decay: NonNegative = 1e-4
-    schedule: Literal["steps", "cosine"] = "steps"
+    schedule: Literal["steps", "cosine", "linear"] = "steps"
     batch_size: Several = 128
     augment: NonNegative = 1.0
     stacked: Stacking = "auto"
@@ -52,6 +53,8 @@ class Training:
         """The learning rate after a part of a phase."""
         if self.schedule == "cosine":
             return self.lr * (1 + math.cos(math.pi * done)) / 2
+        if self.schedule == "linear":
+            return self.lr * (1 - 0.99 * min(1.0, max(0.0, (done - 0.5) / 0.4)))
         return self.lr * 0.1 ** sum(done >= milestone for milestone in MILESTONES)
 
 

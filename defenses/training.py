@@ -130,10 +130,13 @@ class Run:
             member.requires_grad_(k in phase.learners).train(k in phase.learners)
         learners = [p for k in phase.learners for p in self.team.members[k].parameters()]
         optimizer: torch.optim.Optimizer
-        if how.optimizer == "sgd":
-            optimizer = torch.optim.SGD(learners, how.lr, momentum=0.9, weight_decay=how.weight_decay)
-        else:
+        if how.optimizer == "adam":
             optimizer = torch.optim.Adam(learners, how.lr, weight_decay=how.weight_decay)
+        else:
+            optimizer = torch.optim.SGD(
+                learners, how.lr, momentum=0.9, weight_decay=how.weight_decay,
+                nesterov=how.optimizer == "nesterov",
+            )
         if self.optimizer_state is not None:
             optimizer.load_state_dict(self.optimizer_state)
         return optimizer

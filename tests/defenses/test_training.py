@@ -116,6 +116,16 @@ def test_rates() -> None:
     steps = Training(epochs=8, lr=1.0)
     assert [steps.rate(i / 8) for i in range(8)] == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
     assert Training(lr=1.0, schedule="cosine").rate(0.5) == pytest.approx(0.5)
+    linear = [Training(lr=1.0, schedule="linear").rate(done) for done in (0, 0.5, 0.7, 0.9, 1)]
+    assert linear == pytest.approx([1, 1, 0.505, 0.01, 0.01])
+
+
+def test_optimizers_differ(data: Any, tmp_path: Path) -> None:
+    made = {
+        name: train(create_defense("plain", **QUICK | {"optimizer": name}), ARCH, data, tmp_path / name)
+        for name in ("sgd", "nesterov", "adam")
+    }
+    assert len({ensemble.digest for ensemble in made.values()}) == 3
 
 
 def test_fresh_members() -> None:
