@@ -21,8 +21,8 @@ from advens.benchmarks.plan import outline
 from advens.benchmarks.progress import Progress
 from advens.benchmarks.suite import NAME, Suite, from_table, read, validated
 from advens.datasets import load_data
+from advens.defenses.members import architecture
 from advens.errors import RunError
-from advens.models import check_name
 from advens.results.study import pooled
 
 
@@ -166,7 +166,6 @@ def contestants(study: Study) -> list[Contestant]:
     """
     from advens.defenses.phases import Nested
 
-    check_name(study.training.arch)
     common, found = dict(study.training.model_extra or {}), []
     for entry in study.defenses:
         options = common | (entry.model_extra or {})
@@ -181,14 +180,14 @@ def contestants(study: Study) -> list[Contestant]:
 
 def check(study: Study) -> None:
     """Raise InputError for names that would go wrong after the trainings; nothing is loaded."""
-    stand_in = replace(study.trial([]), defenses=(study.training.arch,))
+    stand_in = replace(study.trial([]), defenses=(architecture(study.training.arch, ""),))
     for suite in stand_in.suites(()).values():
         outline(suite, held_out=False)
 
 
 def _train(study: Study, name: str, options: dict[str, Any], seed: int) -> Train:
     how = study.training
-    return Train(name, tuple(sorted(options.items())), how.arch, how.data, seed)
+    return Train(name, tuple(sorted(options.items())), architecture(how.arch, how.data), how.data, seed)
 
 
 def _train_all(tasks: list[Train], progress: Progress, how: dict[str, Any]) -> None:

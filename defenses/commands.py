@@ -10,7 +10,7 @@ import click
 
 @click.command()
 @click.argument("name", metavar="DEFENSE")
-@click.option("--arch", required=True, help="A model source whose architecture the members have.")
+@click.option("--arch", help="Architecture of the members: a timm name, or any model source.")
 @click.option("--data", required=True, help="Training images with labels.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="A folder to be made.")
 @click.option("--members", type=click.IntRange(1), help="How many.")
@@ -18,8 +18,8 @@ import click
 @click.option("--seed", type=click.IntRange(0), default=0)
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any option: eps=0.1, lr=0.05.")
-def train(name: str, arch: str, data: str, out: Path, members: int | None, epochs: int | None, seed: int,
-          device: str, settings: tuple[str, ...]) -> None:  # fmt: skip
+def train(name: str, arch: str | None, data: str, out: Path, members: int | None, epochs: int | None,
+          seed: int, device: str, settings: tuple[str, ...]) -> None:  # fmt: skip
     """Train a defense; interrupted, the same command goes on and gives the same weights."""
     from rich.console import Console
     from rich.progress import (
@@ -32,8 +32,8 @@ def train(name: str, arch: str, data: str, out: Path, members: int | None, epoch
 
     from advens.datasets import load_data
     from advens.defenses import create_defense
+    from advens.defenses.members import architecture
     from advens.defenses.training import train as run
-    from advens.models import check_name
     from advens.spec import literal
 
     options: dict[str, Any] = {"members": members, "epochs": epochs}
@@ -46,7 +46,7 @@ def train(name: str, arch: str, data: str, out: Path, members: int | None, epoch
             raise InputError(f"--set '{setting}': write KEY=VALUE, as eps=0.1")
         options[key.strip()] = literal(value.strip())
     defense = create_defense(name, **options)
-    check_name(arch)
+    built = architecture(arch, data)
     phases = defense.phases()
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -60,7 +60,7 @@ def train(name: str, arch: str, data: str, out: Path, members: int | None, epoch
             done = order[row["phase"]] * defense.training.epochs + row["epoch"]
             bar.update(task, completed=done, description=f"{name}, {row['phase']}", loss=row["loss"])
 
-        ensemble = run(defense, arch, load_data(data), out, seed=seed, device=device, on_epoch=say)
+        ensemble = run(defense, built, load_data(data), out, seed=seed, device=device, on_epoch=say)
     click.echo(f"defense:{out}: {len(ensemble.members)} members, {ensemble.kind}")
 
 

@@ -8,7 +8,7 @@ from advens.classifier import Classifier
 from advens.defenses.ensembles import Together
 from advens.defenses.saved import bare
 from advens.errors import InputError
-from advens.models import load_model
+from advens.models import check_name, load_model
 from advens.seeding import derive
 from advens.spec import Spec
 
@@ -44,6 +44,18 @@ def fresh(arch: str, num_classes: int, size: tuple[int, int], seed: int, member:
             if takes_any_size(model, size):
                 model.input_size = size
     return model.requires_grad_(True).train()
+
+
+def architecture(name: str | None, data: str) -> str:
+    """A model source from what a user says: as it is, a timm name, or nothing: what suits the data.
+
+    Raises InputError for a name that cannot be.
+    """
+    if name is None:
+        name = "digits:mambaout" if data.startswith("digits:") else "timm:resnet18"
+    source = name if ":" in name else f"timm:{name}"
+    check_name(source)
+    return source
 
 
 def _single(name: str) -> Classifier:

@@ -100,7 +100,9 @@ def process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: object) -> subprocess.Popen[str]:
-        code = "from advens.cli import main; main()"
+        # Ctrl-C is heard also where the tests themselves run in the background, who are deaf to it
+        code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); " \
+            "from advens.cli import main; main()"
         child = subprocess.Popen(
             [sys.executable, "-c", code, *map(str, arguments)], text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,

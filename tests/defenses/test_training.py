@@ -13,7 +13,7 @@ from torch import Tensor
 import advens
 from advens.cli import invoke
 from advens.defenses import create_defense, list_defenses
-from advens.defenses.members import fresh
+from advens.defenses.members import architecture, fresh
 from advens.defenses.training import Training, train
 from advens.errors import InputError, RunError
 
@@ -151,6 +151,7 @@ def test_fresh_members() -> None:
         (["dverge", "--members", "1"], "members = 1"),
         (["plain", "--set", "lr"], "KEY=VALUE"),
         (["plain", "--arch", "digits:resnett"], "did you mean 'digits:resnet'"),
+        (["plain", "--arch", "resnet1"], "resnet18"),
         (["plain", "--data", "digits:trainn"], "did you mean 'train'"),
     ],
 )
@@ -170,6 +171,13 @@ def test_command(tmp_path: Path, capsys: Any) -> None:
     assert code == 0
     assert "2 members, randomized" in capsys.readouterr().out
     assert invoke(["models", f"defense:{out}"]) == 0
+
+
+def test_architectures() -> None:
+    assert architecture(None, "digits:train?limit=40") == "digits:mambaout"
+    assert architecture(None, "folder:photos") == "timm:resnet18"
+    assert architecture("test_vit", "digits:train") == "timm:test_vit"
+    assert architecture("torchvision:resnet18", "digits:train") == "torchvision:resnet18"
 
 
 def test_list(capsys: Any) -> None:
