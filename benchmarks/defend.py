@@ -26,7 +26,7 @@ from advens.digest import value_digest
 from advens.errors import InputError, RunError
 from advens.models import expand, load_model
 from advens.results.files import write_bytes
-from advens.results.robustness import expected, robustness
+from advens.results.robustness import expected
 from advens.results.statistics import wilson
 from advens.results.summary import load
 from advens.threat import Threat, parse_eps
@@ -110,6 +110,8 @@ def defend(
 ) -> pd.DataFrame:
     """Do what is missing; one row for every defense, also in ``defenses.parquet``.
 
+    ``images.parquet`` has what the accuracies are means of: the share of draws that are right on an image.
+
     Raises:
         InputError: a name that cannot be, or a folder that holds another trial.
         RunError: some cells failed; finished ones are kept.
@@ -118,24 +120,33 @@ def defend(
     models = {name: load_model(name) for name in trial.defenses}
     suites = trial.suites([name for name, model in models.items() if is_randomized(model)])
     rows: dict[str, dict[str, Any]] = {name: about(model) for name, model in models.items()}
+    images: list[pd.DataFrame] = []
     for folder, suite in suites.items():
         report = run_suite(
             suite, directory / folder, device=device, executor=executor, workers=workers, progress=progress
         )
         _whole(report)
-        samples, cells = load([directory / folder])
-        found = robustness(samples, cells) if folder == "open" else None
+        samples, _ = load([directory / folder])
         for name in trial.defenses:
-            if found is None:
-                rows[name] |= transferred(samples, name, str(suite.threat.eps))
-            else:
-                rows[name] |= in_the_open(found[found["model"] == name])
+            own = expected(samples[samples["target"] == name])
+            left = in_the_open(own) if folder == "open" else transferred(own, str(suite.threat.eps))
+            rows[name] |= {"clean": float(own["clean"].mean()), "n": own["sample_id"].nunique()}
+            rows[name] |= {measure: float(values.mean()) for measure, values in left.items()}
+            if folder != "open":
+                rows[name] |= interval(left)
+            images += [
+                values.rename("left").reset_index().assign(defense=name, measure=measure)
+                for measure, values in left.items() if len(values)
+            ]
     data = load_data(suites["open"].source)
     with progress.task("measuring members", len(models)) as advance:
         for name, model in models.items():
             rows[name] |= measured(model.to(device), data, trial, directory / "members")
             advance(name)
     table: pd.DataFrame = pd.DataFrame(rows.values())
+    found: pd.DataFrame = pd.concat(images, ignore_index=True)
+    table["missed"] = table["defense"].map(missed(found, f"transfer {trial.budgets[-1]}"))
+    found.to_parquet(directory / "images.parquet", index=False)
     table.to_parquet(directory / "defenses.parquet", index=False)
     return table
 
@@ -147,21 +158,35 @@ def about(model: Classifier) -> dict[str, Any]:
     return {"defense": model.name, "kind": kind, "members": max(1, len(members))}
 
 
-def transferred(samples: pd.DataFrame, name: str, eps: str) -> dict[str, Any]:
-    """Accuracy on clean images, and on the worst of each image's transferred ones."""
-    own = expected(samples[samples["target"] == name]).groupby("sample_id", observed=True)
-    left, n = float(own["left"].min().mean()), own.ngroups
-    low, high = wilson(left * n, n)
-    said = {f"transfer {eps}": left, f"transfer {eps} low": float(low), f"transfer {eps} high": float(high)}
-    return {"clean": float(own["clean"].mean().mean()), "n": n} | said
+def transferred(own: pd.DataFrame, eps: str) -> dict[str, pd.Series]:
+    """Accuracy on the worst of each image's transferred ones."""
+    return {f"transfer {eps}": own.groupby("sample_id", observed=True)["left"].min()}
 
 
-def in_the_open(found: pd.DataFrame) -> dict[str, Any]:
-    """Accuracy left by each attack on the model itself, and by all together, transfer not included."""
-    left = dict(zip(found["attack"], found["robust_accuracy"], strict=True))
-    return {f"open {attack}": left.get(attack, float("nan")) for attack in (*OPEN, *ADAPTIVE)} | {
-        "open worst": float(min(left.values()))
+def in_the_open(own: pd.DataFrame) -> dict[str, pd.Series]:
+    """Accuracy on each image after each attack on the model itself, and after the worst of them."""
+    left = {
+        f"open {attack}": own[own["attack"] == attack].set_index("sample_id")["left"]
+        for attack in (*OPEN, *ADAPTIVE)
     }
+    return left | {"open worst": own.groupby("sample_id", observed=True)["left"].min()}
+
+
+def missed(images: pd.DataFrame, transfer: str) -> dict[Any, float]:
+    """Accuracy that transfer takes where attacks in the open left it, by defense: masked gradients."""
+    left = images[images["measure"].isin([transfer, "open worst"])]
+    both = left.pivot_table("left", ["defense", "sample_id"], "measure", observed=True)
+    gap = (both["open worst"] - both[transfer]).clip(lower=0).groupby("defense", observed=True).mean()
+    return {name: float(value) for name, value in gap.items()}
+
+
+def interval(left: Mapping[str, pd.Series]) -> dict[str, float]:
+    """Wilson's, over images."""
+    ends = {name: wilson(values.sum(), len(values)) for name, values in left.items()}
+    return {
+        f"{name} {end}": value for name, both in ends.items()
+        for end, value in zip(("low", "high"), both, strict=True)
+    }  # fmt: skip
 
 
 def measured(model: Classifier, data: Dataset, trial: Trial, folder: Path) -> dict[str, Any]:

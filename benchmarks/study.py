@@ -237,7 +237,7 @@ def run_study(
          "defense": name} for line, name in zip(lines, names, strict=True)
     )  # fmt: skip
     each = about.merge(found.drop(columns="members"), on="defense", how="left", validate="many_to_one")
-    table = pooled(each)
+    table = pooled(each, pd.read_parquet(directory / "images.parquet"))
     each.to_parquet(directory / "defenses.parquet", index=False)
     table.to_parquet(directory / "study.parquet", index=False)
     return table

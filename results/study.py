@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from advens.results import text
 from advens.results.blocks import Column, split
+from advens.results.robustness import groups
 from advens.results.statistics import Estimate, wilson
 
 KEYS = ["table", "label", "members"]
@@ -21,8 +22,9 @@ NUMBERS = ("diversity", "mflops")
 NOTES = (
     "Accuracy in %, the mean over {trainings} trainings ± half of a 95 % interval: Student's over trainings "
     "or Wilson's over images, the wider; of randomized ensembles the expected accuracy. transfer: the worst "
-    "of each image's transferred images. The others attack the model itself; worst: of each model, the one "
-    "that leaves least.",
+    "of each image's transferred images. The others attack the model itself; worst: of each image, the one "
+    "that leaves least; missed: accuracy that transfer took and they left, as masked gradients do. Those of "
+    "a table that share a letter are not told apart by a paired test over images (Holm, 5 %).",
     "diversity: cross-entropy of members on images that feel to another like the target (DVERGE). shared: "
     "images crafted on one member that break another, in %. MFLOP: of one inference.",
 )
@@ -46,12 +48,17 @@ def over_trainings(values: np.ndarray, n: int | None = None) -> Estimate:
     return Estimate(mean, low, high)
 
 
-def pooled(each: pd.DataFrame) -> pd.DataFrame:
+def pooled(each: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     """One row for every label and size: means over trainings, with ``NAME low`` and ``NAME high``.
+
+    Of the transfer at the largest budget, and of the worst attack in the open, ``NAME group`` has letters:
+    lines of a table that share one are not told apart by a paired test over images, of each its mean over
+    trainings (Holm, 5 %).
 
     Args:
         each: a row for every trained model: `KEYS`, ``seed``, ``kind``, ``n`` and the measures of
             ``advens defend``.
+        images: what these are means of: ``defense``, ``measure``, ``sample_id``, ``left``.
     """
     measures = [
         name for name in each.columns
@@ -70,14 +77,30 @@ def pooled(each: pd.DataFrame) -> pd.DataFrame:
             row |= {name: found.value, f"{name} low": found.low, f"{name} high": found.high}
         rows.append(row)
     table: pd.DataFrame = pd.DataFrame(rows)
+    for measure in _ranked(measures):
+        own = images[images["measure"] == measure].merge(each[[*KEYS, "defense"]], on="defense")
+        letters: dict[str, str] = {}
+        for _, part in own.groupby("table", sort=False):
+            left = part.pivot_table("left", "sample_id", KEYS, observed=True)
+            left = left[left.mean().sort_values(ascending=False, kind="stable").index]
+            if len(left.columns) > 1:
+                letters |= groups(left)
+        lines = table[KEYS].itertuples(index=False, name=None)
+        table[f"{measure} group"] = [letters.get(str(line), "") for line in lines]
     return table
+
+
+def _ranked(measures: Sequence[str]) -> list[str]:
+    """The transfer at the largest budget, and the worst in the open."""
+    return [*[name for name in measures if name.startswith("transfer ")][-1:], "open worst"]
 
 
 def study_parts(table: pd.DataFrame, width: int) -> list[RenderableType]:
     """What ``pooled`` gives for a terminal of that width, as rich renderables."""
     parts: list[RenderableType] = []
     for name, columns in laid_out(table):
-        parts += [Text(name, style="bold"), *split(columns[:2], columns[2:], width), Text("")]
+        parts.append(Text(name, style="bold"))
+        parts += [each for part in split(columns[:2], columns[2:], width) for each in (part, Text(""))]
     return [*parts, *(Text(line, style="italic") for line in notes(table))]
 
 
@@ -120,7 +143,8 @@ def _cell(row: dict[Hashable, Any], name: str) -> str:
         return "-"
     if name in NUMBERS:
         return text.number(value)
-    return f"{100 * value:.1f} ±{100 * half:.1f}"
+    group = row.get(f"{name} group", "")
+    return f"{100 * value:.1f} ±{100 * half:.1f}{' ' if group else ''}{group}"
 
 
 def notes(table: pd.DataFrame) -> list[str]:

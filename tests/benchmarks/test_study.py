@@ -16,7 +16,7 @@ from advens.benchmarks.study import Study, contestants, load
 from advens.benchmarks.suite import bundled
 from advens.defenses import training
 from advens.results.statistics import wilson
-from advens.results.study import over_trainings, pooled
+from advens.results.study import over_trainings, pooled, study_markdown
 
 QUICK = {
     "arch": "digits:mambaout", "data": "digits:train?limit=32&seed=0", "optimizer": "adam", "epochs": 1,
@@ -163,11 +163,30 @@ def test_intervals() -> None:
     assert over_trainings(np.array([0.5]), 100)[1:] == wilson(50, 100)
 
 
+def test_groups_are_of_a_table_and_over_images() -> None:
+    lines = [("one", "strong", 0.9), ("one", "weak", 0.1), ("one", "weak too", 0.1), ("two", "weak", 0.1)]
+    each = pd.DataFrame([
+        {"table": table, "label": label, "members": 2, "seed": seed, "kind": "mean", "n": 100,
+         "defense": f"{table}{label}{seed}", "transfer 0.1": share, "open worst": 0.0}
+        for table, label, share in lines for seed in (0, 1)
+    ])  # fmt: skip
+    images = pd.DataFrame([
+        {"defense": f"{table}{label}{seed}", "measure": measure, "sample_id": f"i{k:02}",
+         "left": float(k < 100 * share) if measure != "open worst" else 0.0}
+        for table, label, share in lines for seed in (0, 1) for k in range(100)
+        for measure in ("transfer 0.1", "open worst")
+    ])  # fmt: skip
+    found = pooled(each, images)
+    assert list(found["transfer 0.1 group"]) == ["a", "b", "b", ""]
+    assert list(found["open worst group"]) == ["a", "a", "a", ""]
+    assert "90.0 ±6.0 a" in study_markdown(found)
+
+
 def test_what_one_training_lacks_is_left_out() -> None:
     base = {"table": "t", "label": "x", "members": 2, "kind": "mean", "n": 10, "defense": "d", "clean": 0.5}
     found = pooled(pd.DataFrame([
         base | {"seed": 0, "diversity": 1.0, "open arc": None}, base | {"seed": 1, "diversity": None},
-    ]))  # fmt: skip
+    ]), pd.DataFrame({"defense": [], "measure": [], "sample_id": [], "left": []}))  # fmt: skip
     assert found.loc[0, "diversity"] == 1
     assert np.isnan(found.loc[0, "open arc"])
     assert found.loc[0, "trainings"] == 2
