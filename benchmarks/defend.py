@@ -53,6 +53,7 @@ class Trial:
         transfer: attacks on these.
         budgets: l_inf radii of transfer, ascending; attacks in the open have the last.
         limit: only so many images.
+        open_limit: the first so many of these for attacks in the open, which cost the most.
         seed: of everything.
         measured: images that diversity and transfer between members are measured on.
         batch_size: images at once.
@@ -64,6 +65,7 @@ class Trial:
     transfer: tuple[str, ...]
     budgets: tuple[str, ...]
     limit: int | None = None
+    open_limit: int | None = None
     seed: int = 0
     measured: int = 200
     batch_size: int | None = None
@@ -92,6 +94,7 @@ class Trial:
         found["open"] = from_table(
             common | {
                 "name": "open", "goal": "robustness", "crossed": False,
+                "limit": self.open_limit or self.limit,
                 "threat": {"norm": "linf", "eps": self.budgets[-1]},
                 "surrogates": {name: [name] for name in self.defenses}, "attacks": attacks,
             }, "open",
@@ -130,10 +133,12 @@ def defend(
         for name in trial.defenses:
             own = expected(samples[samples["target"] == name])
             left = in_the_open(own) if folder == "open" else transferred(own, str(suite.threat.eps))
-            rows[name] |= {"clean": float(own["clean"].mean()), "n": own["sample_id"].nunique()}
+            n = own["sample_id"].nunique()
+            if folder == "open":
+                rows[name] |= {"n open": n}
+            else:
+                rows[name] |= {"clean": float(own["clean"].mean()), "n": n} | interval(left)
             rows[name] |= {measure: float(values.mean()) for measure, values in left.items()}
-            if folder != "open":
-                rows[name] |= interval(left)
             images += [
                 values.rename("left").reset_index().assign(defense=name, measure=measure)
                 for measure, values in left.items() if len(values)
@@ -175,7 +180,7 @@ def in_the_open(own: pd.DataFrame) -> dict[str, pd.Series]:
 def missed(images: pd.DataFrame, transfer: str) -> dict[Any, float]:
     """Accuracy that transfer takes where attacks in the open left it, by defense: masked gradients."""
     left = images[images["measure"].isin([transfer, "open worst"])]
-    both = left.pivot_table("left", ["defense", "sample_id"], "measure", observed=True)
+    both = left.pivot_table("left", ["defense", "sample_id"], "measure", observed=True).dropna()
     gap = (both["open worst"] - both[transfer]).clip(lower=0).groupby("defense", observed=True).mean()
     return {name: float(value) for name, value in gap.items()}
 

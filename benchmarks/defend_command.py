@@ -39,6 +39,7 @@ NOTES = (
 @click.option("--attacks", help="Attacks on these: A,B.")
 @click.option("--eps", help="l_inf budgets: 2/255,4/255; attacks in the open have the largest.")
 @click.option("--limit", type=click.IntRange(1), help="Only so many images.")
+@click.option("--open-limit", type=click.IntRange(1), help="The first of these for attacks in the open.")
 @click.option("--seed", type=click.IntRange(0), default=0)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/defend"), show_default=True)
 @click.option("--format", "form", default="table", show_default=True,
@@ -46,7 +47,7 @@ NOTES = (
 @device_option
 @batch_option
 def defend(defenses: tuple[str, ...], data: str, surrogates: str | None, attacks: str | None, eps: str | None,
-           limit: int | None, seed: int, out: Path, form: str, device: str,
+           limit: int | None, open_limit: int | None, seed: int, out: Path, form: str, device: str,
            batch_size: int | None) -> None:  # fmt: skip
     """Evaluate defenses (folders of 'advens train', or models): transfer, open attacks, members, cost."""
     from advens.benchmarks.defend import defend as run
@@ -57,7 +58,7 @@ def defend(defenses: tuple[str, ...], data: str, surrogates: str | None, attacks
 
     trial = trial_of(
         defenses, data, names(surrogates, "--surrogates"), names(attacks, "--attacks"), names(eps, "--eps"),
-        limit=limit, seed=seed, batch_size=batch_size,
+        limit=limit, open_limit=open_limit, seed=seed, batch_size=batch_size,
     )  # fmt: skip
     show(run(trial, out, device=resolve_device(device), progress=_progress()), form)
     click.echo(f"runs in {out}; the table in {out}/defenses.parquet", err=form != "table")

@@ -70,6 +70,7 @@ class Study(BaseModel):
         name: letters, digits, dashes.
         data: images that are attacked.
         limit: the first images of a shuffle seeded with 0.
+        open_limit: the first of these for attacks in the open, which cost the most.
         seeds: of the trainings.
         eps: l_inf radii of transfer; attacks in the open have the largest.
         surrogates: models that transfer comes from, trained separately.
@@ -85,6 +86,7 @@ class Study(BaseModel):
     goal: Literal["defense"]
     data: str
     limit: int | None = Field(None, ge=1)
+    open_limit: int | None = Field(None, ge=1)
     seeds: list[int] = Field([0], min_length=1)
     eps: list[float | str] = Field(min_length=1)
     surrogates: list[str] = Field(min_length=1)
@@ -98,7 +100,7 @@ class Study(BaseModel):
         budgets = [str(eps) for eps in self.eps]
         return trial_of(
             names, self.data, self.surrogates, self.attacks, budgets, limit=self.limit,
-            batch_size=self.batch_size,
+            open_limit=self.open_limit, batch_size=self.batch_size,
         )  # fmt: skip
 
 

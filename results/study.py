@@ -20,10 +20,10 @@ KEYS = ["table", "label", "members"]
 NUMBERS = ("diversity", "mflops")
 """Measures that are no shares of images."""
 NOTES = (
-    "Accuracy in %, the mean over {trainings} trainings ± half of a 95 % interval: Student's over trainings "
-    "or Wilson's over images, the wider; of randomized ensembles the expected accuracy. transfer: the worst "
-    "of each image's transferred images. The others attack the model itself; worst: of each image, the one "
-    "that leaves least; missed: accuracy that transfer took and they left, as masked gradients do. Those of "
+    "Accuracy in %, the mean over {} trainings ± half of a 95 % interval: Student's over trainings or "
+    "Wilson's over images, the wider; of randomized ensembles the expected accuracy. transfer: the worst of "
+    "each image's transferred images, of {}. The others attack the model itself, on {}; worst: of each image, "
+    "the one that leaves least; missed: accuracy that transfer took and they left, as masked gradients do. Those of "
     "a table that share a letter are not told apart by a paired test over images (Holm, 5 %).",
     "diversity: cross-entropy of members on images that feel to another like the target (DVERGE). shared: "
     "images crafted on one member that break another, in %. MFLOP: of one inference.",
@@ -56,24 +56,25 @@ def pooled(each: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     trainings (Holm, 5 %).
 
     Args:
-        each: a row for every trained model: `KEYS`, ``seed``, ``kind``, ``n`` and the measures of
-            ``advens defend``.
+        each: a row for every trained model: `KEYS`, ``seed``, ``kind``, ``n``, ``n open`` and the
+            measures of ``advens defend``.
         images: what these are means of: ``defense``, ``measure``, ``sample_id``, ``left``.
     """
     measures = [
         name for name in each.columns
-        if name not in (*KEYS, "seed", "defense", "kind", "n") and not name.endswith((" low", " high"))
+        if name not in (*KEYS, "seed", "defense", "kind", "n", "n open")
+        and not name.endswith((" low", " high"))
     ]  # fmt: skip
     rows = []
     for key, group in each.groupby(KEYS, sort=False):
-        n = int(group["n"].iloc[0])
         row: dict[str, Any] = dict(zip(KEYS, key, strict=True))
-        row |= {"kind": group["kind"].iloc[0], "trainings": len(group), "n": n}
+        row |= {"kind": group["kind"].iloc[0], "trainings": len(group)}
+        row |= {name: int(group[name].iloc[0]) for name in ("n", "n open")}
         for name in measures:
             values = group[name].dropna().to_numpy(float)
             found = Estimate(math.nan, math.nan, math.nan)
             if len(values):
-                found = over_trainings(values, None if name in NUMBERS else n)
+                found = over_trainings(values, _images(row, name))
             row |= {name: found.value, f"{name} low": found.low, f"{name} high": found.high}
         rows.append(row)
     table: pd.DataFrame = pd.DataFrame(rows)
@@ -88,6 +89,14 @@ def pooled(each: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
         lines = table[KEYS].itertuples(index=False, name=None)
         table[f"{measure} group"] = [letters.get(str(line), "") for line in lines]
     return table
+
+
+def _images(row: dict[str, Any], name: str) -> int | None:
+    """How many images a measure is a share of; None for what is none."""
+    if name in NUMBERS:
+        return None
+    count: int = row["n" if name == "clean" or name.startswith("transfer ") else "n open"]
+    return count
 
 
 def _ranked(measures: Sequence[str]) -> list[str]:
@@ -149,4 +158,5 @@ def _cell(row: dict[Hashable, Any], name: str) -> str:
 
 def notes(table: pd.DataFrame) -> list[str]:
     """What the numbers are."""
-    return [line.format(trainings=int(table["trainings"].max())) for line in NOTES]
+    most = table[["trainings", "n", "n open"]].max()
+    return [line.format(*map(int, most)) for line in NOTES]

@@ -23,7 +23,7 @@ QUICK = {
     "batch_size": 16,
 }  # fmt: skip
 TINY: dict[str, Any] = {
-    "name": "tiny", "goal": "defense", "data": "digits:test", "limit": 10, "seeds": [0, 1],
+    "name": "tiny", "goal": "defense", "data": "digits:test", "limit": 10, "open_limit": 6, "seeds": [0, 1],
     "eps": [0.2, 0.05], "surrogates": ["toys:centroid?seed=1"], "attacks": ["fgsm", "mifgsm"],
     "training": QUICK,
     "defenses": [
@@ -72,6 +72,8 @@ def test_the_whole_study(advens: Any, written: Any, tmp_path: Path, monkeypatch:
         assert np.allclose(found, means[found.index])
     assert table.loc[2, "open arc"] == table.loc[2, "open arc"]
     assert np.isnan(table.loc[0, "open arc"])
+    assert set(table["n"]) == {10}
+    assert set(table["n open"]) == {6}
     for words in ("boosted", "Drawn", "transfer 0.05", "over 2 trainings"):
         assert words in said.out
 
@@ -166,7 +168,7 @@ def test_intervals() -> None:
 def test_groups_are_of_a_table_and_over_images() -> None:
     lines = [("one", "strong", 0.9), ("one", "weak", 0.1), ("one", "weak too", 0.1), ("two", "weak", 0.1)]
     each = pd.DataFrame([
-        {"table": table, "label": label, "members": 2, "seed": seed, "kind": "mean", "n": 100,
+        {"table": table, "label": label, "members": 2, "seed": seed, "kind": "mean", "n": 100, "n open": 100,
          "defense": f"{table}{label}{seed}", "transfer 0.1": share, "open worst": 0.0}
         for table, label, share in lines for seed in (0, 1)
     ])  # fmt: skip
@@ -183,7 +185,10 @@ def test_groups_are_of_a_table_and_over_images() -> None:
 
 
 def test_what_one_training_lacks_is_left_out() -> None:
-    base = {"table": "t", "label": "x", "members": 2, "kind": "mean", "n": 10, "defense": "d", "clean": 0.5}
+    base = {
+        "table": "t", "label": "x", "members": 2, "kind": "mean", "n": 10, "n open": 5, "defense": "d",
+        "clean": 0.5,
+    }  # fmt: skip
     found = pooled(pd.DataFrame([
         base | {"seed": 0, "diversity": 1.0, "open arc": None}, base | {"seed": 1, "diversity": None},
     ]), pd.DataFrame({"defense": [], "measure": [], "sample_id": [], "left": []}))  # fmt: skip
