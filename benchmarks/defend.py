@@ -37,7 +37,7 @@ TRANSFER = ("mifgsm", "di-mi-ens-logits", "mi-smer")
 OPEN: dict[str, dict[str, Any]] = {
     "pgd": {"name": "pgd-ce", "steps": 50, "restarts": 5}, "pma-plus": {"name": "pma-plus"},
 }  # fmt: skip
-"""Attacks on any model, by label."""
+"""Attacks on any model, by label, when nobody says; others go by their own names."""
 ADAPTIVE: dict[str, dict[str, Any]] = {"adaptive-pgd": {"name": "adaptive-pgd"}, "arc": {"name": "arc"}}
 """Those on randomized ensembles, beside."""
 
@@ -52,6 +52,7 @@ class Trial:
         surrogates: models that transfer comes from, trained separately.
         transfer: attacks on these.
         budgets: l_inf radii of transfer, ascending; attacks in the open have the last.
+        open: attacks on the defenses themselves; randomized ones are put to theirs beside.
         limit: only so many images.
         open_limit: the first so many of these for attacks in the open, which cost the most.
         seed: of everything.
@@ -64,6 +65,7 @@ class Trial:
     surrogates: tuple[str, ...]
     transfer: tuple[str, ...]
     budgets: tuple[str, ...]
+    open: tuple[str, ...]
     limit: int | None = None
     open_limit: int | None = None
     seed: int = 0
@@ -86,10 +88,12 @@ class Trial:
                     "attacks": [{"name": attack} for attack in self.transfer],
                 }, name,
             )  # fmt: skip
-        attacks: list[dict[str, Any]] = [{**entry, "label": label} for label, entry in OPEN.items()]
+        attacks: list[dict[str, Any]] = [
+            {**OPEN.get(label, {"name": label}), "label": label} for label in self.open
+        ]
         attacks += [
             {**entry, "label": label, "surrogates": list(randomized)}
-            for label, entry in ADAPTIVE.items() if randomized
+            for label, entry in ADAPTIVE.items() if randomized and label not in self.open
         ]  # fmt: skip
         found["open"] = from_table(
             common | {
@@ -132,7 +136,10 @@ def defend(
         samples, _ = load([directory / folder])
         for name in trial.defenses:
             own = expected(samples[samples["target"] == name])
-            left = in_the_open(own) if folder == "open" else transferred(own, str(suite.threat.eps))
+            if folder == "open":
+                left = in_the_open(own, [*trial.open, *ADAPTIVE])
+            else:
+                left = transferred(own, str(suite.threat.eps))
             n = own["sample_id"].nunique()
             if folder == "open":
                 rows[name] |= {"n open": n}
@@ -168,11 +175,11 @@ def transferred(own: pd.DataFrame, eps: str) -> dict[str, pd.Series]:
     return {f"transfer {eps}": own.groupby("sample_id", observed=True)["left"].min()}
 
 
-def in_the_open(own: pd.DataFrame) -> dict[str, pd.Series]:
+def in_the_open(own: pd.DataFrame, attacks: Sequence[str]) -> dict[str, pd.Series]:
     """Accuracy on each image after each attack on the model itself, and after the worst of them."""
     left = {
         f"open {attack}": own[own["attack"] == attack].set_index("sample_id")["left"]
-        for attack in (*OPEN, *ADAPTIVE)
+        for attack in attacks
     }
     return left | {"open worst": own.groupby("sample_id", observed=True)["left"].min()}
 
@@ -245,6 +252,7 @@ def trial_of(
     surrogates: Sequence[str],
     attacks: Sequence[str],
     budgets: Sequence[str],
+    open: Sequence[str] = (),
     **more: Any,
 ) -> Trial:
     """A trial from names with wildcards; what is not said is taken from the embedded models for digits."""
@@ -258,8 +266,9 @@ def trial_of(
         both = ", ".join(sorted(set(names) & set(others)))
         raise InputError(f"{both}: transfer is measured from models that are not attacked themselves")
     return Trial(
-        names, data, others, tuple(attacks) or TRANSFER, tuple(sorted(chosen, key=parse_eps)), **more
-    )
+        names, data, others, tuple(attacks) or TRANSFER, tuple(sorted(chosen, key=parse_eps)),
+        tuple(dict.fromkeys(open)) or tuple(OPEN), **more,
+    )  # fmt: skip
 
 
 def _model(text: str) -> str:

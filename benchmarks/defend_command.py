@@ -39,6 +39,7 @@ NOTES = (
 @click.option("--attacks", help="Attacks on these: A,B.")
 @click.option("--eps", help="l_inf budgets: 2/255,4/255; attacks in the open have the largest.")
 @click.option("--limit", type=click.IntRange(1), help="Only so many images.")
+@click.option("--open", "opened", help="Attacks on the defenses themselves: A,B.  [default: pgd,pma-plus]")
 @click.option("--open-limit", type=click.IntRange(1), help="The first of these for attacks in the open.")
 @click.option("--seed", type=click.IntRange(0), default=0)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/defend"), show_default=True)
@@ -47,8 +48,8 @@ NOTES = (
 @device_option
 @batch_option
 def defend(defenses: tuple[str, ...], data: str, surrogates: str | None, attacks: str | None, eps: str | None,
-           limit: int | None, open_limit: int | None, seed: int, out: Path, form: str, device: str,
-           batch_size: int | None) -> None:  # fmt: skip
+           opened: str | None, limit: int | None, open_limit: int | None, seed: int, out: Path, form: str,
+           device: str, batch_size: int | None) -> None:  # fmt: skip
     """Evaluate defenses (folders of 'advens train', or models): transfer, open attacks, members, cost."""
     from advens.benchmarks.defend import defend as run
     from advens.benchmarks.defend import trial_of
@@ -58,7 +59,7 @@ def defend(defenses: tuple[str, ...], data: str, surrogates: str | None, attacks
 
     trial = trial_of(
         defenses, data, names(surrogates, "--surrogates"), names(attacks, "--attacks"), names(eps, "--eps"),
-        limit=limit, open_limit=open_limit, seed=seed, batch_size=batch_size,
+        names(opened, "--open"), limit=limit, open_limit=open_limit, seed=seed, batch_size=batch_size,
     )  # fmt: skip
     show(run(trial, out, device=resolve_device(device), progress=_progress()), form)
     click.echo(f"runs in {out}; the table in {out}/defenses.parquet", err=form != "table")
@@ -66,7 +67,7 @@ def defend(defenses: tuple[str, ...], data: str, surrogates: str | None, attacks
 
 def study(found: Study, directory: Path | None, only: str | None, how: Callable[[], dict[str, Any]]) -> None:
     """``advens run`` of a suite of defenses; without a directory, the plan alone."""
-    from advens.benchmarks.defend import ADAPTIVE, OPEN
+    from advens.benchmarks.defend import ADAPTIVE
     from advens.benchmarks.study import check, contestants, run_study
     from advens.errors import unknown
     from advens.results.commands import show_study
@@ -88,7 +89,7 @@ def study(found: Study, directory: Path | None, only: str | None, how: Callable[
         sizes = sorted({line.members for line in lines if line.training == training})
         click.echo(f"train      {training.title}: members {', '.join(map(str, sizes))}")
     click.echo(f"transfer   {', '.join(found.attacks)} on {', '.join(found.surrogates)}")
-    click.echo(f"open       {', '.join((*OPEN, *ADAPTIVE))} at the largest eps")
+    click.echo(f"open       {', '.join((*found.trial([]).open, *ADAPTIVE))} at the largest eps")
     click.echo(f"{len(lines)} models of {len({line.training for line in lines})} trainings")
 
 

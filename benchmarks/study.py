@@ -75,6 +75,7 @@ class Study(BaseModel):
         eps: l_inf radii of transfer; attacks in the open have the largest.
         surrogates: models that transfer comes from, trained separately.
         attacks: on these.
+        open: attacks on the defenses themselves; ``advens defend``'s own without.
         training: what is common to all trainings.
         defenses: what is trained.
         batch_size: images attacked at once (does not change results).
@@ -91,6 +92,7 @@ class Study(BaseModel):
     eps: list[float | str] = Field(min_length=1)
     surrogates: list[str] = Field(min_length=1)
     attacks: list[str] = Field(min_length=1)
+    open: list[str] = []
     training: TrainingTable
     defenses: list[DefenseEntry] = Field(min_length=1)
     batch_size: int | None = Field(None, ge=1)
@@ -99,7 +101,7 @@ class Study(BaseModel):
         """What the trained ones are put through."""
         budgets = [str(eps) for eps in self.eps]
         return trial_of(
-            names, self.data, self.surrogates, self.attacks, budgets, limit=self.limit,
+            names, self.data, self.surrogates, self.attacks, budgets, self.open, limit=self.limit,
             open_limit=self.open_limit, batch_size=self.batch_size,
         )  # fmt: skip
 

@@ -22,9 +22,10 @@ NUMBERS = ("diversity", "mflops")
 NOTES = (
     "Accuracy in %, the mean over {} trainings ± half of a 95 % interval: Student's over trainings or "
     "Wilson's over images, the wider; of randomized ensembles the expected accuracy. transfer: the worst of "
-    "each image's transferred images, of {}. The others attack the model itself, on {}; worst: of each image, "
-    "the one that leaves least; missed: accuracy that transfer took and they left, as masked gradients do. Those of "
-    "a table that share a letter are not told apart by a paired test over images (Holm, 5 %).",
+    "each image's transferred images, of {}. The others attack the model itself, on {}; worst: of each "
+    "image, the one that leaves least; missed: accuracy that transfer took and they left, as masked "
+    "gradients do. Those of a table that share a letter are not told apart by a paired test over images "
+    "(Holm, 5 %).",
     "diversity: cross-entropy of members on images that feel to another like the target (DVERGE). shared: "
     "images crafted on one member that break another, in %. MFLOP: of one inference.",
 )
