@@ -136,14 +136,12 @@ def defend(
         samples, _ = load([directory / folder])
         for name in trial.defenses:
             own = expected(samples[samples["target"] == name])
-            if folder == "open":
-                left = in_the_open(own, [*trial.open, *ADAPTIVE])
-            else:
-                left = transferred(own, str(suite.threat.eps))
             n = own["sample_id"].nunique()
             if folder == "open":
+                left = in_the_open(own, [*trial.open, *ADAPTIVE])
                 rows[name] |= {"n open": n}
             else:
+                left = transferred(own, str(suite.threat.eps))
                 rows[name] |= {"clean": float(own["clean"].mean()), "n": n} | interval(left)
             rows[name] |= {measure: float(values.mean()) for measure, values in left.items()}
             images += [

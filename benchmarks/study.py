@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from advens.benchmarks.executors import execute
 from advens.benchmarks.plan import outline
 from advens.benchmarks.progress import Progress
 from advens.benchmarks.suite import NAME, Suite, from_table, read, validated
-from advens.datasets import load_data
+from advens.datasets import Dataset, load_data
 from advens.defenses.members import architecture
 from advens.errors import RunError
 from advens.results.study import pooled
@@ -139,12 +140,18 @@ class Train:
         """The name of the ensemble."""
         from advens.defenses.trained import trained
 
-        return trained(self.defense, self.arch, load_data(self.data), seed=self.seed, device=device)
+        return trained(self.defense, self.arch, _data(self.data), seed=self.seed, device=device)
 
     def do(self, device: str) -> int:
         """Trains. Returns members."""
         self.model(device)
         return int(self.defense.members)
+
+
+@lru_cache(maxsize=1)
+def _data(source: str) -> Dataset:
+    """Opened once: its digest is needed for every training."""
+    return load_data(source)
 
 
 @dataclass(frozen=True)
@@ -156,10 +163,10 @@ class Contestant:
     members: int
     training: Train
 
-    def model(self) -> str:
-        """The name of the model, once it is trained."""
-        name, whole = self.training.model(), self.training.defense.members
-        return name if self.members == whole else f"{name}?members={self.members}"
+    def model(self, trained: str) -> str:
+        """The name of the model, given that of the training."""
+        whole = self.training.defense.members
+        return trained if self.members == whole else f"{trained}?members={self.members}"
 
 
 def contestants(study: Study) -> list[Contestant]:
@@ -234,7 +241,8 @@ def run_study(
         load_data(source)
     tasks = dict.fromkeys(line.training for line in lines)
     _train_all(sorted(tasks, key=_size, reverse=True), progress, how)  # long ones first
-    names = [line.model() for line in lines]
+    trained = {task: task.model() for task in tasks}
+    names = [line.model(trained[line.training]) for line in lines]
     found = defend(study.trial(names), directory, progress=progress, **how)
     about = pd.DataFrame(
         {"table": line.table, "label": line.label, "members": line.members, "seed": line.training.seed,
