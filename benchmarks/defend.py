@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from advens.attacks.expectation import is_randomized
+from advens.benchmarks.executors import execute
 from advens.benchmarks.progress import Progress
 from advens.benchmarks.runner import Report, run_suite
 from advens.benchmarks.suite import Suite, from_table
@@ -149,10 +151,18 @@ def defend(
                 for measure, values in left.items() if len(values)
             ]
     data = load_data(suites["open"].source)
-    with progress.task("measuring members", len(models)) as advance:
-        for name, model in models.items():
-            rows[name] |= measured(model.to(device), data, trial, directory / "members")
-            advance(name)
+    paths = {name: _measures(directory, model, data, trial) for name, model in models.items()}
+    tasks = [Measure(name, trial, suites["open"].source, str(path)) for name, path in paths.items()]
+    outcomes = execute(tasks, executor, workers, device)
+    with progress.task("measuring members", len(tasks)) as advance, closing(outcomes):
+        for task, outcome in outcomes:
+            if isinstance(outcome, RunError):
+                raise RunError(f"{task.title}: {outcome}")
+            advance(task.title)
+    for name, path in paths.items():
+        kept: Mapping[str, Any] = json.loads(path.read_text())
+        rows[name] |= {measure: kept.get(measure) for measure in ("diversity", "shared")}
+        rows[name] |= {"mflops": kept["flops"] / 1e6}
     table: pd.DataFrame = pd.DataFrame(rows.values())
     found: pd.DataFrame = pd.concat(images, ignore_index=True)
     table["missed"] = table["defense"].map(missed(found, f"transfer {trial.budgets[-1]}"))
@@ -199,23 +209,41 @@ def interval(left: Mapping[str, pd.Series]) -> dict[str, float]:
     }  # fmt: skip
 
 
-def measured(model: Classifier, data: Dataset, trial: Trial, folder: Path) -> dict[str, Any]:
-    """Cost, and of ensembles diversity and transfer between members; kept by what they are of."""
-    eps = parse_eps(trial.budgets[-1])
-    key = value_digest([model.digest, data.digest, trial.measured, eps, trial.seed], 20)
-    path = folder / f"{key}.json"
-    if not path.is_file():
-        found = {"defense": model.name, "flops": _flops(model, data)}
+def _measures(directory: Path, model: Classifier, data: Dataset, trial: Trial) -> Path:
+    """Where the measures of a model are kept, by what they are of."""
+    about = [model.digest, data.digest, trial.measured, parse_eps(trial.budgets[-1]), trial.seed]
+    return directory / "members" / f"{value_digest(about, 20)}.json"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The task of a worker: a model's cost, and of ensembles diversity and transfer between members."""
+
+    name: str
+    trial: Trial
+    source: str
+    path: str
+
+    @property
+    def title(self) -> str:
+        return self.name
+
+    def do(self, device: str) -> int:
+        """Measures, unless it was done. Returns how many models."""
+        path = Path(self.path)
+        if path.is_file():
+            return 1
+        model, data = load_model(self.name).to(device), load_data(self.source)
         members = list(getattr(model, "members", ()))
+        found = {"defense": model.name, "flops": cost(model, model.input_size or data.size)}
         if len(members) > 1:
             try:
-                found |= _between(members, data, trial, eps)
+                found |= _between(members, data, self.trial, parse_eps(self.trial.budgets[-1]))
             except InputError as error:  # members that are hardly ever all right
                 found |= {"why": str(error)}
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, (json.dumps(found, indent=1) + "\n").encode())
-    kept: Mapping[str, Any] = json.loads(path.read_text())
-    return {"diversity": kept.get("diversity"), "shared": kept.get("shared"), "mflops": kept["flops"] / 1e6}
+        return 1
 
 
 def _between(members: Sequence[Classifier], data: Dataset, trial: Trial, eps: float) -> dict[str, Any]:
@@ -230,10 +258,6 @@ def _between(members: Sequence[Classifier], data: Dataset, trial: Trial, eps: fl
         "counted": pairs.counted.tolist(), "eps": eps,
         "shared": float((rates.sum() - rates.diagonal().sum()) / (k * (k - 1))),
     }  # fmt: skip
-
-
-def _flops(model: Classifier, data: Dataset) -> float:
-    return cost(model, model.input_size or data.size)
 
 
 def _whole(report: Report) -> None:

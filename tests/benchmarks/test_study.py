@@ -39,7 +39,6 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ADVENS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(defending, "OPEN", {"pgd": {"name": "pgd-ce", "steps": 2}})
     monkeypatch.setattr(defending, "ADAPTIVE", {"arc": {"name": "arc", "steps": 2}})
-    monkeypatch.setattr(defending, "_between", lambda *_: {"diversity": 1.5, "shared": 0.25})
 
 
 @pytest.fixture

@@ -1,0 +1,64 @@
+"""The tables of defenses: as the README shows them, and as their numbers say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from advens.results.study import laid_out, study_markdown
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "results" / "reference" / "digits-defenses.csv"
+SHOWN = {
+    "Members that differ": (
+        "defense", "members", "clean", "transfer 0.05", "transfer 0.1", "transfer 0.15", "transfer 0.2",
+        "pgd", "shared",
+    ),
+    "Adversarially trained members": (
+        "defense", "members", "clean", "transfer 0.2", "pgd", "pma", "adaptive-pgd", "arc", "worst", "MFLOP",
+    ),
+}  # fmt: skip
+"""Columns in the README."""
+
+
+def table() -> pd.DataFrame:
+    return pd.read_csv(REFERENCE, keep_default_na=False, na_values=[""]).fillna(
+        {"transfer 0.2 group": "", "open worst group": ""}
+    )
+
+
+def test_the_readme_holds_the_reference() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for name, columns in laid_out(table()):
+        by = {column.header: column.cells for column in columns}
+        chosen = [by[header] for header in SHOWN[name]]
+        for cells in zip(*chosen, strict=True):
+            assert "| " + " | ".join(cells) + " |" in readme
+    assert REFERENCE.with_suffix(".md").read_text() == study_markdown(table())
+
+
+def test_what_the_readme_says_of_it() -> None:
+    found = table().set_index(["label", "members"])
+    transfer, group, worst = found["transfer 0.2"], found["transfer 0.2 group"], found["open worst"]
+    assert max(transfer["plain"]) - min(transfer["plain"]) < 0.01
+    assert transfer["dverge"].is_monotonic_increasing
+    differ = found[found["table"] == "Members that differ"]
+    for eps in ("0.1", "0.15"):
+        assert differ[f"transfer {eps}"].idxmax() == ("dverge", 8)
+    assert set(group["dverge", 8]) & set(group["trs", 8])
+    assert (found.loc["trs", "clean"] < min(found.loc["dverge", "clean"])).all()
+    assert max(differ["open worst"]) < 0.05
+    assert found.loc[("trs", 3), "open pgd"] - found.loc[("trs", 3), "open pma"] > 0.1
+
+    letters = found["open worst group"]
+    assert round(100 * (worst["barre", 4] - worst["barre", 1])) == 12
+    assert not set(letters["barre", 4]) & set(letters["barre", 1])
+    assert round(100 * (worst["iat", 4] - worst["iat", 1])) == 4
+    assert set(letters["iat", 4]) & set(letters["iat", 1])
+    assert set(letters["barre", 4]) & set(letters["mrboost", 4])
+    assert round(found.loc[("mrboost", 4), "mflops"] / found.loc[("barre", 4), "mflops"]) == 4
+    drawn = found[found["kind"] == "randomized"]
+    gaps = drawn[["open arc", "open adaptive-pgd"]].sub(drawn["open pma"], axis=0)
+    assert round(100 * gaps.min().min()) == 6
+    assert round(100 * gaps.max().max()) == 13
