@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
 
 from advens.attacks.builders.cached import Folder, default_cache
 from advens.defenses import saved
@@ -36,13 +40,28 @@ def trained(
     device: str = "cpu",
     on_epoch: Progress | None = None,
 ) -> str:
-    """The name of the ensemble, trained now if it never was; see `advens.defenses.training.train`."""
+    """The name of the ensemble, trained now if it never was; see `advens.defenses.training.train`.
+
+    On a CPU one thread trains: sums would come out otherwise with another number, and with them the weights.
+    """
     key = value_digest([VERSION, json.loads(json.dumps(what(defense, arch, data, seed)))], 20)
     folder = Folder(_cache() / key)
     with folder.locked():
         if not _ensemble(key).is_dir():
-            train(defense, arch, data, _ensemble(key), seed=seed, device=device, on_epoch=on_epoch)
+            with one_thread():
+                train(defense, arch, data, _ensemble(key), seed=seed, device=device, on_epoch=on_epoch)
     return f"trained:{key}"
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch uses one thread inside, and as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def load(spec: Spec) -> Ensemble | RandomizedEnsemble:

@@ -181,7 +181,7 @@ class EnsembleRecipe:
     """One ensemble: ``digits:NAME``.
 
     Args:
-        command: what trains it.
+        command: what trains it, with one thread (``OMP_NUM_THREADS=1``).
         adversarial: trained on PGD images.
     """
 

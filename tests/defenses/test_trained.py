@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import advens
 from advens.defenses import create_defense, list_defenses
@@ -83,6 +84,20 @@ def test_trained_once(data: Any, cache: Path) -> None:
         trained(defense, ARCH, advens.load_data("digits:train?limit=16&seed=0")),
     }
     assert len(others | {name}) == 4
+
+
+def test_threads_change_nothing(data: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, digests = torch.get_num_threads(), set()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            monkeypatch.setenv("ADVENS_CACHE", str(cache.parent / str(threads)))
+            name = trained(create_defense("at", **QUICK, members=1, steps=2), ARCH, data)
+            digests.add(advens.load_model(name).digest)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(digests) == 1
 
 
 def test_an_interrupted_one_goes_on(data: Any, cache: Path) -> None:
