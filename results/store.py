@@ -64,7 +64,11 @@ class RunStore:
         if not store.directory.is_dir():
             raise InputError(f"{store.directory} does not exist; give the directory of a run")
         if not (store.suite.is_file() or store.samples.is_dir() or store.examples.is_dir()):
-            raise InputError(f"{store.directory} holds no run (neither suite.toml nor samples/)")
+            inside = sorted(path.parent.name for path in store.directory.glob("*/suite.toml"))
+            which = f"; give one of the runs in it: {', '.join(inside)}" if inside else ""
+            raise InputError(
+                f"{store.directory} holds no run (neither suite.toml nor samples/){which}"
+            )
         return store
 
     def examples_path(self, cell: str) -> Path:

@@ -94,6 +94,7 @@ def test_the_whole_study(advens: Any, written: Any, tmp_path: Path, monkeypatch:
     rows = json.loads(advens("leaderboard", out, "--format", "json").done().out)["rows"]
     assert [row["label"] for row in rows] == list(table["label"])
     advens("leaderboard", out, "--family", "loss").refused("ranks defenses")
+    advens("matrix", out).refused("one of the runs in it: open, transfer-0.05, transfer-0.2")
 
 
 def test_smaller_ones_are_cut_from_the_largest() -> None:
