@@ -100,7 +100,7 @@ class Trial:
         found["open"] = from_table(
             common | {
                 "name": "open", "goal": "robustness", "crossed": False,
-                "limit": self.open_limit or self.limit,
+                "limit": min((n for n in (self.open_limit, self.limit) if n), default=None),
                 "threat": {"norm": "linf", "eps": self.budgets[-1]},
                 "surrogates": {name: [name] for name in self.defenses}, "attacks": attacks,
             }, "open",

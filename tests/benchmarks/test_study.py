@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,19 @@ def test_mistakes(advens: Any, written: Any, tmp_path: Path, changes: dict[str, 
     advens("run", written(**changes), "--out", tmp_path / "out").refused(said)
     assert not (tmp_path / "out").exists()
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("limit", "open_limit", "wanted"),
+    [(10, 6, 6), (10, 60, 10), (10, None, 10), (None, 6, 6), (None, None, None)],
+)
+def test_attacks_in_the_open_have_no_other_images(
+    limit: int | None, open_limit: int | None, wanted: int | None
+) -> None:
+    study = Study.model_validate(TINY | {"limit": limit, "open_limit": open_limit})
+    suites = replace(study.trial([]), defenses=("digits:vit",)).suites(())
+    assert suites["transfer-0.05"].limit == limit
+    assert suites["open"].limit == wanted
 
 
 def test_not_for_other_commands(advens: Any, written: Any, tmp_path: Path) -> None:
