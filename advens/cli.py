@@ -15,11 +15,11 @@ from advens.errors import InputError, RunError, nearest
 
 COMMANDS = {
     "run": ("advens.benchmarks.commands:run", "Run a suite and print its transferability matrix."),
-    "status": ("advens.benchmarks.commands:status", "Cells done, left and failed of a run."),
+    "status": ("advens.benchmarks.audit_commands:status", "Cells done, left and failed of a run."),
     "matrix": ("advens.results.commands:matrix", "The transferability matrix of a run."),
     "leaderboard": ("advens.results.commands:leaderboard", "Attacks ranked, with significance."),
     "evaluate": ("advens.benchmarks.commands:evaluate", "Show stored examples to new targets."),
-    "verify": ("advens.benchmarks.commands:verify", "Audit and re-evaluate what a run stored."),
+    "verify": ("advens.benchmarks.audit_commands:verify", "Audit and re-evaluate what a run stored."),
     "robustness": (
         "advens.benchmarks.robustness:robustness", "Attack models in the open; what is left of them."
     ),

@@ -1,8 +1,7 @@
-"""Commands of the top floor: suites, run, status, evaluate, verify, craft."""
+"""Commands of the top floor: suites, run, evaluate, craft."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from advens.benchmarks.progress import Progress
     from advens.benchmarks.runner import Report
     from advens.benchmarks.suite import Suite
-    from advens.results.store import RunStore
 
 device_option = click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto picks.")
 batch_option = click.option("--batch-size", type=click.IntRange(1), help="Images at once.")
@@ -84,42 +82,6 @@ def run(suite: str, out: Path | None, device: str, executor: str, workers: int, 
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-def status(directory: Path) -> None:
-    """Cells done, left and failed of a run, or of all runs of a trial."""
-    for store in _stores(directory):
-        if store.directory != directory:
-            click.echo(f"{store.directory.name}")
-        _status(store)
-
-
-def _status(store: RunStore) -> None:
-    from advens.benchmarks.runner import plan_path, read_plan
-    from advens.results.store import is_whole
-
-    directory = store.directory
-    if not plan_path(store).is_file():
-        raise InputError(f"{directory} holds no plan; was it made by 'advens run'?")
-    plan = read_plan(plan_path(store))
-    cells, keys, own = plan["cells"], set(plan["targets"].values()), plan["own"]
-    seen = {cell: keys - set(own.values()) | {own[cell]} if cell in own else keys for cell in cells}
-    done = {cell for cell in cells if is_whole(store.examples_path(cell), "examples")}
-    failures = {
-        path.stem: json.loads(path.read_text())
-        for path in sorted((directory / "failures").glob("*.json"))
-    }
-    pairs = sum(
-        key in seen.get(cell, ()) and is_whole(store.samples_path(cell, key), "samples")
-        for cell, key in store.evaluated()
-    )
-    click.echo(f"cells        {len(done)} of {len(cells)} crafted, {len(cells) - len(done)} left")
-    click.echo(f"evaluations  {pairs} of {sum(map(len, seen.values()))} done")
-    click.echo(f"failed       {len(failures)}")
-    for cell, note in failures.items():
-        click.echo(f"  {cell}  {note['task']}: {note['error']}")
-
-
-@click.command()
-@click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--targets", required=True, help="Models, with wildcards: M,N.")
 @device_option
 @batch_option
@@ -129,27 +91,6 @@ def evaluate(directory: Path, targets: str, device: str, batch_size: int | None)
 
     names = _names(targets, "--targets")
     _conclude(evaluate_targets(directory, names, resolve_device(device), batch_size, _progress()))
-
-
-@click.command()
-@click.argument("directory", type=click.Path(path_type=Path))
-@device_option
-def verify(directory: Path, device: str) -> None:
-    """Audit and re-evaluate what a run stored; exit code 1 on any lie."""
-    from advens.benchmarks.verify import verify_run
-
-    lies = 0
-    for store in _stores(directory):
-        audit = verify_run(store, resolve_device(device), _progress())
-        for lie in audit.lies:
-            click.echo(f"LIE  {lie}", err=True)
-        close = f", {audit.borderline} borderline" if audit.borderline else ""
-        where = "" if store.directory == directory else f"{store.directory.name}: "
-        click.echo(f"{where}{audit.cells} cells and {audit.rows} predictions checked{close}")
-        lies += len(audit.lies)
-    if lies:
-        raise RunError(f"{directory}: {lies} things stored there are not true")
-    click.echo("every image is in its ball and every number follows from the stored bytes")
 
 
 @click.command()
@@ -199,15 +140,6 @@ def craft(attack: str, surrogates: str, data: str, out: Path, targets: str, buil
         click.echo("surrogates were built on the images that are attacked; --train DATA builds on others")
     where = f"{out}/images and {out}/examples" if png else f"{out}/examples"
     click.echo(f"{made.images} images in {where}{f', traces in {out}/traces' if trace else ''}")
-
-
-def _stores(directory: Path) -> list[RunStore]:
-    """The run in a directory, or those in its folders, as a trial of defenses leaves them."""
-    from advens.results.store import RunStore
-
-    if (directory / "suite.toml").is_file() or not any(directory.glob("*/suite.toml")):
-        return [RunStore.open(directory)]
-    return [RunStore(path.parent) for path in sorted(directory.glob("*/suite.toml"))]
 
 
 def resolve_device(device: str) -> str:
@@ -305,4 +237,4 @@ def _conclude(report: Report, goal: str = "transfer", form: str = "table") -> No
     )
 
 
-__all__: list[Any] = ["craft", "evaluate", "run", "status", "suites", "verify"]
+__all__: list[Any] = ["craft", "evaluate", "run", "suites"]

@@ -196,14 +196,16 @@ def test_checkpoint_of_another_architecture(tmp_path: Path, checkpoint: Path) ->
 class Evil:
     """Runs code when it is unpickled."""
 
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.system, ("touch /tmp/advens-was-here",)
+        return os.system, (f"touch {self.mark}",)
 
 
 def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
-    mark = Path("/tmp/advens-was-here")
-    mark.unlink(missing_ok=True)
-    torch.save({"state_dict": Evil()}, tmp_path / "w.pth")
+    mark = tmp_path / "was-here"
+    torch.save({"state_dict": Evil(mark)}, tmp_path / "w.pth")
     with pytest.raises(InputError, match="is corrupt or of another architecture"):
         load_model(f"timm:{ARCH}?checkpoint={tmp_path / 'w.pth'}&num_classes=7")
     assert not mark.exists()
