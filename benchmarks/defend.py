@@ -18,6 +18,7 @@ import pandas as pd
 
 from advens.attacks.expectation import is_randomized
 from advens.benchmarks.executors import execute
+from advens.benchmarks.plan import outline
 from advens.benchmarks.progress import Progress
 from advens.benchmarks.runner import Report, run_suite
 from advens.benchmarks.suite import Suite, from_table
@@ -130,6 +131,8 @@ def defend(
     suites = trial.suites([name for name, model in models.items() if is_randomized(model)])
     rows: dict[str, dict[str, Any]] = {name: about(model) for name, model in models.items()}
     images: list[pd.DataFrame] = []
+    for suite in suites.values():
+        outline(suite, held_out=False)  # mistakes first
     for folder, suite in suites.items():
         report = run_suite(
             suite, directory / folder, device=device, executor=executor, workers=workers, progress=progress

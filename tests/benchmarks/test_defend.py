@@ -83,6 +83,7 @@ def test_again_does_nothing_and_a_new_defense_joins(
         (("nothing",), "model 'nothing' has no source"),
         ((NAMES[0], "--eps", "x"), "eps = 'x' is not a number"),
         ((NAMES[0], "--attacks", "fgms"), "unknown attack 'fgms'"),
+        ((NAMES[0], "--open", "pgdd"), "unknown attack 'pgdd'"),
         ((NAMES[0], "--limit", "0"), "--limit"),
     ],
 )
