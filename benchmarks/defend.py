@@ -131,8 +131,7 @@ def defend(
     suites = trial.suites([name for name, model in models.items() if is_randomized(model)])
     rows: dict[str, dict[str, Any]] = {name: about(model) for name, model in models.items()}
     images: list[pd.DataFrame] = []
-    for suite in suites.values():
-        outline(suite, held_out=False)  # mistakes first
+    _ = [outline(suite, held_out=False) for suite in suites.values()]  # mistakes first
     for folder, suite in suites.items():
         report = run_suite(
             suite, directory / folder, device=device, executor=executor, workers=workers, progress=progress
