@@ -76,7 +76,7 @@ def main() -> None:
 
 def invoke(args: list[str]) -> int:
     """The exit code of a command line; errors are one line on stderr."""
-    _allocate()
+    _set_up()
     try:
         result = cli.main(args, prog_name="advens", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -96,8 +96,14 @@ def invoke(args: list[str]) -> int:
         return 0
 
 
-def _allocate() -> None:
-    """How this process and its workers hold memory; variables that are set already are left."""
+def _set_up() -> None:
+    """Set how this process and its workers wait and hold memory, before torch is loaded.
+
+    Variables that the user has set are left as they are.
+    """
+    # idle OpenMP threads give up their core after a short wait; by default they spin, and two commands on one
+    # machine take several times as long as one after the other (benchmarks/speed/contention.py)
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # batches of every size would fill the default cache of 1,024 kernels with some hundred MiB
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
     # glibc would give freed tensors back to the system and fetch them again in every pass, a tenth of the

@@ -22,6 +22,10 @@ from typing import Protocol, TypeVar
 from advens.errors import InputError, RunError, first_line, nearest
 
 EXECUTORS = ("local", "ray")
+PROCESS_SETTINGS = (
+    "GOMP_SPINCOUNT", "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_",
+)  # fmt: skip
+"""Environment variables that the command line sets, see `advens.cli`."""
 
 
 class Task(Protocol):
@@ -136,6 +140,11 @@ def device_of_worker(device: str, worker: int) -> str:
     return f"cuda:{worker % max(1, torch.cuda.device_count())}"
 
 
+def _inherited() -> dict[str, str]:
+    """The variables that the command line sets for torch, which a Ray worker does not inherit."""
+    return {name: os.environ[name] for name in PROCESS_SETTINGS if name in os.environ}
+
+
 def _ray(tasks: Sequence[T], device: str) -> Outcomes[T]:
     try:
         import ray
@@ -144,7 +153,9 @@ def _ray(tasks: Sequence[T], device: str) -> Outcomes[T]:
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
     gpus = 1 if device.startswith("cuda") else 0
-    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(attempt)
+    remote = ray.remote(
+        num_cpus=1, num_gpus=gpus, max_retries=3, runtime_env={"env_vars": _inherited()}
+    )(attempt)  # fmt: skip
     pending = {remote.remote(task, device): task for task in tasks}
     try:
         while pending:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -49,6 +50,15 @@ def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 HEAVY = {"torch", "timm", "torchvision", "pandas", "pyarrow", "numpy", "scipy", "sklearn", "pydantic"}
+
+
+def test_waiting_threads_sleep_soon_unless_the_user_decides(say, monkeypatch):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    say("--version")
+    assert os.environ["GOMP_SPINCOUNT"] == "10000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    say("--version")
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], [], ["nonsense"]], ids=str)
