@@ -30,7 +30,7 @@ SOURCES = {
     ),
     "parquet": (
         "advens.datasets.parquet",
-        "parquet:PATH  a file or a folder of shards with columns image (bytes) and label",
+        "parquet:PATH[?image=img&label=fine_label&split=test]  a file or a folder of shards",
     ),
     "torchvision": (
         "advens.datasets.torchvision_sets",

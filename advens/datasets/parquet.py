@@ -1,6 +1,7 @@
 """``parquet:PATH``: a file, or a folder of ``*.parquet`` shards, with ``image`` and ``label``.
 
-``image`` holds the bytes of a PNG, JPEG, ...; or is a struct with a field ``bytes``, as Hugging
+``?image=img&label=fine_label`` names other columns, ``?split=test`` takes the shards of one
+split. ``image`` holds the bytes of a PNG, JPEG, ...; or is a struct with a field ``bytes``, as Hugging
 Face writes; or, where the file has integer columns ``height`` and ``width``, may hold the raw 8-bit
 pixels (3, H, W). Optional columns: ``sample_id`` and ``target_label``.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +24,12 @@ from advens.datasets.folder import nearby
 from advens.datasets.parquet_tables import joined, read_images, read_table, unique_ids
 from advens.datasets.source import Bytes, Integers
 from advens.errors import InputError
+
+SHARD = re.compile(
+    r"(?P<split>\w+?)-\d+-of-\d+(-\w+)?\.parquet"
+    r"|(?P<only>train|training|test|validation|valid|val|dev|eval)\.parquet"
+)
+"""Names of shards that say of which split they are."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ class ParquetSource:
 
     Args:
         groups: the row groups in order.
+        image: the column of the images.
         labels: (N,) int64.
         sample_ids: (N,) unique names.
         num_classes: how many classes there are.
@@ -63,6 +72,7 @@ class ParquetSource:
     """
 
     groups: tuple[RowGroup, ...]
+    image: str
     labels: Integers
     sample_ids: tuple[str, ...]
     num_classes: int
@@ -117,7 +127,7 @@ class ParquetSource:
         held = self._held
         if held.group is not group or held.process != os.getpid():
             held.images = None  # before the next is read, so that two are never held
-            held.images = read_images(group.file, group.index)
+            held.images = read_images(group.file, group.index, self.image)
             held.group, held.process = group, os.getpid()
         value: bytes | None = held.images[row - group.start].as_py()
         if value is None:
@@ -129,19 +139,35 @@ class ParquetSource:
         return self.raw_sizes is not None and len(cell) == 3 * int(self.raw_sizes[row].prod())
 
 
-def load(path: str) -> ParquetSource:
+def load(
+    path: str, image: str | None = None, label: str | None = None, split: str | None = None
+) -> ParquetSource:
     """Open a file, the shards of a folder, or those of a pattern (``PATH/test-*.parquet``).
 
     Ids are ``sample_id``, else ``shard.parquet#row``.
 
+    Args:
+        path: the file, folder or pattern.
+        image, label: the columns, where they have other names; Hugging Face's metadata is read for them, too.
+        split: only the shards of this split, which Hugging Face names ``test-00000-of-00004.parquet``.
+
     Raises:
-        InputError: nothing there, a file that is cut off or not parquet, a missing column, labels
-            that are not classes, or an id that is there twice.
+        InputError: nothing there, shards of several splits, a file that is cut off or not parquet, a
+            missing column, labels that are not classes, or an id that is there twice.
     """
-    tables = [read_table(file) for file in _shards(path)]
+    tables = [read_table(file, image, label) for file in _of_one_split(path, _shards(path), split)]
     groups: list[RowGroup] = []
     total = 0
     for table in tables:
+        for what, own, first in (
+            ("images in column", table.image, tables[0].image),
+            ("classes called", table.class_names, tables[0].class_names),
+        ):
+            if own != first:
+                raise InputError(
+                    f"shards differ: '{tables[0].file}' has {what} {_shown(first)}, "
+                    f"'{table.file}' {_shown(own)}"
+                )
         for index, rows in enumerate(table.group_rows):
             if rows:
                 groups.append(RowGroup(table.file, index, total))
@@ -152,10 +178,13 @@ def load(path: str) -> ParquetSource:
     assert labels is not None
     largest = max(int(labels.max()), 0 if targets is None else int(targets.max()))
     names = tables[0].class_names
-    if names is not None and len(names) <= largest:
-        names = None
+    if names is not None and len(names) <= largest:  # a wanted class; labels were checked
+        raise InputError(
+            f"'{path}': target_label {largest} is beyond the {len(names)} classes that the file names"
+        )
     return ParquetSource(
         tuple(groups),
+        tables[0].image,
         labels,
         unique_ids(tables),
         len(names) if names else largest + 1,
@@ -163,6 +192,31 @@ def load(path: str) -> ParquetSource:
         targets,
         sizes,
     )
+
+
+def _shown(value: object) -> str:
+    text = ", ".join(value) if isinstance(value, tuple) else str(value)
+    return f"'{text[:40]}'"
+
+
+def _of_one_split(path: str, files: tuple[Path, ...], split: str | None) -> tuple[Path, ...]:
+    """The shards of the split that is wanted; all, where their names say of no more than one."""
+    splits = {
+        file: match["split"] or match["only"]
+        for file in files
+        if (match := SHARD.fullmatch(file.name))
+    }
+    found = sorted(set(splits.values()))
+    if split is None:
+        if len(found) > 1:
+            raise InputError(
+                f"'{path}' holds shards of several splits: {', '.join(found)}; add ?split={found[0]}"
+            )
+        return files
+    if split not in found:
+        known = f"; there are {', '.join(found)}" if found else "; no file is named after a split"
+        raise InputError(f"'{path}' has no split '{split}'{known}")
+    return tuple(file for file in files if splits.get(file) == split)
 
 
 def _shards(path: str) -> tuple[Path, ...]:

@@ -13,9 +13,7 @@ import numpy as np
 from advens.datasets.source import Integers
 from advens.errors import InputError, first_line, nearest
 
-IMAGE, LABEL, ID, TARGET, HEIGHT, WIDTH = (
-    "image", "label", "sample_id", "target_label", "height", "width",
-)  # fmt: skip
+ID, TARGET, HEIGHT, WIDTH = "sample_id", "target_label", "height", "width"
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +22,7 @@ class Table:
 
     Args:
         file: the shard.
+        image: the column that holds the images.
         group_rows: how many rows every row group has.
         labels: (n,) int64.
         targets: (n,) int64 or None.
@@ -33,6 +32,7 @@ class Table:
     """
 
     file: Path
+    image: str
     group_rows: tuple[int, ...]
     labels: Integers
     targets: Integers | None
@@ -41,18 +41,26 @@ class Table:
     class_names: tuple[str, ...] | None
 
 
-def read_table(file: Path) -> Table:
-    """Read and check the columns of a shard. Raises InputError; see `parquet.load`."""
+def read_table(file: Path, image: str | None = None, label: str | None = None) -> Table:
+    """Read and check the columns of a shard.
+
+    Args:
+        image, label: names of the two columns; by default ``image`` and ``label``, or the only
+            column that Hugging Face's metadata declares to be an image, and to be a class.
+
+    Raises:
+        InputError: see `parquet.load`.
+    """
     with _opened(file) as shard:
         schema = shard.schema_arrow
-        for column in (IMAGE, LABEL):
-            if column not in schema.names:
-                raise InputError(f"{file} has no column '{column}'{nearest(column, schema.names)}")
-        raw = _holds_plain_bytes(file, schema.field(IMAGE).type) and all(
+        features = _features(schema)
+        image = _column(file, "image", image, "Image", schema.names, features)
+        label = _column(file, "label", label, "ClassLabel", schema.names, features)
+        raw = _holds_plain_bytes(file, image, schema.field(image).type) and all(
             column in schema.names and _is_integer(schema.field(column).type)
             for column in (HEIGHT, WIDTH)
         )
-        columns = [c for c in (LABEL, ID, TARGET) if c in schema.names]
+        columns = [label, *(c for c in (ID, TARGET) if c in schema.names)]
         columns += [HEIGHT, WIDTH] if raw else []
         try:
             table = shard.read(columns=columns, use_threads=False)
@@ -61,25 +69,33 @@ def read_table(file: Path) -> Table:
         groups = tuple(
             shard.metadata.row_group(i).num_rows for i in range(shard.metadata.num_row_groups)
         )
+    labels = _whole_numbers(file, table, label)
+    names = _class_names(features, label)
+    if names is not None and len(labels) and labels.max() >= len(names):
+        row = int(labels.argmax())
+        raise InputError(
+            f"{file} row {row}: {label} {labels[row]} is beyond the {len(names)} classes that the file names"
+        )
     return Table(
         file,
+        image,
         groups,
-        _whole_numbers(file, table, LABEL),
+        labels,
         _whole_numbers(file, table, TARGET) if TARGET in columns else None,
         np.stack([_whole_numbers(file, table, c) for c in (HEIGHT, WIDTH)], 1) if raw else None,
         tuple(map(str, table.column(ID).to_pylist())) if ID in columns else None,
-        _class_names(schema),
+        names,
     )
 
 
-def read_images(file: Path, group: int) -> Any:
+def read_images(file: Path, group: int, column: str) -> Any:
     """The image cells of one row group: a pyarrow array of bytes.
 
     Without pyarrow's threads: the process may be a forked worker.
     """
     with _opened(file) as shard:
         try:
-            cells = shard.read_row_group(group, columns=[IMAGE], use_threads=False).column(IMAGE)
+            cells = shard.read_row_group(group, columns=[column], use_threads=False).column(column)
         except (OSError, ValueError) as error:
             raise _damaged(file, error) from error
     array = cells.combine_chunks()
@@ -130,7 +146,34 @@ def _damaged(file: Path, error: Exception) -> InputError:
     return InputError(f"'{file}' is not a whole parquet file: {first_line(error)}")
 
 
-def _holds_plain_bytes(file: Path, kind: Any) -> bool:
+def _column(
+    file: Path,
+    role: str,
+    given: str | None,
+    kind: str,
+    present: Sequence[str],
+    features: dict[str, Any],
+) -> str:
+    """The column of a role: the one given, the one called so, or the only one declared a ``kind``."""
+    wanted = given or role
+    if wanted in present:
+        return wanted
+    declared = [name for name in present if _is(features.get(name), kind)]
+    if given is None and len(declared) == 1:
+        return declared[0]
+    hint = (
+        f"; add ?{role}={declared[0]}" if declared and given is None else nearest(wanted, present)
+    )
+    if len(declared) > 1 and given is None:
+        hint += f" (or {', '.join(declared[1:])})"
+    raise InputError(f"{file} has no column '{wanted}'{hint}")
+
+
+def _is(feature: object, kind: str) -> bool:
+    return isinstance(feature, dict) and feature.get("_type") == kind
+
+
+def _holds_plain_bytes(file: Path, column: str, kind: Any) -> bool:
     """Whether images are bytes (True) or a struct with bytes (False); raises when neither."""
     import pyarrow as pa
 
@@ -141,7 +184,7 @@ def _holds_plain_bytes(file: Path, kind: Any) -> bool:
     elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return True
     raise InputError(
-        f"{file}: column '{IMAGE}' is of type {kind}; it must hold the bytes of images, or structs "
+        f"{file}: column '{column}' is of type {kind}; it must hold the bytes of images, or structs "
         f"with a field 'bytes'"
     )
 
@@ -165,9 +208,16 @@ def _whole_numbers(file: Path, table: Any, column: str) -> Integers:
     return np.asarray(values)
 
 
-def _class_names(schema: Any) -> tuple[str, ...] | None:
+def _features(schema: Any) -> dict[str, Any]:
+    """What Hugging Face's metadata says of the columns; nothing where there is none."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(map(str, features[LABEL]["names"]))
     except (KeyError, TypeError, ValueError):
-        return None
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
+def _class_names(features: dict[str, Any], label: str) -> tuple[str, ...] | None:
+    feature = features.get(label)
+    names = feature.get("names") if isinstance(feature, dict) else None
+    return tuple(map(str, names)) if isinstance(names, list) and names else None

@@ -1,10 +1,10 @@
-"""Two commands at once on one machine: what idle threads that spin cost, and what the command line does about it.
+"""Several commands at once on one machine: what it costs that idle threads spin.
 
     python -m advens.benchmarks.speed.contention [--out FILE.json]
 
-An OpenMP thread that waits for work spins by default, and holds a core that another process needs. The command
-line sets ``GOMP_SPINCOUNT`` so that it soon sleeps. Here the same command runs alone and several at once, with the
-default spinning of the OpenMP library and with the setting, in turns.
+An OpenMP thread that waits for work spins by default, and holds a core that another process needs. The
+command line sets ``GOMP_SPINCOUNT`` so that it soon sleeps. Here the same command runs alone and several
+at once, with the default spinning of the OpenMP library and with the setting, in turns.
 """
 
 from __future__ import annotations

@@ -58,9 +58,9 @@ def test_row_groups_are_read_on_demand_and_once_a_batch(
 ) -> None:
     read: list[tuple[str, int]] = []
 
-    def counted(file: Path, group: int) -> Any:
+    def counted(file: Path, group: int, column: str) -> Any:
         read.append((file.name, group))
-        return original(file, group)
+        return original(file, group, column)
 
     original = parquet_tables.read_images
     monkeypatch.setattr(parquet, "read_images", counted)
@@ -136,6 +136,67 @@ def test_huggingface_layout(tmp_path: Path, noise: Callable[..., Any]) -> None:
     assert data.class_names == ("cat", "dog", "emu")
     assert data.num_classes == 3
     assert np.array_equal(data.pixels(1), noise(1))
+
+
+def huggingface(table: pa.Table, **features: Any) -> pa.Table:
+    return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+FINE = {"names": ["apple", "bee", "cup"], "_type": "ClassLabel"}
+COARSE = {"names": ["fruit", "insect"], "_type": "ClassLabel"}
+
+
+def test_columns_of_other_names(tmp_path: Path, noise: Callable[..., Any]) -> None:
+    """As CIFAR-100 lies on Hugging Face: img, fine_label, coarse_label."""
+    images = [{"bytes": png(noise(k)), "path": None} for k in range(2)]
+    table = pa.table({"img": images, "fine_label": [2, 0], "coarse_label": [0, 1]})
+    pq.write_table(table, tmp_path / "plain.parquet")
+    spec = f"parquet:{tmp_path}/plain.parquet"
+    data = load_data(f"{spec}?image=img&label=fine_label")
+    assert data.labels.tolist() == [2, 0]
+    assert np.array_equal(data.pixels(1), noise(1))
+    assert load_data(f"{spec}?image=img&label=coarse_label").labels.tolist() == [0, 1]
+    with pytest.raises(InputError, match="no column 'fine_lable'; did you mean 'fine_label'"):
+        load_data(f"{spec}?image=img&label=fine_lable")
+
+    declared = huggingface(table, img={"_type": "Image"}, fine_label=FINE, coarse_label=COARSE)
+    pq.write_table(declared, tmp_path / "declared.parquet")
+    spec = f"parquet:{tmp_path}/declared.parquet"
+    with pytest.raises(InputError, match=r"no column 'label'; add \?label=fine_label \(or coarse_label\)"):
+        load_data(spec)
+    assert load_data(f"{spec}?label=coarse_label").class_names == ("fruit", "insect")
+    pq.write_table(huggingface(table, img={"_type": "Image"}, fine_label=FINE), tmp_path / "one.parquet")
+    only = load_data(f"parquet:{tmp_path}/one.parquet")
+    assert only.labels.tolist() == [2, 0]
+    assert only.class_names == ("apple", "bee", "cup")
+
+
+def test_labels_beyond_the_named_classes_are_refused(tmp_path: Path) -> None:
+    table = huggingface(pa.table({"image": [b"", b""], "label": [1, 99]}), label=COARSE)
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(InputError, match="row 1: label 99 is beyond the 2 classes that the file names"):
+        load_data(f"parquet:{tmp_path}/x.parquet")
+
+
+def test_splits_are_not_mixed(tmp_path: Path, noise: Callable[..., Any]) -> None:
+    for name, label in (("train-00000-of-00002", 0), ("train-00001-of-00002", 1), ("test-00000-of-00001", 2)):
+        write(tmp_path / f"{name}.parquet", image=[png(noise(label))], label=[label])
+    with pytest.raises(InputError, match=r"shards of several splits: test, train; add \?split=test"):
+        load_data(f"parquet:{tmp_path}")
+    assert load_data(f"parquet:{tmp_path}?split=train").labels.tolist() == [0, 1]
+    assert load_data(f"parquet:{tmp_path}?split=test").labels.tolist() == [2]
+    with pytest.raises(InputError, match="no split 'validation'; there are test, train"):
+        load_data(f"parquet:{tmp_path}?split=validation")
+    write(tmp_path / "val.parquet", image=[png(noise(0))], label=[0])
+    assert load_data(f"parquet:{tmp_path}?split=val").labels.tolist() == [0]
+
+
+def test_shards_name_the_same_classes(tmp_path: Path) -> None:
+    table = pa.table({"image": [b""], "label": [0]})
+    pq.write_table(huggingface(table, label=COARSE), tmp_path / "a.parquet")
+    pq.write_table(huggingface(table, label=FINE), tmp_path / "b.parquet")
+    with pytest.raises(InputError, match=r"shards differ: .*a\.parquet' has classes called 'fruit, insect'"):
+        load_data(f"parquet:{tmp_path}")
 
 
 def test_fingerprint_follows_one_pixel_not_the_layout(
