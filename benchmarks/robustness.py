@@ -90,8 +90,8 @@ def robustness(directory: Path | None, models: str | None, data: str | None, att
 
 def _entry(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     """An attack with the options that are its: ``square.queries`` is for a sequence with Square in it."""
-    from advens.benchmarks.stages import stage_names
+    from advens.benchmarks.stages import named_stages
 
-    stages = stage_names(name)
+    stages = dict(named_stages(name))
     own = {k: v for k, v in settings.items() if "." not in k or k.partition(".")[0] in stages}
     return {"name": name, **own}

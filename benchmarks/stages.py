@@ -37,26 +37,26 @@ def stages_of(suite: Suite, entry: AttackEntry, surrogates: int) -> list[tuple[s
     if suite.goal == "transfer":
         attack = _attack(suite, entry.name, entry.options, entry, surrogates)
         return [(entry.title, Stage(attack, attack_info(entry.name).family))]
-    names = stage_names(entry.name)
+    stages = named_stages(entry.name)
     found: list[tuple[str, Stage]] = []
-    for number, name in enumerate(names):
-        own = {k: v for k, v in entry.options.items() if "." not in k}
+    for number, (name, options) in enumerate(stages):
+        own = options | {k: v for k, v in entry.options.items() if "." not in k}
         own |= {
             k.removeprefix(f"{name}."): v for k, v in entry.options.items() if k.startswith(f"{name}.")
         }
         attack = _attack(suite, name, own, entry, surrogates)
-        whole = number + 1 == len(names)
-        label = entry.title if whole else "+".join(names[: number + 1])
+        whole = number + 1 == len(stages)
+        label = entry.title if whole else "+".join(name for name, _ in stages[: number + 1])
         after = found[-1][0] if found else ""
         found.append((label, Stage(attack, attack_info(name).family, after)))
     return found
 
 
-def stage_names(name: str) -> list[str]:
-    """``a+b``, or the name of a published sequence, as single attacks."""
+def named_stages(name: str) -> list[tuple[str, dict[str, Any]]]:
+    """``a+b``, or the name of a published sequence, as single attacks with their options in it."""
     from advens.attacks.whitebox.cascade import SEQUENCES
 
-    return [stage for part in name.split("+") for stage in SEQUENCES.get(part, (part,))]
+    return [stage for part in name.split("+") for stage in SEQUENCES.get(part, {part: {}}).items()]
 
 
 def _attack(

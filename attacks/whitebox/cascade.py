@@ -18,15 +18,18 @@ from advens.threat import Threat
 AUTOATTACK = "Croce & Hein, ICML 2020 (AutoAttack)"
 PMA_PAPER = "Xie et al., CVPR 2025 (PMA)"
 
-SEQUENCES = {
-    "autoattack": ("apgd-ce", "apgd-t", "fab-t", "square"),
-    "autoattack-rand": ("apgd-ce", "apgd-dlr"),
-    "pma-plus": ("pma", "apgd-t"),
-    "pma-plus-plus": ("pma", "apgd-ce", "apgd-t", "fab-t", "square"),
-}
-"""Published sequences, in their order. In ``autoattack-rand`` every answer averages 20 passes."""
-
 RAND_EOT = 20
+
+SEQUENCES: dict[str, dict[str, dict[str, Any]]] = {
+    "autoattack": {"apgd-ce": {}, "apgd-t": {}, "fab-t": {}, "square": {"rescale": False}},
+    "autoattack-rand": {"apgd-ce": {"eot": RAND_EOT}, "apgd-dlr": {"eot": RAND_EOT}},
+    "pma-plus": {"pma": {}, "apgd-t": {}},
+    "pma-plus-plus": {
+        "pma": {}, "apgd-ce": {}, "apgd-t": {}, "fab-t": {}, "square": {"rescale": False},
+    },
+}  # fmt: skip
+"""Published sequences: the attacks in their order, and the options in which they differ from the
+attacks alone. In ``autoattack-rand`` every answer averages 20 passes."""
 
 
 @part("attack", "cascade")
@@ -74,9 +77,8 @@ class Cascade(WhiteBox):
 
 
 def sequence(name: str) -> Cascade:
-    """A published sequence with its attacks' defaults."""
-    eot = {"eot": RAND_EOT} if name == "autoattack-rand" else {}
-    return Cascade(attacks=tuple(create_attack(stage, **eot) for stage in SEQUENCES[name]))
+    """A published sequence."""
+    return Cascade(attacks=tuple(create_attack(a, **options) for a, options in SEQUENCES[name].items()))
 
 
 @recipe("autoattack", symbol="AutoAttack", family="white-box", paper=AUTOATTACK, year=2020,

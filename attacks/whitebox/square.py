@@ -20,24 +20,29 @@ from advens.attacks.whitebox.oracle import RowOracle
 from advens.attacks.whitebox.rows import Rows
 from advens.threat import TINY, Threat, norms
 
+NOMINAL = 10_000
+"""Queries of the paper, for which its schedule is written."""
 HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-"""Of 10,000 queries, those after which p is halved."""
+"""Those of them after which p is halved."""
 
 
 @part("attack", "square")
 class SquareAttack(WhiteBox):
     """Random search: a change of one square of pixels is kept when it raises the loss.
 
-    The area of the square is a part p of the image, halved nine times at fixed parts of the queries.
+    The area of the square is a part p of the image, halved after 10, 50, ... 8,000 of 10,000 queries.
+    With another number of queries the schedule is rescaled to it, as in the authors' code of this
+    attack; AutoAttack keeps the published counts (``rescale=False``), so that its 5,000 queries see
+    the first half of the schedule.
     In l_inf the square goes to one corner of the ball, a random sign per channel; the start is
     vertical stripes. In l_2 two opposite hills are added to the square, which takes over the length
     of another square, set to zero; the start is a grid of such hills. The first point that fools the
     model is kept whatever its loss.
 
-    The rule is that of the authors' AutoAttack code with its schedule rescaled to the queries. As
-    there, a square never covers the last row and column, and in l_2 every channel of the new square
-    gets the length of both old ones over all channels (the paper's own code counts each channel
-    alone) before all is scaled to eps. It departs from that code in three ways:
+    The rule is that of the authors' AutoAttack code. As there, a square never covers the last row
+    and column, and in l_2 every channel of the new square gets the length of both old ones over all
+    channels (the paper's own code counts each channel alone) before all is scaled to eps. It departs
+    from that code in three ways:
 
     * each sample has places and signs of its own, as in the paper; AutoAttack draws them once for a
       batch, so that its samples are lucky or not together;
@@ -50,6 +55,7 @@ class SquareAttack(WhiteBox):
         loss: what is ascended; cross-entropy is the other choice of the source.
         queries: changes tried in one run; the start is one more.
         p_init: part of the image that the first squares cover.
+        rescale: whether the schedule of p is stretched or shrunk from 10,000 to ``queries``.
         restarts: runs, each from a start of its own.
         eot: passes averaged at each point, for models with randomness of their own.
 
@@ -60,6 +66,7 @@ class SquareAttack(WhiteBox):
     loss: Any = Margin()
     queries: int = 5000
     p_init: float = 0.8
+    rescale: bool = True
     restarts: int = 1
     eot: int = 1
 
@@ -153,7 +160,8 @@ class SquareAttack(WhiteBox):
         """The points at hand with one square changed, (N, C, H, W); ``query`` (N,) counts from 0."""
         x, at_hand, threat = rows.x, rows.memory["x"], self.threat
         _, c, h, w = x.shape
-        level, sides = _levels(self.queries, x.device)[query], self.sides(h, w)
+        level = _levels(self.queries, self.rescale, x.device)[query]
+        sides = self.sides(h, w)
         side = torch.tensor(sides, device=x.device)[level]
         u = oracle.numbers(rows, (5 + c,), "square")
         signs = _signs(u[:, 5:, None, None], x)
@@ -198,10 +206,10 @@ def _inside(top: Tensor, left: Tensor, side: Tensor, x: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _levels(queries: int, device: torch.device) -> Tensor:
+def _levels(queries: int, rescale: bool, device: torch.device) -> Tensor:
     """How often p is halved before each query, (queries,)."""
-    scaled = (int(query / queries * 10000) for query in range(queries))
-    return torch.tensor([bisect_left(HALVED, query) for query in scaled], device=device)
+    nominal = (int(query / queries * NOMINAL) if rescale else query for query in range(queries))
+    return torch.tensor([bisect_left(HALVED, query) for query in nominal], device=device)
 
 
 @lru_cache(maxsize=64)

@@ -85,7 +85,9 @@ def loop(model: nn.Module, x: Tensor, y: Tensor, rounds: int, steps: int = 20) -
 
 def sequence(model: nn.Module, x: Tensor, y: Tensor, batch: int) -> dict[str, Any]:
     """The AutoAttack sequence on 8-bit images, broken samples leaving at once."""
-    attacks: list[Any] = [create_attack(name, eps=EPS) for name in SEQUENCES["autoattack"]]
+    attacks: list[Any] = [
+        create_attack(name, eps=EPS, **options) for name, options in SEQUENCES["autoattack"].items()
+    ]
     started = time.perf_counter()
     oracle = RowOracle([model], attacks[0].threat, x, y, eight_bit=True)
     with borrowed([model]):
@@ -117,7 +119,7 @@ def peer(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any] | None:
         peers.APGD(model, loss="ce", steps=100, **common),
         peers.APGDT(model, **targeted, **common),
         peers.FAB(model, multi_targeted=True, **targeted, **common),
-        peers.Square(model, n_queries=5000, **common),
+        peers.Square(model, n_queries=5000, resc_schedule=False, **common),
     ])  # fmt: skip
     images = attack(x, y)
     seconds = time.perf_counter() - started

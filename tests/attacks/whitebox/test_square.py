@@ -14,6 +14,7 @@ import advens
 from advens.attacks import attack_from_spec, attack_info, create_attack
 from advens.attacks.losses import CrossEntropy, Margin
 from advens.attacks.oracle import Passes
+from advens.attacks.whitebox.cascade import sequence
 from advens.attacks.whitebox.engine import search
 from advens.attacks.whitebox.oracle import RowOracle
 from advens.attacks.whitebox.rows import Rows
@@ -155,15 +156,15 @@ def test_ball(targeted: bool, loss: str, norm: str, eps: float, scene: Scene) ->
     assert (margins.argmax(0) > 0).any(), "no query was better than the start"
 
 
+@pytest.mark.parametrize("rescale", [True, False], ids=["rescaled", "published"])
 @pytest.mark.parametrize("queries", [40, 200, 500])
-def test_schedule(queries: int) -> None:
+def test_schedule(queries: int, rescale: bool) -> None:
     """Sides of the squares that are tried, against the published table worked out for 32 x 32."""
     linf = {10: 29, 50: 20, 200: 14, 500: 10, 1000: 7, 2000: 5, 4000: 4, 6000: 3, 8000: 2, 9999: 1}
-    expected = [
-        next(s for u, s in linf.items() if q * 10000 // queries <= u) for q in range(queries)
-    ]
+    counted = [q * 10000 // queries if rescale else q for q in range(queries)]
+    expected = [next(s for u, s in linf.items() if q <= u) for q in counted]
     x, y = torch.full((2, 3, 32, 32), 0.5), torch.tensor([0, 0])
-    oracle = listened(made(eps=0.1, queries=queries), Flat(), x, y)
+    oracle = listened(made(eps=0.1, queries=queries, rescale=rescale), Flat(), x, y)
     found = 0
     for i in range(2):
         for t, side in enumerate(expected, start=1):
@@ -175,7 +176,7 @@ def test_schedule(queries: int) -> None:
                 columns = changed.any(0).any(0).nonzero()
                 assert int(columns.max() - columns.min()) < side
     assert found > 1.5 * queries
-    levels = _levels(10000, x.device).diff().nonzero().flatten() + 1
+    levels = _levels(10000, rescale, x.device).diff().nonzero().flatten() + 1
     assert levels.tolist() == [11, 51, 201, 501, 1001, 2001, 4001, 6001, 8001]
     assert made().sides(32, 32) == tuple(linf.values())
     assert made(norm="l2").sides(32, 32) == (29, 21, 15, 11, 7, 5, 5, 3, 3, 3)
@@ -183,6 +184,19 @@ def test_schedule(queries: int) -> None:
     assert made(p_init=1.0).sides(32, 32)[0] == 31
     assert made(norm="l2", p_init=1.0).sides(32, 32)[0] == 31
     assert made(norm="l2", p_init=1.0).sides(31, 31)[0] == 29
+
+
+@pytest.mark.parametrize("name", ["autoattack", "pma-plus-plus"])
+def test_autoattack_counts_the_published_queries(name: str) -> None:
+    """Its 5,000 queries see p halved seven times, the last time after 4,000; alone, all nine."""
+    square = sequence(name).attacks[-1]
+    assert square == made(rescale=False)
+    assert square.queries == 5000
+    queries, cpu = range(5000), torch.device("cpu")
+    published = [sum(q > until for until in (10, 50, 200, 500, 1000, 2000, 4000)) for q in queries]
+    assert _levels(square.queries, square.rescale, cpu).tolist() == published
+    assert made().rescale, "the default of the authors' code of this attack"
+    assert _levels(5000, True, cpu).max() == 9
 
 
 @norms

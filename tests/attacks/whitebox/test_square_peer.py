@@ -64,9 +64,9 @@ def plain_eta(s: int, turned: bool) -> Tensor:
     return (delta.T if turned else delta) / delta.norm()
 
 
-def plain_p(p_init: float, query: int, queries: int) -> float:
+def plain_p(p_init: float, query: int, queries: int, rescale: bool) -> float:
     """The published table."""
-    it = int(query / queries * 10000)
+    it = int(query / queries * 10000) if rescale else query
     for until, less in ((10, 1), (50, 2), (200, 4), (500, 8), (1000, 16), (2000, 32), (4000, 64),
                         (6000, 128), (8000, 256)):  # fmt: skip
         if it <= until:
@@ -116,7 +116,7 @@ def plain_run(
     fooled = fooled or fools
     found = [(best, best)]
     for query in range(attack.queries):
-        p = plain_p(attack.p_init, query, attack.queries)
+        p = plain_p(attack.p_init, query, attack.queries, attack.rescale)
         s = max(int(round(sqrt(p * h * h))), 1 if linf else 3)  # noqa: RUF046
         s = min(s + 1 if not linf and s % 2 == 0 else s, h - 1)
         u = draw(first + 1 + query, (5 + c,), "square")
@@ -150,8 +150,9 @@ def plain_run(
 @pytest.mark.parametrize("targeted", [False, True], ids=["away", "targeted"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"loss": "ce", "p_init": 0.3}, {"loss": "logit"}, {"restarts": 2, "queries": 30}],
-    ids=["margin", "ce", "logit", "restarts"],
+    [{}, {"loss": "ce", "p_init": 0.3}, {"loss": "logit"}, {"restarts": 2, "queries": 30},
+     {"rescale": False}],
+    ids=["margin", "ce", "logit", "restarts", "published"],
 )
 def test_plain_transcription(
     options: dict[str, Any], targeted: bool, norm: str, eps: float, net: Net, images: Images,
@@ -234,9 +235,10 @@ def broken_by_ours(
     return oracle
 
 
+@pytest.mark.parametrize("rescale", [True, False], ids=["rescaled", "published"])
 @pytest.mark.parametrize(("norm", "eps", "queries"), [("linf", 0.3, 150), ("l2", 6.0, 100)])
 def test_same_numbers_same_samples(
-    norm: str, eps: float, queries: int, digits: Digits, monkeypatch: pytest.MonkeyPatch
+    norm: str, eps: float, queries: int, rescale: bool, digits: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same samples break, by the same images; one may part where rounding decides."""
     torchattacks = pytest.importorskip("torchattacks")
@@ -245,8 +247,9 @@ def test_same_numbers_same_samples(
     generator = torch.Generator().manual_seed(5)
     table = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
     peer = torchattacks.Square(
-        model, norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps, n_queries=queries
-    )
+        model, norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps, n_queries=queries,
+        resc_schedule=rescale,
+    )  # fmt: skip
     calls = as_called(table, norm)
 
     def given(shape: Sequence[int]) -> Tensor:
@@ -256,7 +259,7 @@ def test_same_numbers_same_samples(
         patch.setattr(torch, "rand", given)
         theirs = peer(x, y)
     assert next(calls, None) is None, "not all numbers were asked for"
-    attack = made(norm=norm, eps=eps, queries=queries)
+    attack = made(norm=norm, eps=eps, queries=queries, rescale=rescale)
     numbers = {name: values.double() for name, values in table.items()}
     oracle = broken_by_ours(Shared, attack, digits, numbers_of=numbers)
     with torch.no_grad():
