@@ -21,6 +21,7 @@ from advens.attacks.oracle import Context, GradientOracle, Job
 from advens.attacks.transforms.admix import Admix
 from advens.attacks.transforms.bsr import BSR, cuts, rotate
 from advens.attacks.transforms.di import DI
+from advens.attacks.transforms.noise import Noise
 from advens.attacks.transforms.si import SI
 from advens.attacks.transforms.ssa import SSA
 from advens.errors import InputError
@@ -248,6 +249,24 @@ def test_di_lets_gradients_through(net: Any, images: Images) -> None:
     assert not torch.allclose(wanted, gradient(model, x, y, lambda v: v))
 
 
+# --- noise ------------------------------------------------------------------------------------------
+
+
+def test_noise_moves_where_gradients_are_taken(net: Any, images: Images) -> None:
+    """x + U(-r eps, r eps), neither projected nor kept: each sample's own, the step's own."""
+    model, x, y = net(0), images(0), torch.tensor([0, 1, 2, 3])
+    u = Draws(0, len(x)).at(0).uniform(x, -0.5 * EPS, 0.5 * EPS, "noise")
+    found = oracle_of(model, x, y, Noise(radius=0.5)).gradient(x)
+    close(found, gradient(model, x + u, y, lambda v: v))
+    black = torch.zeros(4, 3, 8, 8, dtype=torch.float64)
+    view = Noise()(black, 0, context_of(black))
+    assert -EPS <= view.min() < -0.9 * EPS
+    assert EPS >= view.max() > 0.9 * EPS
+    assert not torch.equal(view[0], view[1])
+    with pytest.raises(InputError, match="above 0"):
+        create_attack("noise-linbp", radius=0.0)
+
+
 # --- together ---------------------------------------------------------------------------------------
 
 
@@ -272,7 +291,7 @@ def test_every_pair_of_copies_is_visited_once(net: Any, images: Images) -> None:
     assert two.asked == [0] * 12
 
 
-@pytest.mark.parametrize("transform", [DI(p=0.5, rate=1.5), SSA(), BSR(), Admix()])
+@pytest.mark.parametrize("transform", [DI(p=0.5, rate=1.5), SSA(), BSR(), Admix(), Noise()])
 def test_draws_belong_to_the_step(transform: Any, net: Any, images: Images) -> None:
     """Two gradients of one step see the same draw; another step sees another."""
     x, y = images(0), torch.tensor([0, 1, 2, 3])
