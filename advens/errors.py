@@ -14,9 +14,21 @@ class RunError(RuntimeError):
     """The input was fine but the work failed or found failures: exit code 1 on the command line."""
 
 
+SYNONYMS = {
+    "epsilon": "eps", "decay": "mu", "decay_factor": "mu", "momentum": "mu", "alpha": "step_size",
+    "eps_iter": "step_size", "nb_iter": "steps", "n_iter": "steps", "num_iter": "steps", "num_steps": "steps",
+    "iterations": "steps", "iters": "steps", "num_scale": "copies", "num_neighbor": "copies",
+    "diversity_prob": "p",
+}  # fmt: skip
+"""What other packages call an option, and its name here."""
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """A hint such as ``; did you mean 'resnet'?``, or the allowed values, or nothing."""
     choices = sorted(set(allowed))
+    meant = SYNONYMS.get(given.lower())
+    if meant in choices:
+        return f"; did you mean '{meant}'?"
     lowered = {choice.lower(): choice for choice in choices}
     close = difflib.get_close_matches(given.lower(), lowered, n=1, cutoff=0.5)
     if close:

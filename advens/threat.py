@@ -32,7 +32,7 @@ class Threat:
     """The ball of radius ``eps`` in ``norm`` around an image, inside [0, 1].
 
     Args:
-        norm: ``"linf"`` or ``"l2"``.
+        norm: ``"linf"`` or ``"l2"``; ``"Linf"``, ``"inf"`` and ``"L2"`` are understood.
         eps: the radius on images in [0, 1]; kept as written (``"8/255"``), see ``radius``.
     """
 
@@ -40,6 +40,8 @@ class Threat:
     eps: float | str = "8/255"
 
     def __post_init__(self) -> None:
+        known = {"linf": "linf", "l_inf": "linf", "inf": "linf", "l2": "l2", "l_2": "l2"}
+        object.__setattr__(self, "norm", known.get(str(self.norm).lower(), self.norm))
         if self.norm not in NORMS:
             raise InputError(f"unknown norm '{self.norm}'{nearest(str(self.norm), NORMS)}")
         if isinstance(self.eps, bool) or self.radius <= 0:

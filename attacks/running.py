@@ -61,7 +61,7 @@ def run(
     """
     if isinstance(models, nn.Module) and not isinstance(models, nn.ModuleList):
         models = [models]
-    surrogates = list(models)
+    surrogates = _listed(models)
     x, y, target = _checked(attack, surrogates, x, y, target)
     size = max(1, min(micro_batch or len(x), len(x)))
     parts: list[Tensor] = []
@@ -106,6 +106,15 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+def _listed(models: object) -> list[nn.Module]:
+    try:
+        return list(models)  # type: ignore[call-overload, no-any-return]
+    except TypeError:
+        raise InputError(
+            f"models is a torch.nn.Module or a sequence of them; got {type(models).__name__}"
+        ) from None
+
+
 def _checked(
     attack: Attack, models: list[nn.Module], x: Tensor, y: Tensor, target: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -113,9 +122,21 @@ def _checked(
         raise InputError("an attack needs at least one surrogate")
     for model in models:
         if not isinstance(model, nn.Module):
-            raise InputError(f"surrogates are torch.nn.Modules; got {type(model).__name__}")
+            raise InputError(
+                f"surrogates are torch.nn.Modules; got {type(model).__name__} (wrap a function in a Module)"
+            )
+    tensors: dict[str, object] = {"x": x, "y": y, "target": target}
+    for name, value in tensors.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise InputError(
+                f"{name} must be a torch tensor; got {type(value).__name__} (torch.as_tensor makes one)"
+            )
     if not x.is_floating_point() or x.dim() != 4:
         raise InputError(f"x must be float (N, C, H, W); got {x.dtype} {tuple(x.shape)}")
+    if x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
+        raise InputError(
+            f"x {tuple(x.shape)} has its channels last; give (N, C, H, W): x.permute(0, 3, 1, 2)"
+        )
     if x.numel() and not (x.min() >= -TOLERANCE and x.max() <= 1 + TOLERANCE):
         raise InputError(f"x must lie in [0, 1]; it spans [{x.min():.4g}, {x.max():.4g}]")
     x = x.detach().clamp(0, 1)

@@ -127,8 +127,12 @@ def outline(
     Raises:
         InputError: unknown attacks, options or models, or a set that leaves no target held out.
     """
-    held_out = held_out and suite.goal == "transfer"
-    sets = surrogate_sets(suite, built or {})
+    with suite.located():
+        return _outline(suite, held_out and suite.goal == "transfer", built or {})
+
+
+def _outline(suite: Suite, held_out: bool, built: Mapping[str, tuple[str, ...]]) -> Outline:
+    sets = surrogate_sets(suite, built)
     targets = tuple(dict.fromkeys(name for pattern in suite.targets for name in expand(pattern)))
     named = {name: _named(suite, name, models) for name, models in sets.items()}
     for name in dict.fromkeys([*targets, *(m for models in named.values() for m in models)]):

@@ -5,14 +5,17 @@ Every mistake is one line that names the key, its line in the file, and the near
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
 from advens.benchmarks.building import Build
 from advens.errors import InputError, first_line, nearest, unknown
@@ -66,6 +69,14 @@ class AttackEntry(BaseModel):
         return dict(self.model_extra or {})
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a suite was read from, for messages; suites are equal wherever they come from."""
+
+    where: str = field(default="", compare=False)
+    text: str = field(default="", compare=False)
+
+
 class Suite(BaseModel):
     """A suite as written; `advens.benchmarks.plan` resolves its names.
 
@@ -105,6 +116,18 @@ class Suite(BaseModel):
     attacks: list[AttackEntry] = Field(min_length=1)
     shard: int = Field(250, ge=1)
     batch_size: int | None = Field(None, ge=1)
+    _origin: Origin = PrivateAttr(Origin())
+
+    @contextmanager
+    def located(self) -> Iterator[None]:
+        """Says in an InputError raised inside in which file and line of it the mistake stands."""
+        try:
+            yield
+        except InputError as error:
+            line = line_of(self._origin.text, str(error))
+            if line is None:
+                raise
+            raise InputError(f"{self._origin.where} line {line}: {error}") from error
 
     @field_validator("seeds")
     @classmethod
@@ -204,7 +227,9 @@ def _table(text: str, where: str, changes: Mapping[str, Any] | None = None) -> d
     try:
         table: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{where} is not TOML: {error}") from None
+        # "Cannot overwrite a value" and the like: a key or table that stands there twice
+        said = str(error).replace("Cannot overwrite a value", "a key is given twice")
+        raise InputError(f"{where} is not TOML: {said}") from None
     for key, value in (changes or {}).items():
         set_key(table, key, value)
     return table
@@ -215,6 +240,7 @@ def from_table(table: dict[str, Any], where: str, text: str = "") -> Suite:
     if table.get("goal") == "defense":
         raise InputError(f"{where} is a suite of defenses; 'advens run' runs it")
     suite = validated(Suite, table, where, text)
+    suite._origin = Origin(where, text)
     try:
         suite.threat.threat()
     except InputError as error:
@@ -288,6 +314,17 @@ def _explain(error: ValidationError, model: type[BaseModel], text: str) -> str:
 
 def _known(model: type[BaseModel], loc: Sequence[Any]) -> list[str]:
     return list((ThreatTable if "threat" in loc else model).model_fields)
+
+
+def line_of(text: str, message: str) -> int | None:
+    """The line of TOML that a message speaks of: where the last of the names that it quotes stands."""
+    lines = text.splitlines()
+    found: int | None = None
+    for name in re.findall(r"'([^']+)'", message.partition("; did you mean")[0]):
+        quoted = re.compile(rf"""["']{re.escape(name)}["']|^\s*(\w+\.)*{re.escape(name)}\s*=""")
+        after = range(found or 0, len(lines))
+        found = next((k for k in [*after, *range(len(lines))] if quoted.search(lines[k])), found)
+    return None if found is None else found + 1
 
 
 def _line(text: str, key: str) -> str:

@@ -64,6 +64,13 @@ def test_errors(options: dict[str, Any], message: str) -> None:
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("written", "norm"), [("Linf", "linf"), ("inf", "linf"), ("L2", "l2"), ("l_2", "l2")]
+)
+def test_norms_as_people_write_them(written: str, norm: str) -> None:
+    assert Threat(written, 0.5) == Threat(norm, 0.5)
+
+
 @pytest.mark.parametrize("options", [{"eps": None}, {"eps": [0.1]}, {"norm": None}, {"norm": 2}])
 def test_values_of_a_wrong_type(options: dict[str, Any]) -> None:
     """As a TOML file may hold them."""
