@@ -19,7 +19,7 @@ from advens.attacks.estimators import Plain
 from advens.attacks.losses import CrossEntropy
 from advens.attacks.oracle import Context, GradientOracle, Job
 from advens.attacks.transforms.admix import Admix
-from advens.attacks.transforms.bsr import BSR, cuts, rotate
+from advens.attacks.transforms.bsr import BSR, cuts, rotate, sizes
 from advens.attacks.transforms.di import DI
 from advens.attacks.transforms.noise import Noise
 from advens.attacks.transforms.si import SI
@@ -140,23 +140,74 @@ def test_ssa_noise_has_the_budgets_deviation() -> None:
 # --- BSR --------------------------------------------------------------------------------------------
 
 
+def cut(length: int, pieces: int, draws: Draws, *tag: object) -> list[int]:
+    """Sizes in proportion to U(1, 2); the largest takes what rounding leaves."""
+    shares = torch.tensor([draws.number(1, 2, "size", *tag, i) for i in range(pieces)])
+    sizes = (shares / shares.sum() * length).round().int()
+    sizes[sizes.argmax()] += length - sizes.sum()
+    return [int(size) for size in sizes]
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (13, 20)])
+@pytest.mark.parametrize("blocks", [2, 3])
+def test_bsr_rotates_strips(blocks: int, shape: tuple[int, int], images: Images) -> None:
+    """Shuffled strips along either axis, each rotated as a whole, then cut the other way."""
+    x = images(0, side=20)[..., : shape[0], : shape[1]]
+    axes = set()
+    for copy in range(6):
+        context = context_of(x)
+        draws = context.draws.fork("bsr", copy)
+        axis = draws.integers(2, 1, "axis")[0]
+        axes.add(axis)
+        down = x if axis == 0 else x.mT
+        wanted, top = torch.zeros_like(down), 0
+        starts = [sum(cut(down.shape[2], blocks, draws, "first")[:i]) for i in range(blocks + 1)]
+        for i, j in enumerate(draws.permutation(blocks, "order", "first")):
+            strip = down[:, :, starts[j] : starts[j + 1]]
+            angle = draws.number(-24, 24, "angle", i)
+            strip = rotate(strip, angle) if axis == 0 else rotate(strip.mT, angle).mT
+            bounds = [sum(cut(down.shape[3], blocks, draws, "second", i)[:k]) for k in range(blocks + 1)]
+            left, height = 0, strip.shape[2]
+            for k in draws.permutation(blocks, "order", "second", i):
+                piece = strip[..., bounds[k] : bounds[k + 1]]
+                wanted[:, :, top : top + height, left : left + piece.shape[3]] = piece
+                left += piece.shape[3]
+            top += height
+        close(BSR(blocks=blocks)(x, copy, context), wanted if axis == 0 else wanted.mT)
+    assert axes == {0, 1}
+
+
+def test_bsr_sizes_are_a_partition() -> None:
+    draws = Draws(0, 1)
+    for length in range(1, 14):
+        for pieces in range(1, length + 1):
+            found = sizes(length, pieces, draws, length)
+            assert (len(found), sum(found)) == (pieces, length)
+            assert min(found) >= 1
+    assert sizes(2, 5, draws) == [1, 1], "not more pieces than pixels"
+    thirds = {sizes(30, 2, draws.at(step))[0] for step in range(500)}
+    assert set(range(11, 20)) <= thirds <= set(range(10, 21)), "a strip is at most twice as wide as another"
+
+
+@pytest.mark.parametrize("rotated", ["strips", "blocks"])
 @pytest.mark.parametrize(("blocks", "side"), [(2, 8), (3, 8), (3, 11), (1, 8)])
-def test_bsr_without_rotation_moves_whole_pixels(blocks: int, side: int) -> None:
+def test_bsr_without_rotation_moves_whole_pixels(blocks: int, side: int, rotated: Any) -> None:
     """With angle 0 a permutation of pixels, the same for all images and channels."""
     places = torch.arange(side * side, dtype=torch.float64).view(1, 1, side, side)
     x = places / side**2 + torch.arange(6).view(2, 3, 1, 1)
     context = context_of(x)
     seen = set()
     for copy in range(8):
-        view = BSR(blocks=blocks, angle=0)(x, copy, context)
+        view = BSR(blocks=blocks, angle=0, rotated=rotated)(x, copy, context)
         assert view.shape == x.shape
         where = ((view - torch.arange(6).view(2, 3, 1, 1)) * side**2).round()
         close(view, where / side**2 + torch.arange(6).view(2, 3, 1, 1))
         assert (where == where[:1, :1]).all()
         assert sorted(where[0, 0].flatten().tolist()) == list(range(side * side))
-        # within a block neighbours stay neighbours: at most blocks - 1 seams in a row
-        seams = (where[0, 0].diff(dim=1) != 1).sum(1)
-        assert seams.max() <= blocks - 1
+        # within a block neighbours stay neighbours: at most blocks - 1 seams in a row or a column
+        across = (where[0, 0].diff(dim=1) != 1).sum(1).max()
+        down = (where[0, 0].diff(dim=0) != side).sum(0).max()
+        assert min(across, down) <= blocks - 1
         seen.add(tuple(where[0, 0].flatten().tolist()))
     assert len(seen) == 1 if blocks == 1 else len(seen) > 3
 
@@ -193,6 +244,20 @@ def test_rotation_keeps_the_blocks_and_stays_in_range(images: Images) -> None:
     assert not torch.equal(view, BSR(blocks=2, angle=0)(x, 0, context_of(x)))
     with pytest.raises(InputError, match="at least one block"):
         create_attack("bsr", blocks=0)
+
+
+def test_bsr_rotates_blocks_on_request(images: Images) -> None:
+    """Earlier form: rows first, each cut on its own, every block with its own angle."""
+    x, context = images(0, side=16), context_of(images(0, side=16))
+    draws = context.draws.fork("bsr", 3)
+    rows = x.split(cuts(16, 2, draws, "rows"), 2)
+    strips = []
+    for i, j in enumerate(draws.permutation(2, "order", "rows")):
+        pieces = rows[j].split(cuts(16, 2, draws, "columns", i), 3)
+        order = draws.permutation(2, "order", "columns", i)
+        angles = [draws.number(-24, 24, "angle", i, c) for c in range(2)]
+        strips.append(torch.cat([rotate(pieces[k], a) for k, a in zip(order, angles, strict=True)], 3))
+    close(BSR(rotated="blocks")(x, 3, context), torch.cat(strips, 2))
 
 
 def test_bsr_gradient_is_the_mean_over_copies(net: Any, images: Images) -> None:
