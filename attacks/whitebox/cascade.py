@@ -53,15 +53,20 @@ class Cascade(WhiteBox):
         return tuple(from_spec("attack", value) for value in values)
 
     def craft(self, job: Job) -> tuple[Tensor, Passes]:
-        """Each attack in turn; the first one that breaks a sample gives its image."""
+        """Each attack in turn; of a sample, the image that leaves the least accuracy.
+
+        What is broken stays as it is; where nothing is found, the last attack has the last word.
+        """
         images, total = job.x, Passes(0, 0)
-        broken = torch.zeros(len(job.x), dtype=torch.bool, device=job.x.device)
+        left = torch.ones(len(job.x), dtype=torch.float64, device=job.x.device)
         for attack in self.stages():
             found, spent = attack.craft(job)
-            images = torch.where(broken.view(-1, 1, 1, 1), images, found)
             oracle = RowOracle(job.models, self.threat, job.x, job.y, job.target)
             here = oracle.rows(torch.arange(len(job.x), device=job.x.device))
-            broken |= oracle.accuracy(found, here) == 0
+            accuracy = oracle.accuracy(found, here)
+            better = (accuracy <= left) & (left > 0)
+            images = torch.where(better.view(-1, 1, 1, 1), found, images)
+            left = torch.where(better, accuracy, left)
             total = Passes(total.forward + spent.forward + len(job.models), total.backward + spent.backward)
         return images, total
 

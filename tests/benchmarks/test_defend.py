@@ -98,3 +98,17 @@ def test_attackers_are_named_where_none_can_be_taken(advens: Any, tmp_path: Path
         "defend", NAMES[0], "--data", "synthetic:shapes?n=4&seed=0", "--out", tmp_path / "out"
     ).refused()
     assert "--surrogates A,B" in said
+
+
+def test_the_worst_is_of_each_image() -> None:
+    """Two attacks that break disjoint halves leave nothing."""
+    own = pd.DataFrame([
+        {"attack": attack, "sample_id": f"{i}", "left": float((i < 5) == (attack == "a"))}
+        for attack in "ab" for i in range(10)
+    ])  # fmt: skip
+    left = defending.in_the_open(own, ["a", "b"])
+    assert {name: values.mean() for name, values in left.items()} == {
+        "open a": 0.5, "open b": 0.5, "open worst": 0.0
+    }
+    (values,) = defending.transferred(own, "0.1").values()
+    assert values.tolist() == [0.0] * 10

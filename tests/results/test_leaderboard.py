@@ -84,6 +84,20 @@ def test_ranks_and_groups(samples):
     assert not set(group["weak", "ab"]) & set(group["strong", "ac"])
 
 
+def test_letters_are_corrected_for_the_number_of_pairs(rows):
+    """Neighbours six images apart: p = 1/32 each, which Holm doubles to more than 5 %."""
+    def frame(counts):
+        return rows([
+            {"attack": name, "sample_id": f"{i:02}", "adv_pred": 2 if i < k else 1}
+            for name, k in counts.items() for i in range(20)
+        ])
+
+    three = leaderboard(frame({"a": 12, "b": 6, "c": 0})).set_index("attack")
+    assert three["group"].to_dict() == {"a": "a", "b": "ab", "c": "b"}
+    two = leaderboard(frame({"a": 12, "b": 6})).set_index("attack")
+    assert two["group"].to_dict() == {"a": "a", "b": "b"}, "one pair needs no correction"
+
+
 def test_ties_are_ranked_by_name_and_share_a_letter(rows):
     board = leaderboard(rows([
         {"attack": name, "sample_id": str(i), "adv_pred": 1 + i % 2}
@@ -192,3 +206,24 @@ def test_pareto_marks_what_nothing_cheaper_beats(drawn):
         "cheap": True, "dear": True, "wasteful": False
     }
     assert not leaderboard(frame)["pareto"].any()  # nothing is known of the compute
+
+
+def test_a_backward_pass_counts_as_two_forward_passes(rows):
+    """A = 10 F + 10 B is 30 forward passes, B = 25 F is 25: as strong and cheaper."""
+    frame = rows([
+        {"attack": name, "sample_id": str(i), "adv_pred": 2 if i < 4 else 1}
+        for name in "AB" for i in range(8)
+    ])
+
+    def marked(a, b):
+        cells = pd.DataFrame([
+            {"suite": "s", "attack": name, "surrogates": "cnns", "samples": 8, "family": "fusion",
+             "norm": "linf", "eps": "0.1", "forwards_per_sample": f, "backwards_per_sample": k,
+             "seconds_per_image": 0.1}
+            for name, (f, k) in (("A", a), ("B", b))
+        ])
+        return leaderboard(frame, cells).set_index("attack")["pareto"].to_dict()
+
+    assert marked((10, 10), (25, 0)) == {"A": False, "B": True}
+    assert marked((10, 10), (31, 0)) == {"A": True, "B": False}
+    assert marked((10, 10), (30, 0)) == {"A": True, "B": True}, "neither is cheaper"

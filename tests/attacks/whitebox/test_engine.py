@@ -1,0 +1,99 @@
+"""What the engine and sequences give back of samples that are broken for some members only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advens.attacks.whitebox.cascade import Cascade
+from advens.attacks.whitebox.engine import WhiteBox, search
+from advens.attacks.whitebox.oracle import RowOracle
+from advens.attacks.whitebox.rows import Rows
+from advens.defenses.ensembles import RandomizedEnsemble
+from advens.threat import Threat
+
+BALL = Threat("linf", 0.4)
+
+
+class Below(nn.Module):
+    """Says class 0 of an image whose first pixel is below an edge, else class 1."""
+
+    def __init__(self, edge: float) -> None:
+        super().__init__()
+        self.edge = edge
+
+    def forward(self, x: Tensor) -> Tensor:
+        over = x[:, 0, 0, :1] - self.edge
+        return torch.cat([-over, over], 1)
+
+
+@dataclass(frozen=True)
+class Walk(WhiteBox):
+    """Looks at grey images of given values, one an iteration; the last word is the last of them."""
+
+    values: tuple[float, ...]
+    threat: Threat = BALL
+
+    @property
+    def iterations(self) -> int:
+        return len(self.values)
+
+    def begin(self, oracle: RowOracle, rows: Rows) -> None:
+        rows.memory = {"x": rows.x.clone()}
+
+    def advance(self, oracle: RowOracle, rows: Rows) -> None:
+        values = torch.tensor(self.values, dtype=rows.x.dtype)[rows.t]
+        rows.memory["x"] = values.view(-1, 1, 1, 1).expand_as(rows.x).clone()
+        oracle.logits(rows.memory["x"], rows)
+
+    def last(self, rows: Rows) -> Tensor:
+        return rows.memory["x"]
+
+
+@pytest.fixture
+def ensemble() -> RandomizedEnsemble:
+    """A member that errs from 0.6 on, drawn with 1/4; one from 0.7, with 1/4; one from 0.95, with 1/2."""
+    return RandomizedEnsemble([Below(0.6), Below(0.7), Below(0.95)], [0.25, 0.25, 0.5], num_classes=2)
+
+
+IMAGES, LABELS = torch.full((2, 3, 2, 2), 0.5, dtype=torch.float64), torch.zeros(2, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("values", "kept", "accuracy"),
+    [
+        ((0.8, 0.65, 0.55), 0.8, 0.5),  # the best partial break comes first
+        ((0.65, 0.8, 0.65), 0.8, 0.5),
+        ((0.65, 0.75, 0.8), 0.75, 0.5),  # of equal ones the first
+        ((0.55, 0.58), 0.58, 1.0),  # nothing is broken: the attack's last word
+    ],
+)
+def test_the_best_partial_break_is_kept(
+    values: tuple[float, ...], kept: float, accuracy: float, ensemble: RandomizedEnsemble
+) -> None:
+    oracle = RowOracle([ensemble], BALL, IMAGES, LABELS)
+    search(Walk(values), oracle, oracle.begin(torch.arange(2)), batch=2)
+    assert oracle.correct.tolist() == [accuracy] * 2
+    assert torch.equal(oracle.x_adv, torch.full_like(IMAGES, kept))
+
+
+@pytest.mark.parametrize(
+    ("stages", "kept"),
+    [
+        (((0.8,), (0.65,)), 0.8),  # the second breaks fewer members
+        (((0.65,), (0.8,)), 0.8),
+        (((0.65,), (0.8,), (0.55,)), 0.8),
+        (((0.55,), (0.58,)), 0.58),  # nothing is broken: the last attack's last word
+    ],
+)
+def test_a_sequence_keeps_the_best_partial_break(
+    stages: tuple[tuple[float, ...], ...], kept: float, ensemble: RandomizedEnsemble,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    walks = [Walk(values) for values in stages]
+    monkeypatch.setattr(Cascade, "stages", lambda self: walks)
+    found = Cascade(threat=BALL)(ensemble, IMAGES, LABELS)
+    assert torch.equal(found, torch.full_like(IMAGES, kept))
