@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from advens.attacks.changes import Changed
 from advens.attacks.estimators import GradientEstimator, Plain
-from advens.attacks.filters import GradientFilter
 from advens.attacks.fusions import EnsLogits, Fusion
 from advens.attacks.losses import CrossEntropy, Loss
 from advens.attacks.oracle import GradientOracle, Job, Passes
@@ -83,7 +82,7 @@ class ComposedAttack:
         transforms: what the surrogates see instead of the image, in order.
         estimator: how a gradient is estimated from gradients around a point.
         fusion: how the surrogates agree on one direction.
-        filters: what is done to the direction before the update.
+        filters: what is done to every gradient a fusion asks for, in order.
         update: how directions become a step (sign, momentum, Nesterov).
         step_size: the rule for alpha.
         start: where the loop begins.
@@ -165,7 +164,6 @@ class ComposedAttack:
         """The loop, on some rows of a shard."""
         fusion: Fusion = self.fusion
         update: Update = self.update
-        filters: Sequence[GradientFilter] = self.filters
         x, threat = job.x, self.threat
         oracle = self.oracle(job)
         x_adv = self.start.place(x, threat, job.draws)
@@ -177,8 +175,6 @@ class ComposedAttack:
             if job.trace is not None:
                 observe(self, job, at)
             direction = fusion.direction(oracle, at)
-            for clean in filters:
-                direction = clean(direction)
             ahead = update.direction(direction, memory)
             x_adv = oracle.context.step(x_adv, alpha, ahead)
         oracle.check()
@@ -187,11 +183,13 @@ class ComposedAttack:
         return x_adv, oracle.passes
 
     def oracle(self, job: Job) -> GradientOracle:
-        """The surrogates of a job, changed, behind this attack's loss, transforms and estimator."""
+        """The surrogates of a job, changed, behind this attack's loss, transforms, estimator and filters."""
         if self.changes:
             models = [Changed(model, self.changes, k) for k, model in enumerate(job.models)]
             job = replace(job, models=models)
-        return GradientOracle(job, self.threat, self.loss, self.estimator, self.transforms)
+        return GradientOracle(
+            job, self.threat, self.loss, self.estimator, self.transforms, self.filters
+        )
 
     def passes(self, surrogates: int) -> Passes:
         """Passes per sample on ``surrogates`` models."""

@@ -1,4 +1,4 @@
-"""Filters: what is done to the fused direction before the update."""
+"""Filters: what is done to every gradient, after the estimator and before a fusion sees it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from advens.attacks.parts import part
 
 
 class GradientFilter(Protocol):
-    """A direction in, a direction out."""
+    """A gradient in, a gradient out."""
 
     def __call__(self, g: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""

@@ -18,6 +18,7 @@ from advens.threat import Threat
 
 if TYPE_CHECKING:
     from advens.attacks.estimators import GradientEstimator
+    from advens.attacks.filters import GradientFilter
     from advens.attacks.losses import Loss
     from advens.attacks.tracing import Trace
     from advens.attacks.transforms import InputTransform
@@ -102,8 +103,8 @@ class Context:
 class GradientOracle:
     """Answers for K surrogates: ``logits(x, k)`` and ``gradient(x, ...)``.
 
-    The estimator and the transforms are applied to every gradient. What a step draws is the same for
-    all the gradients of the step.
+    The transforms, the estimator and then the filters are applied to every gradient. What a step draws
+    is the same for all the gradients of the step.
     """
 
     job: Job
@@ -111,6 +112,7 @@ class GradientOracle:
     loss: Loss
     estimator: GradientEstimator
     transforms: Sequence[InputTransform] = ()
+    filters: Sequence[GradientFilter] = ()
     forwards: int = 0
     backwards: int = 0
     memory: dict[object, dict[str, Any]] = field(default_factory=dict)
@@ -164,6 +166,7 @@ class GradientOracle:
         over: str | Softmin = "logits",
         weights: Tensor | None = None,
         remember: str = "",
+        raw: bool = False,
     ) -> Tensor:
         """Gradient at ``x`` of the loss of some surrogates fused into one, (N, C, H, W).
 
@@ -176,6 +179,7 @@ class GradientOracle:
             weights: (N, len(members)) per sample, summing to 1; uniform by default.
             remember: by what name the estimator's memory is kept, where the members of one row of
                 gradients change; by default it is that of these members.
+            raw: without the filters, for a fusion that applies `filtered` itself.
         """
         members = range(self.k) if members is None else members
         memory = self.memory.setdefault(remember or (over, *members), {})
@@ -183,7 +187,14 @@ class GradientOracle:
         def plain(at: Tensor) -> Tensor:
             return self._gradient(at, members, over, weights)
 
-        return self.estimator.estimate(plain, x, memory, self.context)
+        g = self.estimator.estimate(plain, x, memory, self.context)
+        return g if raw else self.filtered(g)
+
+    def filtered(self, g: Tensor) -> Tensor:
+        """``g`` (N, C, H, W) through the attack's filters, in order."""
+        for each in self.filters:
+            g = each(g)
+        return g
 
     def _gradient(
         self, x: Tensor, members: Sequence[int], over: str | Softmin, weights: Tensor | None

@@ -11,7 +11,7 @@ from advens.attacks.oracle import Gradient, GradientOracle
 
 
 def shared(oracle: GradientOracle, x: Tensor) -> SharedForward | RepeatedForward:
-    """Gradients of several fusions of the surrogates at one point."""
+    """Raw gradients of several fusions of the surrogates at one point."""
     return SharedForward(oracle, x) if _single(oracle) else RepeatedForward(oracle, x)
 
 
@@ -72,7 +72,7 @@ class Alone:
             self._out = out.detach()
             return self.oracle.backward(self.oracle.fused([out], scale, "logits"), leaf, 1)
 
-        return _estimate(self.oracle, once, self.x, [self.k])
+        return self.oracle.filtered(_estimate(self.oracle, once, self.x, [self.k]))
 
 
 class RepeatedForward:
@@ -85,7 +85,7 @@ class RepeatedForward:
         self, members: Sequence[int], weights: Tensor | None = None, *, last: bool = False
     ) -> Tensor:
         """Gradient of the loss of the (weighted) mean logits of ``members``."""
-        return self.oracle.gradient(self.x, members, weights=weights)
+        return self.oracle.gradient(self.x, members, weights=weights, raw=True)
 
 
 def _single(oracle: GradientOracle) -> bool:

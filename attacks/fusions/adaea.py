@@ -31,9 +31,10 @@ class AdaEA:
        ``w = softmax_k(beta / (K-1) Σ_{i≠k} J_i(x_k) / J_i(x_i))`` per sample. J is cross-entropy; with
        targets the ratio is turned over, since there a good step lowers it (the paper is untargeted).
     3. DRF: pixels whose mean pairwise cosine of the g_k over channels is below eta are left alone.
-    4. The gradient of ``J(Σ_k w_k z_k)``, filtered.
+    4. The gradient of ``J(Σ_k w_k z_k)``, those pixels zero.
 
-    Trial steps see no input transform, as published, and build no graph.
+    Trial steps see no input transform, as published, and build no graph. Weights and filter look at raw
+    gradients; an attack's gradient filter (TI) acts on the result, as in the published AdaEA-TI.
 
     Args:
         beta: sharpness of the weights.
@@ -64,7 +65,7 @@ class AdaEA:
             keep = disparity(gradients, self.published_filter) >= self.eta
             oracle.note("filtered", 1 - keep.to(g.dtype).flatten(1).mean(1))
             g = g * keep
-        return g
+        return oracle.filtered(g)
 
     def weights(self, oracle: GradientOracle, x: Tensor, gradients: Sequence[Tensor]) -> Tensor:
         """AGM's weights (N, K), from the surrogates' K gradients (N, C, H, W)."""

@@ -34,7 +34,8 @@ class SMER:
         batch_coupled: one set of scalars for the batch, from its mean loss, as published.
         leaks: a batch begins with the scalars the batch before ended with, as published; for
             ``batch_coupled`` scalars.
-    """
+        refilter: filter the last inner momentum, too, as SVRE does, whose loop this is.
+    """""
 
     rounds: int = 4
     lr: float = 0.02
@@ -42,6 +43,7 @@ class SMER:
     mu: float = 1.0
     batch_coupled: bool = False
     leaks: bool = False
+    refilter: bool = True
 
     @field_validator("leaks")
     @classmethod
@@ -67,7 +69,7 @@ class SMER:
         state["v"] = v
         if self.leaks:
             carried["smer"] = v[0]
-        return memory["m"]
+        return oracle.filtered(memory["m"]) if self.refilter else memory["m"]
 
     def learned(self, v: Tensor, z: Tensor, oracle: GradientOracle) -> Tensor:
         """The scalars (N, K) after one SGD step, given logits z (K, N, classes)."""

@@ -24,10 +24,13 @@ class SVRE:
     Args:
         rounds: inner steps per surrogate (M = rounds K).
         mu: decay of the inner momentum, which starts anew in every outer step.
+        refilter: filter the last inner momentum, the outer update's gradient, like any gradient, as the
+            published SVRE-TI does; the inner gradients are filtered either way.
     """
 
     rounds: int = 4
     mu: float = 1.0
+    refilter: bool = True
 
     def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
         beta = oracle.context.step_size
@@ -39,7 +42,7 @@ class SVRE:
             d = oracle.gradient(inner, [k]) - outer[k] + g  # grad_k(x~) - grad_k(x') + g
             momentum = accumulate(d, memory, self.mu)
             inner = oracle.context.step(inner, beta, momentum)
-        return memory["m"]
+        return oracle.filtered(memory["m"]) if self.refilter else memory["m"]
 
     def passes(self, surrogates: int, gradients: int) -> Passes:
         both = (2 + self.rounds) * surrogates * gradients
