@@ -41,7 +41,7 @@ def y() -> Tensor:
         (lambda x, y: {"target": y}, "target equals the label of some samples"),
         (lambda x, y: {"target": y[None]}, r"target must be integers \(4,\)"),
         (lambda x, y: {"models": []}, "at least one surrogate"),
-        (lambda x, y: {"models": [len]}, "surrogates are torch.nn.Modules; got builtin.* wrap a function"),
+        (lambda x, y: {"models": [len]}, "surrogates are torch.nn.Modules; got builtin.*wrap a function"),
         (lambda x, y: {"models": lambda z: z}, "a torch.nn.Module or a sequence of them; got function"),
         (lambda x, y: {"x": x.numpy()}, "x must be a torch tensor; got ndarray"),
         (lambda x, y: {"y": y.tolist()}, "y must be a torch tensor; got list"),
