@@ -96,8 +96,9 @@ def sample_rows(
     clean: np.ndarray,
     adv: np.ndarray,
     white_box: bool,
+    family: str,
 ) -> dict[str, Any]:
-    """Columns of ``samples`` for one cell and one voice of a target."""
+    """Columns of ``samples`` for one cell and one voice of a target of that architecture."""
     n = table.num_rows
     label = table.column("label").to_numpy()
     clean_correct = clean == label
@@ -114,6 +115,7 @@ def sample_rows(
         "white_box": white_box,
         "member": voice.member,
         "weight": voice.weight,
+        "target_family": family,
     }
     return {name: [value] * n for name, value in constant.items()} | {
         "sample_id": table.column("sample_id").combine_chunks(),

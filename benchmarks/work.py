@@ -105,10 +105,13 @@ class Evaluate:
         cell, shop, store = self.cell, workshop(device), RunStore(self.directory)
         table = read_table(store.examples_path(cell.key), "examples")
         pixels, tables = stored_pixels(table), []
-        for voice in voices(shop.models.get([self.target])[0]):
+        target = shop.models.get([self.target])[0]
+        for voice in voices(target):
             clean = clean_predictions(shop, cell, self.target, voice, self.batch_size)
             adversarial = predict(shop, voice.model, pixels, self.batch_size)
-            rows = sample_rows(cell, table, self.target, voice, clean, adversarial, self.white_box)
+            rows = sample_rows(
+                cell, table, self.target, voice, clean, adversarial, self.white_box, target.family
+            )
             tables.append(schema.to_table("samples", rows))
         write_table(store.samples_path(cell.key, self.target_key), pa.concat_tables(tables))
         return len(pixels)

@@ -27,15 +27,34 @@ _DENOMINATOR = click.option(
     type=click.Choice(["target", "all", "common"]),
     help="Rates over the images right on this target, all images, or those right on all targets.",
 )
+_SUBSET = (
+    click.option("--attacks", metavar="A,B", help="Only these attacks, with wildcards."),
+    click.option("--surrogates", metavar="A,B", help="Only these surrogate sets, with wildcards."),
+    click.option("--targets", metavar="A,B", help="Only these targets, with wildcards: '*vit*'."),
+    click.option("--where", metavar="CONDITION", help="Only rows with this: target_family == 'vit'."),
+)
+
+
+def _subset(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that choose a part of a run."""
+    for option in reversed(_SUBSET):
+        command = option(command)
+    return command
 
 
 @click.command()
 @click.argument("directory", metavar="DIR")
 @_FORMAT
 @_DENOMINATOR
-def matrix(directory: str, form: str, denominator: str) -> None:
-    """The transferability matrix of the run in DIR, with intervals."""
-    show_matrix(directory, form, denominator)
+@_subset
+def matrix(directory: str, form: str, denominator: str, **chosen: str | None) -> None:
+    """The transferability matrix of the run in DIR, with intervals.
+
+    \b
+    advens matrix runs/quickstart --targets '*vit*'
+    advens matrix runs/quickstart --format markdown
+    """
+    show_matrix(directory, form, denominator, **chosen)
 
 
 @click.command()
@@ -47,28 +66,37 @@ def matrix(directory: str, form: str, denominator: str) -> None:
 @click.option("--family", help="Rank only this family of attacks (fusion, surrogate, loss, ...).")
 @_FORMAT
 @_DENOMINATOR
+@_subset
 def leaderboard(
     directories: tuple[str, ...], pair: tuple[str, str] | None, family: str | None,
-    form: str, denominator: str,
+    form: str, denominator: str, **chosen: str | None,
 ) -> None:
-    """Attacks ranked over the runs in DIR...: intervals, significance groups, compute."""
+    """Attacks ranked over the runs in DIR...: intervals, significance groups, compute.
+
+    Of a part of a run, means, intervals and letters are over that part alone.
+
+    \b
+    advens leaderboard runs/quickstart --where "target_family == 'vit'"
+    advens leaderboard runs/quickstart --compare di-ti-mi mi
+    """
     from advens.results import render
 
     if len(directories) == 1 and (Path(directories[0]) / STUDY).is_file():
-        if pair or family:
-            raise InputError(f"{directories[0]} ranks defenses; --compare and --family are of attacks")
+        if pair or family or any(chosen.values()):
+            raise InputError(f"{directories[0]} ranks defenses; only --format changes what is shown")
         show_study(directories[0], form)
         return
     if pair is not None:
         from advens.results.compare import compare
+        from advens.results.subset import subset
         from advens.results.summary import load
 
-        found = compare(load(directories)[0], *pair, denominator)
+        found = compare(subset(*load(directories), **chosen)[0], *pair, denominator)
         click.echo(render.render_comparison(found, form, _width()), nl=False)
         return
     from advens.results.summary import boards
 
-    found_boards = boards(directories, denominator, family)
+    found_boards = boards(directories, denominator, family, **chosen)
     if form == "table":
         for k, board in enumerate(found_boards):
             click.echo(nl=bool(k))
@@ -79,13 +107,16 @@ def leaderboard(
         click.echo(render.render_leaderboard(_joined(found_boards), form), nl=False)
 
 
-def show_matrix(directory: Path | str, form: str = "table", denominator: str = "target") -> None:
-    """Prints the matrix of a run, as wide as the terminal."""
+def show_matrix(
+    directory: Path | str, form: str = "table", denominator: str = "target", **chosen: str | None
+) -> None:
+    """Prints the matrix of a run, or of a part of it (see `subset`), as wide as the terminal."""
     from advens.results import render
     from advens.results.matrix import transfer_matrix
+    from advens.results.subset import subset
     from advens.results.summary import load
 
-    frame = transfer_matrix(load([directory])[0], denominator)
+    frame = transfer_matrix(subset(*load([directory]), **chosen)[0], denominator)
     if form == "table":
         _show(partial(render.matrix_parts, frame))
     else:

@@ -44,6 +44,7 @@ _SAMPLES: tuple[_Column, ...] = (
     ("white_box", _BOOL, "", "the target's weights are a surrogate's, or those it was built from"),
     ("member?", _INT, "", "of a randomized target: the member whose answer this is; else null"),
     ("weight", _REAL, "fraction", "how often the target answers so: a member's probability; else 1"),
+    ("target_family?", _TEXT, "", "architecture of the target (cnn, vit, ...); null in older runs"),
 )
 
 _EXAMPLES: tuple[_Column, ...] = (
@@ -177,9 +178,17 @@ def with_metadata(table: pa.Table, **metadata: object) -> pa.Table:
 
 
 def same_columns(schema: pa.Schema, kind: str) -> bool:
-    """Whether names and types are those of the kind, in order."""
+    """Whether names and types are those of the kind, in order.
+
+    Nullable columns at the end may be missing: older runs did not have them.
+    """
     wanted = SCHEMAS[kind]
-    return bool(schema.names == wanted.names and schema.types == wanted.types)
+    known = len(schema.names)
+    return bool(
+        schema.names == wanted.names[:known]
+        and schema.types == wanted.types[:known]
+        and all(field.nullable for field in list(wanted)[known:])
+    )
 
 
 def _columns(rows: pd.DataFrame | pa.Table | Mapping[str, Any]) -> dict[str, Any]:

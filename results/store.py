@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 # the same few strings in every row: kept as dictionaries, which pandas calls categories
-REPEATED = ("suite", "attack", "attack_params", "surrogates", "target", "cell")
+REPEATED = ("suite", "attack", "attack_params", "surrogates", "target", "cell", "target_family")
 _KEY = re.compile(r"[A-Za-z0-9_=+@~-][A-Za-z0-9_.=+@~-]*")
 
 

@@ -15,6 +15,7 @@ from advens.results.contributions import KEYS, contributions
 from advens.results.leaderboard import board_of, leaderboard
 from advens.results.matrix import matrix_of
 from advens.results.store import RunStore, write_table
+from advens.results.subset import subset
 
 _COLUMNS = [name for name in schema.SCHEMAS["samples"].names if name != "attack_params"]
 
@@ -47,14 +48,18 @@ def load(directories: Sequence[Path | str]) -> tuple[pd.DataFrame, pd.DataFrame]
 
 
 def boards(
-    directories: Sequence[Path | str], denominator: str = "target", family: str | None = None
+    directories: Sequence[Path | str],
+    denominator: str = "target",
+    family: str | None = None,
+    **chosen: str | None,
 ) -> list[pd.DataFrame]:
     """The boards of some runs: suites with the same data and budget are ranked together.
 
     Args:
         family: rank only the attacks of one family of the registry.
+        chosen: attacks, surrogates, targets and conditions, see `advens.results.subset.subset`.
     """
-    samples, cells = load(directories)
+    samples, cells = subset(*load(directories), **chosen)
     if family is not None:
         samples, cells = _of_family(samples, cells, family)
     groups = _comparable(samples, cells)

@@ -24,7 +24,7 @@ def sample(**given: Any) -> dict[str, Any]:
         "suite": "s", "attack": "pgd", "attack_params": "{}", "surrogates": "cnns", "seed": 0,
         "target": "digits:vit", "sample_id": "0", "label": 1, "target_label": None,
         "clean_pred": 1, "adv_pred": 2, "linf": 0.1, "l2": 0.5, "cell": "c0", "white_box": False,
-        "member": None, "weight": 1.0, **given,
+        "member": None, "weight": 1.0, "target_family": "cnn", **given,
     }
     row["clean_correct"] = row["clean_pred"] == row["label"]
     if "success" not in given:

@@ -46,7 +46,7 @@ def test_the_contract_columns_come_first():
     assert ", ".join(names) == (
         "suite, attack, attack_params, surrogates, seed, target, sample_id, label, target_label, "
         "clean_pred, adv_pred, clean_correct, success, linf, l2, cell, white_box, "
-        "member, weight"
+        "member, weight, target_family"
     )
 
 
