@@ -60,7 +60,7 @@ def _where(samples: pd.DataFrame, cells: pd.DataFrame, condition: str) -> pd.Dat
     columns = [name for name in COLUMNS if name in samples]
     place = samples.groupby(columns, observed=True, dropna=False, sort=False).ngroup()
     kinds = samples.loc[~place.duplicated(), columns].reset_index(drop=True)
-    kinds = kinds.astype({name: object for name in kinds.select_dtypes("category")})
+    kinds = kinds.astype(dict.fromkeys(kinds.select_dtypes("category"), object))
     families = cells.drop_duplicates(KEYS).set_index(KEYS)["family"]
     kinds["family"] = families.reindex(pd.MultiIndex.from_frame(kinds[KEYS].astype(str))).to_numpy()
     try:
