@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from advens.attacks.builders.build import Progress
 from advens.attacks.builders.fields import Count
 from advens.attacks.changes import Moment, attached
+from advens.attacks.changes.ghost import Published
 from advens.attacks.changes.source import ChangedModel
 from advens.attacks.parts import from_spec, part
 from advens.classifier import Classifier
@@ -25,7 +26,7 @@ STRENGTHS = {"head-drop": "p", "score-scale": "s", "token-mix": "m"}
 
 @part("builder", "ghost", family="surrogate", paper="Li et al., AAAI 2020 (Ghost Networks)", year=2020)
 class GhostNetworks:
-    """Ghost networks side by side: copies with dropout and scaled skip connections.
+    """Ghost networks side by side: copies with scaled skip connections, or with dropout.
 
     Args:
         copies: of each model.
@@ -33,8 +34,8 @@ class GhostNetworks:
     """
 
     copies: Count = 4
-    keep: float = 0.994
-    scale: float = 0.22
+    keep: float | Published = "published"
+    scale: float | Published = "published"
 
     def members(self, models: int) -> int:
         return models * self.copies

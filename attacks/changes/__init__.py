@@ -48,9 +48,10 @@ class Moment:
         once = draws.uniform(like[:rows], low, high, "change", self.member, *tag)
         return once if len(like) == rows else once.repeat(len(like) // rows, *[1] * (like.dim() - 1))
 
-    def number(self, low: float, high: float, *tag: object) -> float:
-        """One number from U(low, high) for all samples of the step."""
-        return (self.draws or Draws(0, 1)).number(low, high, "change", self.member, *tag)
+    def numbers(self, n: int, low: float, high: float, *tag: object) -> Tensor:
+        """n numbers from U(low, high) for all samples of the step, float64."""
+        generator = (self.draws or Draws(0, 1)).generator("change", self.member, *tag)
+        return low + (high - low) * torch.rand(n, generator=generator, dtype=torch.float64)
 
     def permutation(self, n: int, *tag: object) -> list[int]:
         """A permutation of range(n) for all samples of the step."""

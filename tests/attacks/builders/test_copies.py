@@ -115,7 +115,7 @@ def test_what_is_done_to_each(vits: list[Classifier], data: Dataset) -> None:
         made = builder.build(vits[:1], data)
         return [m.changes if isinstance(m, ChangedModel) else () for m in made]
 
-    assert of(BUILDERS["ghost"]) == [(Ghost(keep=0.9, scale=0.22),)] * 3
+    assert of(BUILDERS["ghost"]) == [(Ghost(keep=0.9),)] * 3
     assert of(ViTAugment()) == [(), (HeadDrop(0.1),), (ScoreScale(0.2),), (TokenMix(0.1),)]
     twice = of(BUILDERS["vit-augment-twice"])
     assert Counter(twice) == {(HeadDrop(0.3),): 2, (ScoreScale(0.5),): 2, (TokenMix(0.2),): 2}

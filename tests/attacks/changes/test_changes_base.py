@@ -117,20 +117,22 @@ def test_moments_differ() -> None:
     others = [(Moment(Draws(3, 4).at(1)), "a"), (Moment(Draws(3, 4).at(0), 1), "a"), (base, "b"),
               (Moment(Draws(4, 4).at(0)), "a")]  # fmt: skip
     assert torch.equal(base.uniform(like, 0, 1, "a"), again.uniform(like, 0, 1, "a"))
-    assert base.number(0, 1, "a") == again.number(0, 1, "a")
+    assert torch.equal(base.numbers(3, 0, 1, "a"), again.numbers(3, 0, 1, "a"))
     assert base.permutation(20, "a") == again.permutation(20, "a")
     for moment, tag in others:
         assert not torch.equal(base.uniform(like, 0, 1, "a"), moment.uniform(like, 0, 1, tag))
-        assert base.number(0, 1, "a") != moment.number(0, 1, tag)
+        assert not torch.equal(base.numbers(3, 0, 1, "a"), moment.numbers(3, 0, 1, tag))
         assert base.permutation(20, "a") != moment.permutation(20, tag)
-    assert 2 <= base.number(2, 3, "a") < 3
+    numbers = base.numbers(2000, 2, 4, "a")
+    assert 2 <= float(numbers.min()) < 2.1
+    assert 3.9 < float(numbers.max()) < 4
     assert sorted(base.permutation(20, "a")) == list(range(20))
 
 
 def test_outside_an_attack() -> None:
     like = torch.empty(4, 5)
     assert torch.equal(Moment().uniform(like, 0, 1, "a"), Moment().uniform(like, 0, 1, "a"))
-    assert Moment().number(0, 1, "a") == Moment().number(0, 1, "a")
+    assert torch.equal(Moment().numbers(3, 0, 1, "a"), Moment().numbers(3, 0, 1, "a"))
 
 
 def test_steps_are_told_through_wrappers() -> None:

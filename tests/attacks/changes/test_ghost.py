@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import resnet18, resnet50, resnet101, resnet152
 
 import advens
 from advens.attacks import attack_from_spec, create_attack
 from advens.attacks.changes import Changed, Moment, attached
-from advens.attacks.changes.ghost import Ghost
+from advens.attacks.changes.ghost import Ghost, published_scale
+from advens.attacks.changes.sgm import residual_blocks
 from advens.errors import InputError
 from advens.seeding import Draws
 
+MAP = (3, 8, 6, 6)
 DROPS, SCALES = Ghost(keep=0.7, scale=0.0), Ghost(keep=1.0, scale=0.22)
 
 
@@ -54,17 +57,44 @@ def same_images() -> Tensor:
 
 
 def test_formula_of_the_sums(residual_block: Any) -> None:
-    moment = Moment(Draws(5, 3).at(0))
-    factors = [moment.number(0.78, 1.22, "ghost", "skip", 0, i) for i in range(2)]
-    assert abs(factors[0] - 1) > 0.02
+    """One factor for every channel: the second dimension of maps, the last of tokens."""
+    draws = Draws(5, 3).at(0)
+
+    def factors(z: Tensor, i: int) -> Tensor:
+        dim = 1 if residual_block.x.shape == MAP else -1
+        drawn = draws.generator("change", 0, "ghost", "skip", 0, i)
+        lam = 0.78 + 0.44 * torch.rand(z.shape[dim], generator=drawn, dtype=torch.float64)
+        return lam.view(-1, 1, 1) if dim == 1 else lam
 
     def written(x: Tensor) -> Tensor:
-        out: Tensor = residual_block.written(x, lambda z, b, i: factors[i] * z + b)
+        out: Tensor = residual_block.written(x, lambda z, b, i: factors(z, i) * z + b)
         return out
 
     found = gradient(ghost(residual_block.block, SCALES), residual_block.x)
     for mine, wanted in zip(found, gradient(written, residual_block.x), strict=True):
         torch.testing.assert_close(mine, wanted, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("make", "scale"), [(resnet50, 0.22), (resnet101, 0.16), (resnet152, 0.12), (resnet18, 0.22)]
+)
+def test_published_figures(make: Callable[[], nn.Module], scale: float) -> None:
+    """By depth: what ResNets are given, and the nearest of these for others."""
+    with torch.device("meta"):
+        blocks = residual_blocks(make())
+    assert published_scale(len(blocks)) == scale
+
+
+def test_published_ghosts_have_factors_or_dropout(block_of: Any) -> None:
+    """A network with skip connections gets no dropout, one without them no factors."""
+    skips, plain = nn.Sequential(block_of("tv-bottleneck").block), conv()
+    for net, x, same, other in (
+        (skips, block_of("tv-bottleneck").x, SCALES, Ghost(keep=0.994, scale=0.22)),
+        (plain, same_images(), Ghost(keep=0.994, scale=0.0), Ghost(keep=1.0, scale=0.22)),
+    ):
+        found = gradient(ghost(net, Ghost()), x)
+        assert all(map(torch.equal, found, gradient(ghost(net, same), x)))
+        assert not torch.equal(found[1], gradient(ghost(net, other), x)[1])
 
 
 def test_factors_differ_between_blocks_and_lie_in_range(block_of: Any) -> None:
@@ -229,7 +259,7 @@ def test_embedded_models(name: str) -> None:
     x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     draws = Draws(5, 2).at(0)
     plain = gradient(model, x)
-    for change in (Ghost(scale=0.0), Ghost(keep=1.0)):
+    for change in (Ghost(keep=0.994, scale=0.0), Ghost(keep=1.0)):
         bare = change.keep == 1 and name == "digits:efficientnet"  # it has no sums
         found = gradient(ghost(model, change, draws), x)
         assert torch.equal(found[1], plain[1]) == bare
@@ -245,7 +275,7 @@ def test_one_ghost_a_step(count: Any) -> None:
     net = conv()
     images, labels = same_images(), torch.tensor([0, 1, 2])
     attack: Any = create_attack("ghost", steps=2, keep=0.7)
-    assert attack.spec["changes"] == [{"name": "ghost", "keep": 0.7, "scale": 0.22}]
+    assert attack.spec["changes"] == [{"name": "ghost", "keep": 0.7, "scale": "published"}]
     assert attack_from_spec(attack.spec) == attack
     with count([net]) as counter:
         found = attack.run([net, net], images, labels, seed=1)

@@ -148,12 +148,12 @@ def test_whole_resnets(library: Any, depth: float) -> None:
     """Four blocks: stem and head keep their gradients, whatever the depth; half of it is two blocks."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        net: Any = library.ResNet(library.Bottleneck, [1, 1, 1, 1], num_classes=5)
+        net: Any = library.ResNet(library.BasicBlock, [1, 1, 1, 1], num_classes=5)
         for tensor in (*net.parameters(), *net.buffers()):
             if tensor.is_floating_point():
                 tensor.data.add_(torch.rand_like(tensor) * 0.04 - 0.02)
     net.double().eval().requires_grad_(False)
-    blocks, x = [net.layer1[0], net.layer2[0], net.layer3[0], net.layer4[0]], pixels(2, side=64)
+    blocks, x = [net.layer1[0], net.layer2[0], net.layer3[0], net.layer4[0]], pixels(2, side=32)
 
     def stem(x: Tensor) -> Tensor:
         out: Tensor = net.maxpool(F.relu(net.bn1(net.conv1(x))))
