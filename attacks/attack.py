@@ -178,6 +178,7 @@ class ComposedAttack:
             ahead = update.direction(direction, memory)
             x_adv = oracle.context.step(x_adv, alpha, ahead)
         oracle.check()
+        job.silent.append(oracle.silent)
         if job.trace is not None:
             conclude(self, job, x_adv)
         return x_adv, oracle.passes

@@ -6,7 +6,7 @@ With targets its ascent leads to the target class, without it away from the labe
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,14 +24,46 @@ class Loss(Protocol):
         ...
 
 
+@runtime_checkable
+class OfOdds(Protocol):
+    """A loss f(m) of the log-odds m of what the attack wants: any class but the label, or the target.
+
+    Its slope f'(m) can be too small for a float, so that its logarithm is given apart.
+    """
+
+    def odds(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+        """m, (N,)."""
+        ...
+
+    def at(self, odds: Tensor, targeted: bool) -> tuple[Tensor, Tensor]:
+        """f(m) and log f'(m), (N,) each."""
+        ...
+
+
 @part("loss", "ce")
 class CrossEntropy:
-    """Cross-entropy of the label; with targets, minus that of the target."""
+    """Cross-entropy of the label; with targets, minus that of the target.
+
+    With m, the log-odds of the other classes against the label, it is log(1 + exp m), and its gradient
+    is sigmoid(m) times that of m. Computed at once in float32, the label's part of the gradient is lost
+    below m = -17 and all of it below about -100. Transfer attacks ascend the two factors (`OfOdds`),
+    attacks in the open the plain form, as published.
+    """
 
     def __call__(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
         if target is None:
             return F.cross_entropy(logits, y, reduction="none")
         return -F.cross_entropy(logits, target, reduction="none")
+
+    def odds(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+        """See `OfOdds`."""
+        return -log_odds(logits, y) if target is None else log_odds(logits, target)
+
+    def at(self, odds: Tensor, targeted: bool) -> tuple[Tensor, Tensor]:
+        """See `OfOdds`."""
+        if targeted:
+            return F.logsigmoid(odds), F.logsigmoid(-odds)
+        return -F.logsigmoid(-odds), F.logsigmoid(odds)
 
 
 @part("loss", "margin", paper="Carlini & Wagner, S&P 2017", year=2017)
@@ -69,10 +101,38 @@ class TargetLogit:
         return -_pick(logits, y) if target is None else _pick(logits, target)
 
 
+def log_odds(logits: Tensor, y: Tensor) -> Tensor:
+    """Log-odds of class ``y`` against all others, (N,)."""
+    if logits.shape[1] < 2:
+        raise InputError("cross-entropy needs 2 classes; these models have 1")
+    return _pick(logits, y) - _others(logits, y).logsumexp(1)
+
+
+def mean_odds(odds: Tensor, log_weights: Tensor) -> Tensor:
+    """Log-odds (N,) under the mean of probabilities whose log-odds are ``odds``, (K, N)."""
+    wanted = F.logsigmoid(odds) + log_weights
+    return wanted.logsumexp(0) - (F.logsigmoid(-odds) + log_weights).logsumexp(0)
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy (N,), for confident models, too: positive as long as a float can be."""
+    return -F.logsigmoid(log_odds(logits, y))
+
+
+def log_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Logarithm of the cross-entropy, (N,): finite, and with a gradient, at any confidence."""
+    m = -log_odds(logits, y)
+    return torch.where(m < -30, m, F.softplus(m.clamp_min(-30)).log())  # log(1 + e^m) is e^m there
+
+
 def _pick(logits: Tensor, y: Tensor) -> Tensor:
     return logits.gather(1, y[:, None]).squeeze(1)
 
 
 def _best_other(logits: Tensor, y: Tensor) -> Tensor:
-    own = F.one_hot(y, logits.shape[1]).bool()
-    return torch.where(own, -torch.inf, logits).amax(1)
+    return _others(logits, y).amax(1)
+
+
+def _others(logits: Tensor, y: Tensor) -> Tensor:
+    """The logits with that of ``y`` out of play, (N, classes)."""
+    return logits.masked_fill(F.one_hot(y, logits.shape[1]).bool(), -torch.inf)

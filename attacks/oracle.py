@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from advens.attacks.changes import begin_step
+from advens.attacks.losses import OfOdds, mean_odds
 from advens.classifier import device_of
 from advens.errors import InputError, RunError
 from advens.seeding import Draws
@@ -37,6 +39,20 @@ class Softmin(NamedTuple):
     temperature: float
 
 
+class Fused(NamedTuple):
+    """The loss of fused surrogates, per sample, and what is differentiated in its place.
+
+    Args:
+        value: the loss (N,).
+        ascended: (N,); the gradient of the loss is ``exp(log_scale)`` times that of this.
+        log_scale: (N,).
+    """
+
+    value: Tensor
+    ascended: Tensor
+    log_scale: Tensor
+
+
 @dataclass
 class Job:
     """What one attack works on: some rows of a shard.
@@ -50,6 +66,7 @@ class Job:
         pool: clean images of the whole shard, for transforms that mix images.
         trace: where to note what happens at every step; None when nobody asks.
         carried: what a method takes from one micro-batch to the next, where its published code does.
+        silent: where an attack that counts them leaves (N,): the steps without any gradient.
     """
 
     models: Sequence[nn.Module]
@@ -60,6 +77,7 @@ class Job:
     pool: Tensor
     trace: Trace | None = None
     carried: dict[str, Tensor] = field(default_factory=dict)
+    silent: list[Tensor] = field(default_factory=list)
 
 
 @dataclass
@@ -127,14 +145,23 @@ class GradientOracle:
         self._devices = [device_of(model) or job.x.device for model in job.models]
         self._checked: set[int] = set()
         self._sound: Tensor | float = 0.0
+        self._moved: Tensor | bool = True  # whether a sample had any gradient in the step at hand
+        self._silent: Tensor | int = 0
         self._classes: int | None = None
 
     def begin(self, step: int, step_size: float) -> None:
         """Draw what this step draws."""
+        self._silent, self._moved = self.silent, False
         self.context.draws = self.job.draws.at(step)
         self.context.step_size = step_size
         for model in self.job.models:
             begin_step(model, self.context.draws)
+
+    @property
+    def silent(self) -> Tensor:
+        """Steps so far, (N,), in which every gradient a sample was given was zero throughout."""
+        still = torch.logical_not(torch.as_tensor(self._moved, device=self.job.x.device))
+        return (self._silent + still.long()).expand(len(self.job.x))
 
     @property
     def passes(self) -> Passes:
@@ -200,6 +227,7 @@ class GradientOracle:
         self, x: Tensor, members: Sequence[int], over: str | Softmin, weights: Tensor | None
     ) -> Tensor:
         total: Tensor | None = None
+        level = self.job.x.new_zeros(())  # log of the scale that total is on
         for copy in range(self.copies):
             for group in _groups(members, over):
                 leaf = x.detach().requires_grad_()
@@ -207,16 +235,32 @@ class GradientOracle:
                 logits = [self.forward(view, members[i]) for i in group]
                 share = None if weights is None else weights[:, group]
                 loss = self.fused(logits, share, over, len(members))
-                g = self.backward(loss, leaf, len(group))
-                total = g if total is None else total.add_(g)
+                g = self._slope(loss, leaf, len(group))
+                if total is None:
+                    total, level = g, loss.log_scale
+                else:
+                    higher = torch.maximum(level, loss.log_scale)
+                    total = _scaled(total, level - higher).add_(_scaled(g, loss.log_scale - higher))
+                    level = higher
         assert total is not None
-        return total if self.copies == 1 else total.div_(self.copies)
+        return _scaled(total, _held(level, total.dtype)).div_(self.copies)
 
-    def backward(self, loss: Tensor, leaf: Tensor, members: int, keep: bool = False) -> Tensor:
-        """Gradient of the summed ``loss`` (N,) of some surrogates; counted, and watched for NaN."""
+    def backward(self, loss: Fused, leaf: Tensor, members: int, keep: bool = False) -> Tensor:
+        """Gradient of the ``loss`` of some surrogates; counted, and watched for NaN and zeros.
+
+        It is not zero because a surrogate is confident: a slope below 1e-26 in float32 (log-odds of
+        60) is taken as 1e-26, which changes the gradient's length and nothing else.
+        """
+        g = self._slope(loss, leaf, members, keep)
+        return _scaled(g, _held(loss.log_scale, g.dtype))
+
+    def _slope(self, loss: Fused, leaf: Tensor, members: int, keep: bool = False) -> Tensor:
+        """Gradient of what is ascended, off by the loss's scale."""
         self.backwards += members
-        (g,) = torch.autograd.grad(loss.sum(), leaf, retain_graph=keep)
-        self._sound = g.sum() * 0 + self._sound
+        (g,) = torch.autograd.grad(loss.ascended.sum(), leaf, retain_graph=keep)
+        size = torch.linalg.vector_norm(g.flatten(1), 1, dim=1)
+        self._sound = size.sum() * 0 + self._sound
+        self._moved = (size != 0) | self._moved
         return g
 
     def check(self) -> None:
@@ -226,24 +270,38 @@ class GradientOracle:
 
     def fused(
         self, logits: list[Tensor], weights: Tensor | None, over: str | Softmin, members: int = 1
-    ) -> Tensor:
-        """Per-sample loss (N,) of one group of the ``members`` surrogates that are fused."""
-        y, target = self.job.y, self.job.target
+    ) -> Fused:
+        """Per-sample loss of one group of the ``members`` surrogates that are fused."""
         if isinstance(over, Softmin):
-            losses = torch.stack([self.loss(z, y, target) for z in logits])
-            return -over.temperature * torch.logsumexp(-losses / over.temperature, 0)
+            return _softmin([self._loss(z) for z in logits], over.temperature)
         if over == "loss":
-            share = 1 / members if weights is None else weights[:, 0]
-            return self.loss(logits[0], y, target) * share
+            share = logits[0].new_tensor(1 / members) if weights is None else weights[:, 0]
+            one = self._loss(logits[0])
+            scale = one.log_scale + share.log().clamp_min(torch.finfo(share.dtype).min / 2)
+            return Fused(one.value * share, one.ascended, scale)
         if len(logits) == 1 and weights is None:
-            return self.loss(logits[0], y, target)
+            return self._loss(logits[0])
         stack = torch.stack(logits)  # (K, N, classes)
-        w = weights.T[:, :, None] if weights is not None else 1 / len(logits)
+        w = stack.new_full((1, 1), 1 / len(logits)) if weights is None else weights.T  # (K, N)
         if over == "logits":
-            return self.loss((stack * w).sum(0), y, target)
+            return self._loss((stack * w[:, :, None]).sum(0))
+        log_w = w.to(stack).log()
+        if isinstance(self.loss, OfOdds):
+            each = [self.loss.odds(z, self.job.y, self.job.target) for z in logits]
+            return self._of_odds(self.loss, mean_odds(torch.stack(each), log_w))
         # log of the mean of probabilities; log-softmax of it is itself
-        log_w = torch.as_tensor(w, dtype=stack.dtype, device=stack.device).log()
-        return self.loss(torch.logsumexp(stack.log_softmax(-1) + log_w, 0), y, target)
+        return self._loss(torch.logsumexp(stack.log_softmax(-1) + log_w[:, :, None], 0))
+
+    def _loss(self, logits: Tensor) -> Fused:
+        y, target = self.job.y, self.job.target
+        if isinstance(self.loss, OfOdds):
+            return self._of_odds(self.loss, self.loss.odds(logits, y, target))
+        value = self.loss(logits, y, target)
+        return Fused(value.detach(), value, torch.zeros_like(value))
+
+    def _of_odds(self, loss: OfOdds, odds: Tensor) -> Fused:
+        value, log_slope = loss.at(odds.detach(), self.job.target is not None)
+        return Fused(value, odds, log_slope)
 
     def view(self, x: Tensor, copy: int = 0) -> Tensor:
         """What the surrogates see of ``x``: its copy number ``copy`` under the transforms."""
@@ -280,6 +338,25 @@ class GradientOracle:
                 )
         if not torch.isfinite(out).all():
             raise InputError(f"surrogate {k} returned logits that are NaN or infinite")
+
+
+def _softmin(losses: Sequence[Fused], temperature: float) -> Fused:
+    """``-T log sum_k exp(-J_k / T)``: the gradient weighs each by softmax(-J / T)."""
+    value = torch.stack([loss.value for loss in losses])  # (K, N)
+    scale = torch.stack([loss.log_scale for loss in losses]) + (-value / temperature).log_softmax(0)
+    top = scale.amax(0)
+    ascended = torch.stack([loss.ascended for loss in losses]) * (scale - top).exp()
+    return Fused(-temperature * torch.logsumexp(-value / temperature, 0), ascended.sum(0), top)
+
+
+def _scaled(g: Tensor, log_scale: Tensor) -> Tensor:
+    """``exp(log_scale) g``; log_scale (N,)."""
+    return g * log_scale.to(g.dtype).exp().view(-1, *[1] * (g.dim() - 1))
+
+
+def _held(log_scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """A scale, raised where it would bring a gradient close to the smallest number of ``dtype``."""
+    return log_scale.to(dtype).clamp_min(0.69 * math.log(torch.finfo(dtype).tiny))
 
 
 def _groups(members: Sequence[int], over: str | Softmin) -> list[list[int]]:

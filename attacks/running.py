@@ -32,12 +32,15 @@ class AttackResult:
         passes: forward and backward passes of surrogates, per sample.
         micro_batch: the number of images that were worked on at once in the end.
         trace: observations by name, (steps, N, ...), when asked for; see `Trace`.
+        silent: (N,), the steps in which every gradient a sample was given was zero throughout, so that
+            nothing said where to go; None where an attack does not count them.
     """
 
     x_adv: Tensor
     passes: Passes
     micro_batch: int
     trace: dict[str, Tensor] | None = None
+    silent: Tensor | None = None
 
 
 @torch.inference_mode(False)
@@ -66,6 +69,7 @@ def run(
     size = max(1, min(micro_batch or len(x), len(x)))
     parts: list[Tensor] = []
     traces: list[dict[str, Tensor]] = []
+    silent: list[Tensor] = []
     passes, carried = Passes(0, 0), dict[str, Tensor]()
     start = 0
     asked = expectations(surrogates)
@@ -87,6 +91,7 @@ def run(
             else:
                 parts.append(x_adv.detach())
                 start += len(x_adv)
+                silent += job.silent
                 if job.trace is not None:
                     traces.append(job.trace.stacked())
                 continue
@@ -96,7 +101,9 @@ def run(
     result = torch.cat(parts) if parts else x.clone()
     if not torch.isfinite(result).all():
         raise RunError("the attack produced images that are NaN or infinite")
-    return AttackResult(result, passes, size, joined(traces) if traces else None)
+    return AttackResult(
+        result, passes, size, joined(traces) if traces else None, torch.cat(silent) if silent else None
+    )
 
 
 def out_of_memory(error: BaseException) -> bool:

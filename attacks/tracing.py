@@ -53,7 +53,7 @@ def observe(attack: ComposedAttack, job: Job, x: Tensor) -> None:
     for k in range(oracle.k):
         leaf = x.detach().requires_grad_()
         loss = oracle.fused([oracle.forward(leaf, k)], None, "logits")
-        losses.append(loss.detach())
+        losses.append(loss.value)
         units.append(unit_l2(oracle.backward(loss, leaf, 1)))
     job.trace.note("loss", torch.stack(losses, 1))
     k, total = len(units), torch.stack(units).sum(0).flatten(1).square().sum(1)
@@ -102,7 +102,7 @@ def closeness(attack: ComposedAttack, job: Job, x_adv: Tensor, steps: int = 10) 
 
 
 def _losses(oracle: GradientOracle, x: Tensor) -> Tensor:
-    each = [oracle.fused([oracle.logits(x, k)], None, "logits") for k in range(oracle.k)]
+    each = [oracle.fused([oracle.logits(x, k)], None, "logits").value for k in range(oracle.k)]
     return torch.stack(each, 1)
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from advens.attacks.attack import ComposedAttack
+from advens.attacks.losses import cross_entropy
 from advens.attacks.oracle import GradientOracle, Passes
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
@@ -77,7 +77,7 @@ class AdaEA:
         wanted = oracle.job.y if oracle.job.target is None else oracle.job.target
         labels = wanted.repeat(k)
         losses = torch.stack([
-            F.cross_entropy(oracle.logits(candidates, i), labels, reduction="none").view(k, n)
+            cross_entropy(oracle.logits(candidates, i), labels).view(k, n)
             for i in range(k)
         ])  # fmt: skip  # (i, k, n): loss of surrogate i on the trial of k
         if self.batch_coupled:

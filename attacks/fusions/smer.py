@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from pydantic import ValidationInfo, field_validator
 from torch import Tensor
-from torch.nn import functional as F
 
 from advens.attacks.attack import ComposedAttack
+from advens.attacks.losses import log_cross_entropy
 from advens.attacks.oracle import GradientOracle, Passes
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
@@ -16,7 +16,6 @@ from advens.attacks.updates import MI, accumulate
 from advens.threat import Threat
 
 PAPER = "Tang et al., CVPR 2024 (SMER)"
-FLOOR = 1e-12
 
 
 @part("fusion", "smer", paper=PAPER, year=2024, couples="option")
@@ -77,10 +76,9 @@ class SMER:
         leaf = v.detach().requires_grad_()
         labels = job.y if job.target is None else job.target
         fused = (leaf.T[:, :, None] * z).mean(0)
-        loss = F.cross_entropy(fused, labels, reduction="none")
-        if self.batch_coupled:
-            loss = loss.mean()
-        objective = -loss.clamp_min(FLOOR).log()
+        objective = -log_cross_entropy(fused, labels)
+        if self.batch_coupled:  # minus the log of the mean loss, off by a constant
+            objective = -torch.logsumexp(-objective, 0)
         (grad,) = torch.autograd.grad(objective.sum(), leaf)
         if self.batch_coupled:
             grad = grad.sum(0, keepdim=True).expand_as(v)

@@ -8,7 +8,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from advens.attacks.losses import DLR, CrossEntropy, Margin, TargetLogit
+from advens.attacks.losses import (
+    DLR,
+    CrossEntropy,
+    Margin,
+    TargetLogit,
+    cross_entropy,
+    log_cross_entropy,
+    mean_odds,
+)
 from advens.errors import InputError
 
 Formula = Callable[[list[float], int, int | None], float]
@@ -114,3 +122,62 @@ def test_dlr_needs_enough_classes() -> None:
     assert DLR()(three, y, None).shape == (1,)
     with pytest.raises(InputError, match="needs 4 classes; these models have 3"):
         DLR()(three, y, t)
+
+
+def confident(by: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Logits (1, 5) with log-odds of ``by`` for class 0; differences of others are exact in float32."""
+    rest = [0.0, -1.0, -2.0, 0.5]
+    top = by + math.log(sum(math.exp(v) for v in rest))
+    return torch.tensor([[top, *rest]], dtype=dtype)
+
+
+@pytest.mark.parametrize("by", [-300.0, -40.0, -5.0, 0.0, 5.0, 20.0, 50.0, 80.0])
+def test_cross_entropy_of_confident_logits(by: float) -> None:
+    """log(1 + e^-by) and its logarithm, in Python floats."""
+    y = torch.tensor([0])
+    wanted = math.log1p(math.exp(-by))
+    for dtype, rel in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+        z = confident(by, dtype)
+        assert float(cross_entropy(z, y)) == pytest.approx(wanted, rel=rel)
+        assert float(log_cross_entropy(z, y)) == pytest.approx(math.log(wanted), rel=rel)
+
+
+@pytest.mark.parametrize("by", [-20.0, 0.0, 20.0, 50.0, 120.0, 3000.0])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_cross_entropy_keeps_its_direction(by: float, targeted: bool) -> None:
+    """``exp(log f'(m)) grad m``: m is p_o / p_others away from the label; the slope is 1 - p of the label."""
+    z = confident(by).requires_grad_()
+    y, target = (torch.tensor([1]), torch.tensor([0])) if targeted else (torch.tensor([0]), None)
+    odds = CrossEntropy().odds(z, y, target)
+    (g,) = torch.autograd.grad(odds.sum(), z)
+    rest = softmax([0.0, -1.0, -2.0, 0.5])
+    away = [-1.0, *rest]
+    sign = -1 if targeted else 1
+    assert g[0].tolist() == pytest.approx([sign * v for v in away], rel=1e-6)
+    value, log_slope = CrossEntropy().at(odds.detach(), targeted)
+    expected = -by if by > 30 else -math.log1p(math.exp(by))
+    assert float(log_slope) == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert float(value * sign) == pytest.approx(math.log1p(math.exp(-by)), rel=1e-5, abs=1e-44)
+
+
+@pytest.mark.parametrize("by", [5.0, 50.0, 300.0])
+def test_gradient_of_the_logarithm(by: float) -> None:
+    """d log J / dm = sigmoid(m) / log(1 + e^m), which goes to 1 and not to 0."""
+    z = confident(by, torch.float64).requires_grad_()
+    (g,) = torch.autograd.grad(log_cross_entropy(z, torch.tensor([0])).sum(), z)
+    odds = math.exp(-by)
+    assert float(g[0, 0]) == pytest.approx(-odds / (1 + odds) / math.log1p(odds), rel=1e-9)
+
+
+def test_log_odds_of_a_mean_of_probabilities() -> None:
+    odds, w = [1.5, -2.0, 0.25], [0.5, 0.2, 0.3]
+    p = sum(b / (1 + math.exp(-m)) for m, b in zip(odds, w, strict=True))
+    found = mean_odds(torch.tensor(odds).double()[:, None], torch.tensor(w).double().log()[:, None])
+    assert float(found) == pytest.approx(math.log(p / (1 - p)))
+    sure = torch.tensor([[-200.0], [-90.0]])  # the mean is half of the larger probability
+    assert float(mean_odds(sure, torch.full((2, 1), 0.5).log())) == pytest.approx(-90 - math.log(2))
+
+
+def test_cross_entropy_needs_two_classes() -> None:
+    with pytest.raises(InputError, match="needs 2 classes; these models have 1"):
+        CrossEntropy().odds(torch.zeros(1, 1), torch.tensor([0]), None)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from advens.attacks import create_attack
 from advens.attacks.estimators import Plain
 from advens.attacks.losses import DLR, CrossEntropy, Margin
-from advens.attacks.oracle import GradientOracle, Job, Passes
+from advens.attacks.oracle import GradientOracle, Job, Passes, Softmin
 from advens.errors import InputError
 from advens.seeding import Draws
 from advens.threat import Threat
@@ -190,3 +190,160 @@ def test_target_out_of_range(images: Any) -> None:
     y = torch.tensor([0, 1, 2, 3])
     with pytest.raises(InputError, match="target 8 is out of range; surrogate 0 has 6 classes"):
         create_attack("ifgsm")(Odd(linear(6)), images(0), y, target=y + 5)
+
+
+class Sure(nn.Module):
+    """A net whose label is ahead of the other classes by so much, in log-odds, at the images given."""
+
+    def __init__(self, inner: nn.Module, x: Tensor, y: Tensor, by: float, factor: float) -> None:
+        super().__init__()
+        self.inner, self.factor = inner, factor
+        with torch.no_grad():
+            z = inner(x) * factor
+            lift = by - odds_of(z, y)
+            self.register_buffer("lift", lift[:, None] * nn.functional.one_hot(y, z.shape[1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.inner(x) * self.factor + self.lift
+        return z
+
+
+def odds_of(z: Tensor, y: Tensor) -> Tensor:
+    """Log-odds of the label, one image at a time."""
+    rows = [
+        row[label] - torch.logsumexp(torch.cat([row[:label], row[label + 1 :]]), 0)
+        for row, label in zip(z, y.tolist(), strict=True)
+    ]
+    return torch.stack(rows)
+
+
+def confident(net: Net, images: Any, by: list[float], targeted: bool) -> GradientOracle:
+    """Float32 surrogates as sure as ``by`` says where cross-entropy saturates: of the label, or of a
+    target that is reached."""
+    x, y = images(0), torch.tensor([0, 5, 2, 3])
+    wanted = (y + 1) % 6 if targeted else y
+    models = [Sure(net(k), x, wanted, b, 1.0 + k) for k, b in enumerate(by)]
+    models = [model.float() for model in models]
+    job = Job(models, x.float(), y, wanted if targeted else None, Draws(0, len(x)), x.float())
+    return GradientOracle(job, Threat(), CrossEntropy(), Plain())
+
+
+def sound(asked: GradientOracle, over: str) -> Tensor:
+    """Cross-entropy's direction in float64, its factors multiplied as logarithms, one image at a time."""
+    job, rows = asked.job, []
+    wanted, sign = (job.y, -1) if job.target is None else (job.target, 1)
+    models = [model.double() for model in job.models]
+    leaf = job.x.double().requires_grad_()
+    z = [model(leaf) for model in models]
+    k = len(models)
+    if over == "logits":
+        odds = odds_of(sum(z) / k, wanted)  # type: ignore[arg-type]
+        rows = [torch.autograd.grad(sign * odds.sum(), leaf)[0]]
+        logs = [torch.zeros(len(job.x)).double()]
+    else:
+        each = [sign * odds_of(one, wanted) for one in z]  # m_k: grows as the attack wants
+        rows = [torch.autograd.grad(m.sum(), leaf, retain_graph=True)[0] for m in each]
+        m = torch.stack(each).detach()
+        logs = list(m if sign < 0 else -m)  # log sigmoid(+-m), and of p_k's, to 1e-8 from 20 on
+    top = torch.stack(list(logs)).amax(0)
+    for model in models:
+        model.float()
+    total = sum(g * (log - top).exp()[:, None, None, None] for g, log in zip(rows, logs, strict=True))
+    assert isinstance(total, Tensor)
+    return total
+
+
+def angle(a: Tensor, b: Tensor) -> Tensor:
+    """1 - cosine, (N,), float64."""
+    u, v = (t.double().flatten(1) for t in (a, b))
+    u, v = (t / t.abs().amax(1, keepdim=True) for t in (u, v))
+    return 1 - nn.functional.cosine_similarity(u, v)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize(
+    "by", [[20.0], [50.0, 50.0], [120.0, 120.0], [300.0], [120.0, 25.0], [150.0, 148.0], [30.0, 90.0, 31.0]]
+)
+@pytest.mark.parametrize("over", ["logits", "probs", "loss"])
+def test_confident_surrogates_are_not_silent(
+    net: Net, images: Any, over: str, by: list[float], targeted: bool
+) -> None:
+    """The direction of exact cross-entropy, where float32 has lost the label or everything."""
+    asked = confident(net, images, by, targeted)
+    asked.begin(0, 0.1)
+    g = asked.gradient(asked.job.x, over=over)
+    wanted = sound(asked, over)
+    assert angle(g, wanted).max() < 1e-6
+    assert (g.sign() != wanted.sign()).float().mean() < 0.005
+    assert g.abs().flatten(1).amax(1).min() > 1e-30
+    assert asked.silent.tolist() == [0] * 4
+
+
+def test_one_confident_surrogate_silences_nobody(net: Net, images: Any) -> None:
+    """Beside one that is not sure, it has no say where losses are summed, and some in the mean logits."""
+    asked = confident(net, images, [200.0, 1.0], False)
+    other = asked.gradient(asked.job.x, [1])
+    for over in ("loss", "probs", Softmin(0.5)):
+        assert angle(asked.gradient(asked.job.x, over=over), other).max() < 1e-6
+    assert angle(asked.gradient(asked.job.x, over="logits"), sound(asked, "logits")).max() < 1e-6
+
+
+def test_softmin_weighs_slopes_and_losses(net: Net, images: Any) -> None:
+    """sum_k softmax(-J / T)_k sigmoid(m_k) grad m_k, the factors multiplied as logarithms."""
+    asked = confident(net, images, [150.0, 149.0], False)
+    g = asked.gradient(asked.job.x, over=Softmin(1.0))
+    assert angle(g, sound(asked, "loss")).max() < 1e-6, "both losses are nothing: even weights"
+
+
+def test_unsure_surrogates_are_answered_as_before(oracle: Any) -> None:
+    """Gradients have cross-entropy's length too, as far as a float reaches."""
+    asked = oracle(2)
+    for model in asked.job.models:
+        with torch.no_grad():
+            for parameter in list(model.parameters())[-2:]:
+                parameter.mul_(30)
+    x = asked.job.x
+    leaf = x.clone().requires_grad_()
+    each = [-asked.job.models[k](leaf).log_softmax(1)[range(4), asked.job.y] for k in range(2)]
+    (wanted,) = torch.autograd.grad(sum(each).sum() / 2, leaf)
+    torch.testing.assert_close(asked.gradient(x, over="loss"), wanted, rtol=1e-7, atol=1e-9)
+
+
+class Deaf(nn.Module):
+    """Does not see some images: those whose first pixel is black."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        sees = (x[:, 0, 0, 0] > 0).to(x.dtype)[:, None]
+        z: Tensor = self.inner(x) * sees
+        return z
+
+
+def test_silent_steps_are_counted(net: Net, images: Any) -> None:
+    """A step counts for a sample when no gradient at all was given."""
+    x, y = images(0).clone(), torch.tensor([0, 5, 2, 3])
+    x[:, 0, 0, 0] = torch.tensor([0.5, 0.0, 0.5, 0.0])
+    job = Job([Deaf(net(0)), net(1)], x, y, None, Draws(0, len(x)), x)
+    asked = GradientOracle(job, Threat(), CrossEntropy(), Plain())
+    assert asked.silent.tolist() == [0, 0, 0, 0], "before the first step"
+    for step, members in enumerate([[0], [1], [0]]):
+        asked.begin(step, 0.1)
+        asked.gradient(x, members)
+    assert asked.silent.tolist() == [0, 2, 0, 2]
+    asked.begin(3, 0.1)
+    asked.gradient(x, [0])
+    asked.gradient(x, [1])
+    assert asked.silent.tolist() == [0, 2, 0, 2], "one surrogate spoke"
+
+
+@pytest.mark.parametrize("micro_batch", [None, 1, 3])
+def test_result_carries_the_silent_steps(net: Net, images: Any, micro_batch: int | None) -> None:
+    x, y = images(0).clone(), torch.tensor([0, 5, 2, 3])
+    x[:, 0, 0, 0] = torch.tensor([0.5, 0.0, 0.5, 0.0])
+    attack = create_attack("mifgsm", steps=3)
+    found = attack.run(Deaf(net(0)), x, y, micro_batch=micro_batch).silent
+    assert found is not None
+    assert found.tolist() == [0, 3, 0, 3]

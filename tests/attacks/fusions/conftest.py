@@ -55,8 +55,9 @@ def pixels(seed: int, n: int, side: int = 8) -> Tensor:
 
 
 def ce(z: Tensor, label: int) -> Tensor:
-    """Cross-entropy of one image's logits (classes,)."""
-    return torch.log(torch.exp(z - z.max()).sum()) + z.max() - z[label]
+    """Cross-entropy of one image's logits (classes,): log(1 + sum over the others of e^(z_o - z_y))."""
+    others = torch.cat([z[:label], z[label + 1 :]])
+    return torch.log1p(torch.exp(others - z[label]).sum())
 
 
 def grad(f: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
