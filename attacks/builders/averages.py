@@ -1,23 +1,19 @@
-"""Arithmetic on sets of weights: means, and samples around them. One tensor at a time, in float64."""
+"""Arithmetic on sets of weights: means and variances. One tensor or one set at a time, in float64."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from advens.attacks.builders.build import Work
 from advens.attacks.builders.snapshot import check_same
-from advens.attacks.builders.train import refresh
 from advens.classifier import Classifier
 from advens.errors import InputError
 from advens.seeding import derive
 
 Weights = Mapping[str, Tensor]
-Draw = Callable[[Sequence[str], Sequence[Weights], torch.Generator], Weights]
-"""Sampled parameters by name, in any type, from sets of weights."""
 
 
 def weights(models: Sequence[Classifier]) -> list[Weights]:
@@ -55,29 +51,29 @@ def shuffled_rows(work: Work, share: float) -> Tensor:
     return order[: max(2, round(share * len(order)))]
 
 
-def sampled(work: Work, of: Any, draw: Draw, count: int, *, each: bool, share: float) -> None:
-    """Commit ``count`` samples around the mean of what another builder makes.
+def moments(sets: Iterable[Weights]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Mean and variance (over K, not K - 1) of sets of weights, float64, one set at a time.
 
-    A sample has drawn parameters and the mean's buffers. Batch-norm statistics are estimated on a
-    share of the images: for each sample, or once for the mean.
-
-    Raises:
-        InputError: the other builder makes fewer than two members.
+    What is no number with a fraction is the last one's in the mean, and has no variance.
     """
-    models = work.made_by(of)
-    if len(models) < 2:
-        raise InputError(f"samples need at least 2 sets of weights; there are {len(models)}")
-    sets, rows = weights(models), shuffled_rows(work, share)
-    parameters = {name for name, _ in models[0].net.named_parameters(remove_duplicate=False)}
-    names = [name for name in sets[0] if name in parameters and sets[0][name].is_floating_point()]
-    centre = work.snapshot(mean(sets))
-    if not each:
-        refresh(centre, work.images, rows)
-    state = centre.net.state_dict()
-    for index in range(work.done, count):
-        generator = torch.Generator().manual_seed(derive(work.seed, "sample", index))
-        drawn = {k: t.to(state[k].dtype) for k, t in draw(names, sets, generator).items()}
-        sample = work.snapshot({k: t.clone() for k, t in state.items()} | drawn)
-        if each:
-            refresh(sample, work.images, rows)
-        work.commit(sample.net.state_dict())
+    means: dict[str, Tensor] = {}
+    variances: dict[str, Tensor] = {}
+    count = 0
+    for count, each in enumerate(sets, 1):
+        for name, t in each.items():
+            if not t.is_floating_point():
+                means[name] = t.clone()
+                continue
+            w = t.detach().double()
+            mean = means.setdefault(name, torch.zeros_like(w))
+            off = w - mean
+            mean += off / count
+            total = variances.setdefault(name, torch.zeros_like(w))
+            total += off * (w - mean)
+    return means, {name: total / count for name, total in variances.items()}
+
+
+def check_several(count: int) -> None:
+    """Raise InputError for fewer than two sets of weights, around which nothing can be sampled."""
+    if count < 2:
+        raise InputError(f"samples need at least 2 sets of weights; there are {count}")

@@ -8,7 +8,7 @@ that was killed had stopped.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from advens.attacks.builders.cached import FORMAT, Folder, default_cache
+from advens.attacks.builders.drawn import DrawnSnapshot, drawn_digest
 from advens.attacks.builders.fields import Count as Count
 from advens.attacks.builders.snapshot import Snapshot, bare
 from advens.attacks.builders.train import Images
@@ -82,6 +83,8 @@ class Work:
         folder: where members are kept.
         cache: the folder of all builds.
         progress: told of every member.
+        drawn: how many surrogates draw their weights at every step of an attack; the two sets that are
+            committed are then the mean and the standard deviations. None of them do by default.
     """
 
     models: list[Classifier]
@@ -90,6 +93,7 @@ class Work:
     folder: Folder
     cache: Path
     progress: Callable[[int], object]
+    drawn: int = 0
     digests: list[str] = field(default_factory=list)
     kept: dict[str, Any] = field(default_factory=dict)
 
@@ -131,9 +135,18 @@ class Work:
         """A surrogate with some weights, which it holds as they are."""
         return Snapshot(self._bare, self.models[0], state, name="snapshot")
 
-    def made_by(self, builder: Builder) -> list[Classifier]:
-        """What another builder makes of the same models, data and seed."""
-        return builder.build(self.models, self.data, seed=self.seed, cache=self.cache)
+    def made_by(self, builder: Builder, rows: Tensor | None = None) -> list[Classifier]:
+        """What another builder makes of the same models and seed, and the same data or some rows of it."""
+        data = self.data
+        if rows is not None:
+            data = Dataset(data.source, data.name, data.rows[rows.numpy()], data.resized)
+        return builder.build(self.models, data, seed=self.seed, cache=self.cache)
+
+    def sets_by(self, method: Method) -> Iterator[dict[str, Tensor]]:
+        """The sets of weights that another builder makes, read one after the other: one is held at a time."""
+        for model in self.models:
+            _, folder, about = finished(method, [model], self.data, self.seed, self.cache, lambda done: None)
+            yield from (folder.member(k, digest) for k, digest in enumerate(about["members"]))
 
 
 @torch.inference_mode(False)
@@ -166,18 +179,19 @@ def build(
             if progress is not None:
                 progress(before + done, total)
 
-        made += _build(method, group, data, seed, root, tell)
+        made += members(*finished(method, group, data, seed, root, tell), group[0])
     return made
 
 
-def _build(
+def finished(
     method: Method,
     models: list[Classifier],
     data: Dataset,
     seed: int,
     cache: Path,
     progress: Callable[[int], object],
-) -> list[Classifier]:
+) -> tuple[str, Folder, dict[str, Any]]:
+    """A build that is whole: its name, its folder and what it is. It is made where it was not there."""
     what = identity(method, models, data, seed)
     key = value_digest(what, 20)
     folder = Folder(cache / key)
@@ -189,17 +203,26 @@ def _build(
                 work = Work(models, data, seed, folder, cache, progress)
                 work.resume()
                 method.collect(work)
-                about = what | finding(models, data, work.digests)
+                about = what | finding(models, data, work.digests) | {"drawn": work.drawn}
                 folder.finish(about)
-                return members(key, folder, about, models[0])
-    progress(len(about["members"]))
-    return members(key, folder, about, models[0])
+                if not work.drawn:
+                    return key, folder, about
+    progress(len(digests(key, about)))
+    return key, folder, about
 
 
 def members(key: str, folder: Folder, about: Mapping[str, Any], base: Classifier) -> list[Classifier]:
     """All members of a finished build, sharing one network."""
-    shared = bare(base.net)
-    return [member(key, folder, about, index, base, shared) for index in range(len(about["members"]))]
+    shared, count = bare(base.net), len(digests(key, about))
+    return [member(key, folder, about, index, base, shared) for index in range(count)]
+
+
+def digests(key: str, about: Mapping[str, Any]) -> list[str]:
+    """The digest of every member of a finished build."""
+    stored: list[str] = about["members"]
+    if not about.get("drawn"):
+        return stored
+    return [drawn_digest(stored, f"built:{key}/{index}") for index in range(about["drawn"])]
 
 
 def member(
@@ -211,8 +234,11 @@ def member(
     shared: torch.nn.Module,
 ) -> Snapshot:
     """One member of a finished build."""
-    state = folder.member(index, about["members"][index])
-    return Snapshot(shared, base, state, name=f"built:{key}/{index}", bases=about["bases"])
+    name, bases = f"built:{key}/{index}", about["bases"]
+    if about.get("drawn"):
+        mean, spread = (folder.member(k, digest) for k, digest in enumerate(about["members"]))
+        return DrawnSnapshot(shared, base, mean, spread, name=name, bases=bases, digests=about["members"])
+    return Snapshot(shared, base, folder.member(index, about["members"][index]), name=name, bases=bases)
 
 
 def identity(method: object, models: Sequence[Classifier], data: Dataset, seed: int) -> dict[str, Any]:

@@ -85,7 +85,8 @@ class ViTAugment(Strategies):
     """Augmented copies of ViTs, with strengths given: as many of each strategy.
 
     Head dropping, attention score scaling and MLP feature mixing; a copy has one strategy. `vit-search`
-    finds the strengths by Bayesian optimisation.
+    finds the strengths by Bayesian optimisation. Only the paper's abstract is known to us: the strengths and
+    the number of copies are ours.
 
     Args:
         strategies: those wanted.

@@ -3,7 +3,8 @@
 Source: Gubri et al., "LGV: Boosting Adversarial Example Transferability from Large Geometric Vicinity",
 ECCV 2022. Published code differs in this: every quarter epoch begins a newly shuffled pass, so that four
 quarters of an epoch overlap (and with a loader that does not shuffle see the same images, a trap in a
-popular port); here they are the quarters of one pass. It augments with random crops and flips.
+popular port); here they are the quarters of one pass. It augments with random crops and flips
+(``augment = "imagenet"``), also where it estimates batch-norm statistics; here those are of plain images.
 """
 
 from __future__ import annotations
@@ -17,14 +18,31 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from advens.attacks.builders.averages import Weights, average, sampled, shuffled_rows, stack
+from advens.attacks.builders.averages import (
+    average,
+    check_several,
+    mean,
+    shuffled_rows,
+    stack,
+    weights,
+)  # fmt: skip
 from advens.attacks.builders.build import Progress, Work, build
-from advens.attacks.builders.fields import BelowOne, Count, FromZero, Of, Positive, Several, Share
+from advens.attacks.builders.fields import (
+    Augment,
+    BelowOne,
+    Count,
+    FromZero,
+    Of,
+    Positive,
+    Several,
+    Share,
+)  # fmt: skip
 from advens.attacks.builders.train import refresh
 from advens.attacks.builders.trajectory import even_points, trajectory
 from advens.attacks.parts import part
 from advens.classifier import Classifier
 from advens.datasets import Dataset
+from advens.seeding import derive
 
 PAPER = "Gubri et al., ECCV 2022 (LGV)"
 
@@ -40,7 +58,8 @@ class LGV:
         per_epoch: weight sets collected in each epoch, at equal distances.
         lr: constant. It matters most: too low gives no diversity.
         momentum, weight_decay, batch_size: of SGD.
-        augment: strength of the embedded zoo's augmentation; 0 is none.
+        augment: ``imagenet`` for crops and flips, or a strength of the embedded zoo's augmentation.
+        sharpness: length of the step of `sharpen`, published with MBA: 0.1; 0 minimises the loss alone.
     """
 
     epochs: Count = 10
@@ -49,7 +68,8 @@ class LGV:
     momentum: BelowOne = 0.9
     weight_decay: FromZero = 1e-4
     batch_size: Several = 256
-    augment: FromZero = 0.0
+    augment: Augment = 0.0
+    sharpness: FromZero = 0.0
 
     def members(self, models: int) -> int:
         return models * self.epochs * self.per_epoch
@@ -71,7 +91,7 @@ class LGV:
 class LGVSWA:
     """The mean of the weights that LGV collects, batch-norm statistics estimated anew: one surrogate.
 
-    Published code starts the mean from the trained model; here it is of the collected weights alone.
+    The trained model itself is not in the mean, as in what the paper attacks with.
 
     Args:
         of: the builder whose weights are averaged; its members are kept in the cache, too.
@@ -92,9 +112,9 @@ class LGVSWA:
 
     def collect(self, work: Work) -> None:
         if work.done == 0:
-            mean = work.snapshot(average(work.made_by(self.of)))
-            refresh(mean, work.images, shuffled_rows(work, self.bn_data))
-            work.commit(mean.net.state_dict())
+            centre = work.snapshot(average(work.made_by(self.of)))
+            refresh(centre, work.images, shuffled_rows(work, self.bn_data))
+            work.commit(centre.net.state_dict())
 
 
 @part("builder", "lgv-subspace", family="surrogate", paper=PAPER, year=2022)
@@ -106,14 +126,14 @@ class LGVGaussian:
 
     Args:
         of: the builder whose weights span the subspace; its members are kept in the cache, too.
-        samples: surrogates that are drawn.
+        samples: surrogates that are drawn, as many as in the published script.
         scale: of the deviations.
-        batch_norm: statistics estimated for ``each`` sample, or for the ``mean`` and taken by all.
+        batch_norm: statistics estimated for ``each`` sample, as published, or once for the ``mean``.
         bn_data: share of the images they are estimated on.
     """
 
     of: Of = Field(default_factory=LGV)
-    samples: Count = 40
+    samples: Count = 50
     scale: Positive = 1.0
     batch_norm: Literal["each", "mean"] = "each"
     bn_data: Share = 0.1
@@ -128,15 +148,27 @@ class LGVGaussian:
         return build(self, models, data, seed, cache, progress)
 
     def collect(self, work: Work) -> None:
-        def draw(names: Sequence[str], sets: Sequence[Weights], generator: torch.Generator) -> Weights:
+        models = work.made_by(self.of)
+        check_several(len(models))
+        sets, rows = weights(models), shuffled_rows(work, self.bn_data)
+        centre = work.snapshot(mean(sets))
+        if self.batch_norm == "mean":
+            refresh(centre, work.images, rows)
+        state = centre.net.state_dict()
+        learned = {name for name, _ in models[0].net.named_parameters(remove_duplicate=False)}
+        names = [name for name in sets[0] if name in learned and sets[0][name].is_floating_point()]
+        for index in range(work.done, self.samples):
+            generator = torch.Generator().manual_seed(derive(work.seed, "sample", index))
             z = torch.randn(len(sets), generator=generator, dtype=torch.float64)
             z *= self.scale / math.sqrt(len(sets) - 1)
-            return {name: self._sample(stack(sets, name), z) for name in names}
-
-        sampled(work, self.of, draw, self.samples, each=self.batch_norm == "each", share=self.bn_data)
+            drawn = {name: self._sample(stack(sets, name), z).to(state[name].dtype) for name in names}
+            sample = work.snapshot({k: t.clone() for k, t in state.items()} | drawn)
+            if self.batch_norm == "each":
+                refresh(sample, work.images, rows)
+            work.commit(sample.net.state_dict())
 
     @staticmethod
     def _sample(w: Tensor, z: Tensor) -> Tensor:
-        mean = w.mean(0)
-        along: Tensor = torch.tensordot(z.to(w.device), w - mean, 1)
-        return mean + along
+        centre = w.mean(0)
+        along: Tensor = torch.tensordot(z.to(w.device), w - centre, 1)
+        return centre + along

@@ -1,8 +1,9 @@
 """Bayesian search of augmentation strengths: what transfers best to the other surrogates.
 
-Source: ViT-EnsembleAttack, Cao et al., ICCV 2025. The objective is leave-one-out: images are crafted on the
-augmented copies of one surrogate and judged by the loss of the *other surrogates*, on calibration images. No
-target and no image that is attacked later takes part.
+Source: ViT-EnsembleAttack, Cao et al., ICCV 2025, of which only the abstract is known to us. It names
+Bayesian optimisation; the objective, the least accuracy of the copies and the numbers of calls are ours. The
+objective is leave-one-out: images are crafted on the augmented copies of one surrogate and judged by the loss
+of the *other surrogates*, on calibration images. No target and no image that is attacked later takes part.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from advens.attacks.changes import begin_step
 from advens.seeding import Draws, derive
 
 KEPT = 0.8
-"""Part of the surrogate's clean accuracy that its augmented copies must keep."""
+"""Part of the surrogate's clean accuracy that its augmented copies must keep; ours."""
 
 Copies = Callable[[Mapping[str, float]], Sequence[nn.Module]]
 """Augmented copies of a surrogate, for some strengths."""

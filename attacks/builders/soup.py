@@ -31,18 +31,21 @@ class Soup:
     """One surrogate: the mean of the models given, or of what another builder makes of them.
 
     The greedy soup takes the models by their accuracy on held-out images, best first, and keeps one where
-    the soup with it is at least as accurate there. Each model is measured as it is; a soup with
-    batch-norm statistics of the images that are not held out.
+    the soup with it is more accurate there, as in the published code. Each model is measured as it is; a soup
+    with batch-norm statistics of the images that are not held out.
 
     Args:
         of: another builder, or None for the models themselves, which must be of one architecture.
         kind: ``uniform`` or ``greedy``.
-        held_out: share of the images the greedy search measures on.
+        held_out: share of the images the greedy search measures on. The other builder is not given them; what
+            models that are given were trained on is for the caller to know.
+        ties: whether a model that leaves the accuracy as it is is kept, as the paper writes.
     """
 
     of: Any = None
     kind: Literal["uniform", "greedy"] = "uniform"
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    ties: bool = False
 
     @field_validator("of", mode="before")
     @classmethod
@@ -62,29 +65,28 @@ class Soup:
     def collect(self, work: Work) -> None:
         if work.done:
             return
-        models = work.models if self.of is None else work.made_by(self.of)
         rows = shuffled_rows(work, 1.0)
-        if self.kind == "uniform":
-            soup: Classifier = _soup(work, models, rows)
-        else:
-            cut = round(self.held_out * len(rows))
-            if cut < 1 or len(rows) - cut < 2:
-                raise InputError(f"{len(rows)} images are too few to hold out {self.held_out:g} of them")
-            soup = _greedy(work, models, rows[cut:], rows[:cut])
+        cut = round(self.held_out * len(rows)) if self.kind == "greedy" else 0
+        held, rows = rows[:cut], rows[cut:]
+        if self.kind == "greedy" and (cut < 1 or len(rows) < 2):
+            raise InputError(
+                f"{len(work.images)} images are too few to hold out {self.held_out:g} of them"
+            )
+        models = work.models if self.of is None else work.made_by(self.of, rows.sort().values)
+        soup = _soup(work, models, rows) if self.kind == "uniform" else self._greedy(work, models, rows, held)
         work.commit(soup.net.state_dict())
 
-
-def _greedy(work: Work, models: Sequence[Classifier], rows: Tensor, held: Tensor) -> Classifier:
-    each = torch.tensor([accuracy(model, work.images, held) for model in models])
-    order = each.argsort(descending=True, stable=True).tolist()
-    taken, best = [models[order[0]]], float(each[order[0]])
-    soup = _soup(work, taken, rows)
-    for k in order[1:]:
-        tried = _soup(work, [*taken, models[k]], rows)
-        measured = accuracy(tried, work.images, held)
-        if measured >= best:
-            taken, best, soup = [*taken, models[k]], measured, tried
-    return soup
+    def _greedy(self, work: Work, models: Sequence[Classifier], rows: Tensor, held: Tensor) -> Snapshot:
+        each = [accuracy(model, work.images, held) for model in models]
+        order = sorted(range(len(models)), key=lambda k: -each[k])
+        taken, best = [models[order[0]]], each[order[0]]
+        soup = _soup(work, taken, rows)
+        for k in order[1:]:
+            tried = _soup(work, [*taken, models[k]], rows)
+            measured = accuracy(tried, work.images, held)
+            if measured > best or (self.ties and measured == best):
+                taken, best, soup = [*taken, models[k]], measured, tried
+        return soup
 
 
 def _soup(work: Work, models: Sequence[Classifier], rows: Tensor) -> Snapshot:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import Any
 from weakref import WeakSet
 
-from advens.attacks.builders.build import member
+from advens.attacks.builders.build import digests, member
 from advens.attacks.builders.cached import Folder, default_cache
 from advens.attacks.builders.snapshot import Snapshot, bare
 from advens.errors import InputError
@@ -39,10 +39,10 @@ def load(spec: Spec) -> Snapshot:
 
 def card(spec: Spec) -> ModelCard:
     """What the cache says of a member, without loading weights."""
-    _, index, _, about = _found(spec)
+    key, index, _, about = _found(spec)
     size = about["input_size"]
     return ModelCard(
-        spec.text, about["family"], about["members"][index], about["num_classes"],
+        spec.text, about["family"], digests(key, about)[index], about["num_classes"],
         None if size is None else (size[0], size[1]), tuple(about["bases"]),
     )  # fmt: skip
 
@@ -61,6 +61,6 @@ def _found(spec: Spec) -> tuple[str, int, Folder, dict[str, Any]]:
     about = folder.about()
     if about is None:
         raise InputError(f"model '{spec.text}': {folder.path} holds no finished build; build it again")
-    if index >= len(about["members"]):
-        raise InputError(f"model '{spec.text}': the build has {len(about['members'])} members, from 0")
+    if index >= (count := len(digests(key, about))):
+        raise InputError(f"model '{spec.text}': the build has {count} members, from 0")
     return key, index, folder, about

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from advens.attacks.builders.augmentation import augmented
+from advens.attacks.builders.sharpness import sharpen
 from advens.classifier import Classifier, borrowed, device_of
 from advens.datasets import Dataset
 from advens.errors import InputError
@@ -80,22 +82,26 @@ def train(
     at: Collection[int],
     collect: Callable[[int], None],
     seed: int,
-    augment: float = 0.0,
+    augment: float | str = 0.0,
+    sharpness: float = 0.0,
     first: int = 0,
 ) -> None:
     """Minimise cross-entropy; every epoch is one shuffled pass.
+
+    With ``sharpness`` an update takes two gradients of one batch under one seed, so that dropout drops the
+    same in both; batch-norm statistics move in both, as in the published code.
 
     Args:
         model: learns in place, in the mode it is in.
         lr: the learning rate of an update, by its number from 0.
         at: numbers of updates done, after which ``collect`` is called with the number.
-        augment: strength of the embedded zoo's augmentation; 0 is none.
+        augment: strength of the embedded zoo's augmentation, or ``imagenet``; see `augmented`.
+        sharpness: how far away the second gradient is taken; 0 takes none. See `sharpen`.
         first: updates that are done already: they are skipped.
     """
-    from advens.zoo import training as zoo
-
     device, wanted, each = _device(model), frozenset(at), updates(len(images), batch_size)
     last = max(wanted, default=0)  # nothing that is learned later would be seen
+    learned = [w for group in optimizer.param_groups for w in group["params"]]
     with own_randomness(device) as reseed:
         for epoch in range(first // each, epochs):
             parts = shuffled(len(images), batch_size, seed, "order", epoch)
@@ -103,14 +109,19 @@ def train(
             for done, (x, y) in enumerate(images.batches(parts[start - epoch * each :]), start):
                 if done >= last:
                     return
-                reseed(derive(seed, "update", done))  # dropout and its kin
-                if augment:
-                    x = zoo.augment(x, torch.Generator().manual_seed(derive(seed, "augment", done)), augment)
+                x = augmented(x, augment, derive(seed, "augment", done), reseed).to(device)
+                y = y.to(device)
+
+                def backward(x: Tensor = x, y: Tensor = y, done: int = done) -> None:
+                    reseed(derive(seed, "update", done))  # dropout and its kin
+                    optimizer.zero_grad()
+                    F.cross_entropy(model(x), y).backward()
+
+                backward()
+                if sharpness:
+                    sharpen(learned, backward, sharpness)
                 for group in optimizer.param_groups:
                     group["lr"] = lr(done)
-                loss = F.cross_entropy(model(x.to(device)), y.to(device))
-                optimizer.zero_grad()
-                loss.backward()
                 optimizer.step()
                 if done + 1 in wanted:
                     collect(done + 1)

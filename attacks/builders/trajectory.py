@@ -24,25 +24,30 @@ class Learning(Protocol):
     @property
     def batch_size(self) -> int: ...
     @property
-    def augment(self) -> float: ...
+    def augment(self) -> float | str: ...
+    @property
+    def sharpness(self) -> float: ...
 
 
 def trajectory(
-    work: Work, how: Learning, *, epochs: int, at: Sequence[int], lr: Callable[[int], float]
-) -> None:
+    work: Work, how: Learning, *, epochs: int, at: Sequence[int], lr: Callable[[int], float],
+    nesterov: bool = False,
+) -> None:  # fmt: skip
     """Train a copy of the model on and commit its weights after the update counts ``at``, ascending.
 
     The copy is in train mode all the while: batch-norm moves, dropout drops.
 
     Args:
         lr: the learning rate of an update, by its number from 0.
+        nesterov: whether the momentum is Nesterov's.
     """
     model = deepcopy(work.models[0])
     model.requires_grad_(True).train()
     learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(
-        learned, lr=0.1, momentum=how.momentum, weight_decay=how.weight_decay
-    )
+        learned, lr=0.1, momentum=how.momentum, weight_decay=how.weight_decay,
+        nesterov=nesterov and how.momentum > 0,
+    )  # fmt: skip
     if work.done:
         model.net.load_state_dict(work.folder.member(work.done - 1, work.digests[-1]))
         optimizer.load_state_dict(work.kept["optimizer"])
@@ -53,7 +58,7 @@ def trajectory(
     train(
         model, work.images, optimizer, epochs=epochs, batch_size=how.batch_size, lr=lr,
         at=at[work.done :], collect=collect, seed=derive(work.seed, "trajectory"),
-        augment=how.augment, first=at[work.done - 1] if work.done else 0,
+        augment=how.augment, sharpness=how.sharpness, first=at[work.done - 1] if work.done else 0,
     )  # fmt: skip
 
 

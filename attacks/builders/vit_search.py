@@ -39,8 +39,9 @@ class ViTSearch(Strategies):
 
     One strength for every strategy and model, by scikit-optimize's ``gp_minimize`` over all
     strategies of a model together. The objective is leave-one-out transfer on some images of
-    ``data``; copies must keep 80 % of the model's clean accuracy. The paper's abstract names the
-    method; the number of images, the attack and its radius are ours.
+    ``data``; copies must keep 80 % of the model's clean accuracy. Only the paper's abstract is known to us,
+    which names Bayesian optimisation: the objective, the 80 %, the bounds, the number of images, the attack
+    and its radius are ours.
 
     Args:
         strategies, copies, plain: as for ``vit-augment``.

@@ -17,15 +17,18 @@ PAPER = "Gubri et al., ECCV 2022 (LGV)"
 
 @part("fusion", "cycle", paper=PAPER, year=2022)
 class Cycle:
-    """Every step asks other surrogates, in a shuffled order without replacement, then shuffled anew.
+    """Every step asks other surrogates, in a shuffled order that begins again when it is through.
 
-    The order is named by the step, so transforms and estimators of several passes see one surrogate.
+    So is the order published. It is named by the step, so that transforms and estimators of several passes
+    see one surrogate.
 
     Args:
         members: surrogates a step asks; the mean of their losses is ascended.
+        reshuffle: whether the surrogates are shuffled anew whenever all were asked.
     """
 
     members: int = 1
+    reshuffle: bool = False
 
     @field_validator("members")
     @classmethod
@@ -39,12 +42,15 @@ class Cycle:
         return oracle.gradient(x, asked, over="loss", remember="cycle")
 
     def order(self, oracle: GradientOracle) -> list[int]:
-        """The surrogates of the step at hand: so many positions of a row of permutations."""
+        """The surrogates of the step at hand: so many positions of one permutation after the other."""
         count = min(self.members, oracle.k)
         first = oracle.context.draws.step * count
         rounds = (divmod(first + i, oracle.k) for i in range(count))
         draws = oracle.job.draws
-        return [draws.permutation(oracle.k, "cycle", turn)[place] for turn, place in rounds]
+        return [
+            draws.permutation(oracle.k, "cycle", turn if self.reshuffle else 0)[place]
+            for turn, place in rounds
+        ]
 
     def passes(self, surrogates: int, gradients: int) -> Passes:
         count = min(self.members, surrogates) * gradients

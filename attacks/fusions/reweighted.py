@@ -21,8 +21,8 @@ class Reweighted:
     """``sum_k w_k grad J_k`` with ``w = softmax(-J / T)`` over the surrogates, per sample and step.
 
     It is the gradient of the soft minimum ``-T log sum_k exp(-J_k / T)`` of the losses that are
-    ascended, so one pass of each surrogate serves losses, weights and gradient. The paper's constants
-    are not published with its abstract; T is ours.
+    ascended, so one pass of each surrogate serves losses, weights and gradient. Only the paper's abstract
+    is known to us, which names the reweighting without a formula: the soft minimum and T are ours.
 
     Args:
         temperature: T; small follows the least fooled surrogate, large is the mean of the losses.
@@ -47,7 +47,11 @@ class Reweighted:
 @recipe("vit-ensemble", symbol="ViTEnsemble", family="surrogate", paper=PAPER, year=2025,
         builder="vit-augment")  # fmt: skip
 def ViTEnsembleAttack() -> ComposedAttack:
-    """Momentum, steps of 2 eps/T, reweighted surrogates; made for those of the builder ``vit-augment``."""
+    """Momentum, enlarged steps, reweighted surrogates; made for those of the builder ``vit-augment``.
+
+    The paper's abstract, all that is known to us, names "step size enlargement" without a figure: the step of
+    2 eps/T, the momentum, eps 8/255 and 10 steps are ours.
+    """
     return ComposedAttack(
         threat=Threat("linf", "8/255"), step_size=StepSize("2eps/T"), update=MI(), fusion=Reweighted()
     )

@@ -12,9 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.functional import resized_crop
 
 from advens.attacks.builders import train as training
+from advens.attacks.builders.augmentation import augmented
 from advens.attacks.builders.lgv import LGV, LGVSWA, LGVGaussian
+from advens.attacks.builders.sharpness import sharpen
 from advens.attacks.builders.snapshot import Snapshot
 from advens.classifier import Classifier
 from advens.datasets import Dataset
@@ -42,11 +46,17 @@ def transcription(
             for rows in torch.randperm(len(images), generator=order).split(how.batch_size):
                 torch.default_generator.manual_seed(derive(named, "update", done))
                 x = images[rows]
-                if how.augment:
+                if how.augment == "imagenet":
+                    x = crops_and_flips(x, derive(named, "augment", done))
+                    torch.default_generator.manual_seed(derive(named, "update", done))
+                elif how.augment:
                     draw = torch.Generator().manual_seed(derive(named, "augment", done))
-                    x = augment(x, draw, how.augment)
+                    x = augment(x, draw, float(how.augment))
                 loss = F.cross_entropy(net(x), labels[rows])
                 gradients = torch.autograd.grad(loss, list(net.parameters()))
+                if how.sharpness:
+                    torch.default_generator.manual_seed(derive(named, "update", done))
+                    gradients = sharpened(net, gradients, x, labels[rows], how.sharpness)
                 with torch.no_grad():
                     for k, (p, g) in enumerate(zip(net.parameters(), gradients, strict=True)):
                         g = g.add(p, alpha=how.weight_decay)
@@ -58,6 +68,21 @@ def transcription(
                 if done in at:
                     found.append({k: t.clone() for k, t in net.net.state_dict().items()})
     return found
+
+
+def sharpened(net: Classifier, g: Any, x: Tensor, y: Tensor, gamma: float) -> Any:
+    """``g + (g_add - g) / gamma``, with g_add at ``w + gamma g / |g|`` and one norm over all weights."""
+    parameters = list(net.parameters())
+    norm = torch.cat([each.flatten() for each in g]).norm()
+    before = [w.detach().clone() for w in parameters]
+    with torch.no_grad():
+        for w, each in zip(parameters, g, strict=True):
+            w += gamma * each / norm
+    added = torch.autograd.grad(F.cross_entropy(net(x), y), parameters)
+    with torch.no_grad():
+        for w, old in zip(parameters, before, strict=True):
+            w.copy_(old)
+    return [a + (b - a) / gamma for a, b in zip(g, added, strict=True)]
 
 
 def same(state: Any, other: Any) -> bool:
@@ -73,6 +98,81 @@ def test_lgv_is_the_plain_loop(model: Classifier, data: Dataset, cache: Path, au
     for snapshot, state in zip(made, wanted, strict=True):
         assert same(snapshot.net.state_dict(), state)
     assert len({snapshot.digest for snapshot in made} | {model.digest}) == 9
+
+
+def test_sharpness_takes_two_gradients_an_update(
+    model: Classifier, data: Dataset, cache: Path, passes: Callable[[], int]
+) -> None:
+    model.double()
+    how = LGV(epochs=1, batch_size=50, lr=0.01, sharpness=0.1)
+    made = how.build([model], data, cache=cache)
+    assert passes() == 2 * 4
+    wanted = transcription(model, data, how, 0, [1, 2, 3, 4])
+    for snapshot, state in zip(made, wanted, strict=True):
+        for name, tensor in snapshot.net.state_dict().items():
+            torch.testing.assert_close(tensor, state[name], rtol=1e-9, atol=1e-12)
+    assert made[-1].net.state_dict()["1.num_batches_tracked"] == 8  # batch-norm moves in both passes
+
+
+def test_sharpen_is_the_gradient_of_the_gradients_norm() -> None:
+    """On a quadratic the finite difference is exact: ``g + H g / |g|``."""
+    h = torch.tensor([[3.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+    w, idle = (torch.nn.Parameter(torch.tensor(v, dtype=torch.float64)) for v in ([1.0, -2.0], [0.0]))
+    start = w.detach().clone()
+
+    def backward() -> None:
+        w.grad = None
+        (w @ h @ w / 2).backward()
+
+    backward()
+    g = h @ start
+    sharpen([w, idle], backward, 0.1)
+    torch.testing.assert_close(w.grad, g + h @ g / g.norm(), rtol=1e-12, atol=0)
+    assert torch.equal(w, start)
+
+
+def test_sharpness_finds_where_the_gradient_is_small(model: Classifier, data: Dataset, cache: Path) -> None:
+    def slope(sharpness: float) -> float:
+        how = LGV(epochs=3, per_epoch=1, batch_size=50, lr=0.02, sharpness=sharpness)
+        found = how.build([model], data, cache=cache)[-1]
+        net = copy.deepcopy(model)
+        net.net.load_state_dict(found.net.state_dict())
+        net.requires_grad_(True)
+        batch = next(data.batches([slice(0, 200)]))
+        loss = F.cross_entropy(net(batch.pixels.float() / 255), batch.labels)
+        g = torch.autograd.grad(loss, list(net.parameters()))
+        return float(torch.cat([each.flatten() for each in g]).norm())
+
+    assert slope(0.1) < 0.7 * slope(0.0)
+
+
+def test_imagenet_augmentation_is_drawn_by_update(model: Classifier, data: Dataset, tmp_path: Path) -> None:
+    how = LGV(epochs=1, batch_size=50, lr=0.01, augment="imagenet")
+    once, again = (how.build([model], data, cache=tmp_path / name) for name in "ab")
+    assert [m.digest for m in once] == [m.digest for m in again]
+    wanted = transcription(model, data, how, 0, [1, 2, 3, 4])
+    assert all(same(m.net.state_dict(), state) for m, state in zip(once, wanted, strict=True))
+
+
+def crops_and_flips(images: Tensor, seed: int) -> Tensor:
+    """One image after the other by torchvision's functions."""
+    torch.default_generator.manual_seed(seed)
+    found = []
+    for image in images:
+        where = RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3])
+        crop = resized_crop(image, *where, list(image.shape[-2:]), antialias=True)
+        found.append(crop.flip(-1) if torch.rand(1) < 0.5 else crop)
+    return torch.stack(found)
+
+
+def test_imagenet_augmentation_moves_every_image_its_own_way(x: Tensor) -> None:
+    seen: list[int] = []
+    with torch.random.fork_rng(devices=[]):
+        twice = augmented(x[:1].expand(6, -1, -1, -1), "imagenet", 5, lambda seed: seen.append(seed))
+    assert seen == [5]
+    assert twice.shape == (6, 3, *x.shape[2:])
+    assert len({each.numpy().tobytes() for each in twice}) == 6
+    assert torch.equal(augmented(x, 0.0, 5, seen.append), x)
 
 
 def test_lgv_of_an_embedded_model(data: Dataset, cache: Path) -> None:

@@ -11,11 +11,14 @@ from torch import Tensor
 
 from advens.attacks.builders import source
 from advens.attacks.builders.lgv import LGV
+from advens.attacks.builders.mba import MBA
 from advens.attacks.builders.snapshot import Snapshot
+from advens.attacks.changes import begin_step
 from advens.classifier import Classifier
 from advens.datasets import Dataset
 from advens.errors import InputError
 from advens.models import load_model
+from advens.seeding import Draws
 from advens.spec import Spec
 
 SHORT = LGV(epochs=1, batch_size=50, lr=0.01)
@@ -57,6 +60,23 @@ def test_card(built: list[Classifier]) -> None:
     assert found.bases == (base.digest,)
     assert (found.family, found.num_classes, found.input_size) == ("cnn", 10, (32, 32))
     source.check(Spec.parse(built[2].name, "model"))
+
+
+def test_surrogates_that_are_drawn(
+    data: Dataset, x: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADVENS_CACHE", str(tmp_path))
+    made = MBA(of=SHORT, samples=3).build([load_model("digits:resnet")], data)
+    assert len({m.digest for m in made}) == 3
+    for drawn in made:
+        loaded = load(drawn.name)
+        assert loaded.digest == drawn.digest == source.card(Spec.parse(drawn.name, "model")).digest
+        for each in (drawn, loaded):
+            begin_step(each, Draws(1, len(x)).at(5))
+        assert torch.equal(loaded(x), drawn(x))
+    key = made[0].name.partition("/")[0]
+    with pytest.raises(InputError, match="has 3 members"):
+        load(f"{key}/3")
 
 
 def test_what_is_not_there(built: list[Classifier], tmp_path: Path) -> None:

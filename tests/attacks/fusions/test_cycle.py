@@ -36,8 +36,13 @@ def asked(at: Any, seed: int = 0, **options: Any) -> list[int]:
 def test_without_replacement(setting: Any) -> None:
     at = setting(k=5)
     seen = asked(at, steps=15)
-    rounds = [seen[i : i + 5] for i in (0, 5, 10)]
+    first, *others = [seen[i : i + 5] for i in (0, 5, 10)]
+    assert sorted(first) == [0, 1, 2, 3, 4]
+    assert others == [first, first]  # the published order repeats
+    anew = asked(at, steps=15, reshuffle=True)
+    rounds = [anew[i : i + 5] for i in (0, 5, 10)]
     assert all(sorted(turn) == [0, 1, 2, 3, 4] for turn in rounds)
+    assert rounds[0] == first
     assert len({tuple(turn) for turn in rounds}) > 1
     assert asked(at, steps=15) == seen
     assert asked(at, seed=1, steps=15) != seen
