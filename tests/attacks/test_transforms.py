@@ -64,6 +64,37 @@ def test_si_is_the_mean_over_scales(net: Any, images: Images) -> None:
     close(SI()(x, 3, context_of(x)), x / 8)
 
 
+def test_si_about_grey_is_si_in_the_authors_range(net: Any, images: Images) -> None:
+    """Images in [-1, 1], divided there."""
+    model, x, y = net(0), images(0), torch.tensor([0, 1, 2, 3])
+    scales = [gradient(model, x, y, lambda v, i=i: ((2 * v - 1) / 2**i + 1) / 2) for i in range(4)]
+    close(oracle_of(model, x, y, SI(copies=4, about="grey")).gradient(x), torch.stack(scales).mean(0))
+    with pytest.raises(InputError, match="about"):
+        create_attack("sifgsm", about="white")
+
+
+@pytest.mark.parametrize("about", ["black", "grey"])
+def test_admix_of_adversarial_images(about: Any, net: Any, images: Images) -> None:
+    """The batch of this step shuffled, as a constant, in [0, 1] or [-1, 1]; written for whole batches."""
+    model, clean, y = net(0), images(0), torch.tensor([0, 1, 2, 3])
+    x, total = (clean + 0.05).clamp(0, 1), torch.zeros_like(clean)
+    for m in range(3):
+        order = Draws(0, 4).at(0).permutation(4, "admix", m)
+        for i in range(2):
+
+            def view(v: Tensor, order: list[int] = order, i: int = i) -> Tensor:
+                if about == "black":
+                    return (v + 0.2 * x[order]) / 2**i
+                return ((2 * v - 1 + 0.2 * (2 * x[order] - 1)) / 2**i + 1) / 2
+
+            total += gradient(model, x, y, view) / 6
+    job = Job([model], clean, y, None, Draws(0, 4), clean)
+    admix = Admix(others=3, scales=2, mixed="adversarial", about=about)
+    oracle = GradientOracle(job, Threat(eps=EPS), CrossEntropy(), Plain(), [admix])
+    oracle.begin(0, 0.01)
+    close(oracle.gradient(x), total)
+
+
 def test_admix(net: Any, images: Images) -> None:
     """Mean over 3 other images and 2 scales of (x + 0.2 other) / 2^i, sample by sample."""
     model, x, y = net(0), images(0), torch.tensor([0, 1, 2, 3])
@@ -80,6 +111,16 @@ def test_admix(net: Any, images: Images) -> None:
                 )[0] / 6  # fmt: skip
     assert all(n != other for n, other in chosen), "another image, never itself"
     close(oracle_of(model, x, y, Admix(others=3, scales=2)).gradient(x), total)
+
+
+def test_admix_couples_batches_on_request(net: Any, images: Images) -> None:
+    """Clean images come from the shard whatever the micro-batch; adversarial ones from the batch."""
+    model, x, y = net(0), images(0), torch.tensor([0, 1, 2, 3])
+    for mixed in ("clean", "adversarial"):
+        attack: Any = create_attack("admix", eps=EPS, steps=2, mixed=mixed)
+        whole = attack.run([model], x, y).x_adv
+        halves = attack.run([model], x, y, micro_batch=2).x_adv
+        assert torch.allclose(halves, whole, rtol=0, atol=1e-12) == (mixed == "clean")
 
 
 def test_admix_draws_others_anew_each_step(images: Images) -> None:
