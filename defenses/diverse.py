@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from advens.defenses.training import Batch, Phase, Team, Training
 from advens.errors import InputError
 
 ADAM = Training(lr=1e-3, optimizer="adam")
+Centre = Literal["channel", "pixel"]
 
 
 @defense("adp", family="diversity", paper="Pang et al., ICML 2019 (ADP)", year=2019)
@@ -61,34 +63,50 @@ class GAL(Everyone):
 
     Args:
         weight: of the gradient term.
-        noise: standard deviation of the gaussian noise that half of the batches get.
+        noise: standard deviation of the gaussian noise that half of the images get.
+        noise_by: whether the noise falls on each ``image`` with probability 1/2, as in DVERGE's code of
+            GAL, or on a whole ``batch``.
     """
 
     members: Several = 3
     weight: NonNegative = 0.5
     noise: NonNegative = 0.045
+    noise_by: Literal["image", "batch"] = "image"
     training: Training = ADAM
 
     def loss(self, team: Team, batch: Batch) -> Tensor:
-        x = batch.x
-        if self.noise and batch.draws.number(0, 1, "noisy") < 0.5:
-            x = x + batch.draws.normal(x, self.noise, "noise")
+        x = self.noisy(batch)
         own = cross_entropy(team.members, x, batch.y) / len(team.members)
         cosines = pair_cosines(input_gradients(team.members, x, batch.y))
         return own + self.weight * cosines.logsumexp(0).mean()
+
+    def noisy(self, batch: Batch) -> Tensor:
+        """The batch's images, half of them with noise, which may leave [0, 1] as published."""
+        if not self.noise:
+            return batch.x
+        noise = batch.draws.normal(batch.x, self.noise, "noise")
+        if self.noise_by == "image":
+            chosen = batch.draws.uniform(batch.x[:, :1, :1, :1], 0, 1, "noisy") < 0.5
+            return batch.x + chosen * noise
+        return batch.x + noise if batch.draws.number(0, 1, "noisy") < 0.5 else batch.x
 
 
 @defense("trs", family="diversity", paper="Yang et al., NeurIPS 2021 (TRS)", year=2021)
 class TRS(Everyone):
     """Cross-entropies, plus pairwise cosines of input gradients and their size: smooth and unlike.
 
-    ``scale (cosine |cos| + smooth ||g||²)``; the gradients' size is taken on images half of which were
-    moved to where it is large, in a ball that grows over the training.
+    ``scale (cosine |cos| + smooth ||g||²)``. The size is that of gradients on images half of which were
+    moved to where it is large, in a ball that grows over the training. The published code takes gradients
+    of the batch's mean cross-entropy: ``||g||²`` falls with the square of the batch size. It moves images
+    with members in train mode; here they are in eval mode meanwhile.
 
     Args:
         scale: of both terms.
         cosine: weight of the mean absolute cosine.
         smooth: weight of the mean squared length, twice the mean over members.
+        gradient_of: the loss whose gradient is measured: the batch's ``mean``, as published, or each
+            image's ``own``, which is a penalty stronger by the square of the batch size and the same for
+            all batch sizes.
         eps_start, eps: the ball's radius at the beginning and at the end.
         steps: of the ascent, of a third of the radius each.
     """
@@ -97,6 +115,7 @@ class TRS(Everyone):
     scale: NonNegative = 5.0
     cosine: NonNegative = 2.0
     smooth: NonNegative = 2.0
+    gradient_of: Literal["mean", "own"] = "mean"
     eps_start: NonNegative = 0.1
     eps: NonNegative = 0.2
     steps: Whole = 6
@@ -105,11 +124,10 @@ class TRS(Everyone):
     def loss(self, team: Team, batch: Batch) -> Tensor:
         own = cross_entropy(team.members, batch.x, batch.y)
         gradients = input_gradients(team.members, batch.x, batch.y)
-        near = self.rough(team.members, batch)
-        return own + self.scale * (
-            self.cosine * pair_cosines(gradients).abs().mean()
-            + self.smooth * lengths(team.members, near, batch.y).mean()
-        )
+        size = lengths(team.members, self.rough(team.members, batch), batch.y).mean()
+        if self.gradient_of == "mean":
+            size = size / len(batch.x) ** 2
+        return own + self.scale * (self.cosine * pair_cosines(gradients).abs().mean() + self.smooth * size)
 
     def rough(self, members: Sequence[nn.Module], batch: Batch) -> Tensor:
         """The batch with its second half moved to where the gradients are long."""
@@ -125,14 +143,9 @@ class TRS(Everyone):
 
 
 def lengths(members: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
-    """Twice the mean over members of the squared length of the input gradient, (N,)."""
-    total = torch.zeros_like(x[:, 0, 0, 0])
-    for member in members:
-        leaf = x if x.requires_grad else x.detach().requires_grad_()
-        loss = F.cross_entropy(member(leaf), y, reduction="sum")
-        (g,) = torch.autograd.grad(loss, leaf, create_graph=True)
-        total = total + g.flatten(1).square().sum(1)
-    return 2 * total / len(members)
+    """Twice the mean over members of the squared length of each image's own input gradient, (N,)."""
+    gradients = input_gradients(members, x, y)
+    return 2 * torch.stack([g.square().sum(1) for g in gradients]).mean(0)
 
 
 @defense("forde", family="diversity", paper="Trinh et al., ICLR 2024 (FoRDE)", year=2024)
@@ -142,17 +155,21 @@ class FoRDE(Everyone):
     A member is pushed from the others by an RBF kernel, its bandwidth the median distance, between
     gradients of the true class's logit. The paper's kernel stands in the principal components of the
     training images, an inverse squared lengthscale being the variance along one: members are to differ
-    where images do. Here images lie in [0, 1]; the published code normalises their channels.
+    where images do. Here images lie in [0, 1]; the published code also divides each channel by its
+    standard deviation, which changes nothing where those are equal.
 
     Args:
         weight: of the repulsion; the paper's is one over the batch size.
         pca: a data source, that of the training, whose principal components are taken; they fill a matrix
             of (CHW, CHW). Without one all lengthscales are 1.
+        centre: what is subtracted before: the mean of each ``channel``, as in the published code, so that
+            the mean image counts as a direction, or of each ``pixel``, as in a covariance.
     """
 
     members: Several = 3
     weight: float | None = None
     pca: str | None = None
+    centre: Centre = "channel"
     training: Training = Training(epochs=300, weight_decay=5e-4, optimizer="nesterov", schedule="linear")
 
     def phases(self) -> list[Phase]:
@@ -165,7 +182,7 @@ class FoRDE(Everyone):
         def loss(team: Team, batch: Batch) -> Tensor:
             if data is not None and not found:
                 images = next(data.batches([slice(0, len(data))])).pixels.float() / 255
-                found.append(principal_axes(images).to(batch.x))
+                found.append(principal_axes(images, self.centre).to(batch.x))
             return self.loss(team, batch, *found)
 
         return [Phase("together", range(self.members), loss)]
@@ -187,19 +204,19 @@ class FoRDE(Everyone):
         return own + weight * repulsion(torch.stack(units))
 
 
-def principal_axes(images: Tensor) -> Tensor:
+def principal_axes(images: Tensor, centre: Centre = "channel") -> Tensor:
     """Principal components of images (N, C, H, W), each times the deviation along it, (CHW, CHW) float64.
 
     ``u @ axes`` are the coordinates of u along the components over the lengthscales: a distance there is
-    ``u^T cov u``.
+    ``u^T cov u``, with second moments around the mean of each channel or pixel.
     """
-    flat = images.flatten(1)
-    mean = flat.mean(0, dtype=torch.float64)
-    scatter = torch.zeros(flat.shape[1], flat.shape[1], dtype=torch.float64, device=flat.device)
-    for some in flat.split(4096):
-        apart = some.double() - mean
+    mean = images.mean((0, 2, 3) if centre == "channel" else 0, keepdim=True, dtype=torch.float64)
+    wide = images[0].numel()
+    scatter = torch.zeros(wide, wide, dtype=torch.float64, device=images.device)
+    for some in images.split(4096):
+        apart = (some.double() - mean).flatten(1)
         scatter.addmm_(apart.T, apart)
-    variances, components = torch.linalg.eigh(scatter / max(1, len(flat) - 1))
+    variances, components = torch.linalg.eigh(scatter / max(1, len(images) - 1))
     axes: Tensor = components * variances.clamp_min(0).sqrt()
     return axes
 

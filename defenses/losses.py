@@ -29,10 +29,13 @@ def margin_maximising(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def input_gradients(models: Sequence[nn.Module], x: Tensor, y: Tensor) -> list[Tensor]:
-    """Gradients (N, CHW) of each model's cross-entropy over the image, through which weights learn."""
+    """Gradients (N, CHW) of each model's cross-entropy over the image, through which weights learn.
+
+    They can be differentiated with respect to ``x``, too, where it requires a gradient.
+    """
     found = []
     for model in models:
-        leaf = x.detach().requires_grad_()
+        leaf = x if x.requires_grad else x.detach().requires_grad_()
         loss = F.cross_entropy(model(leaf), y, reduction="sum")
         (g,) = torch.autograd.grad(loss, leaf, create_graph=True)
         found.append(g.flatten(1))

@@ -27,7 +27,7 @@ from advens.spec import Spec
 if TYPE_CHECKING:
     from advens.datasets import Dataset
 
-VERSION = 1
+VERSION = 2
 """Raised when the same training would give other weights."""
 
 

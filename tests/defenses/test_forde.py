@@ -39,17 +39,21 @@ def batch() -> Batch:
     return Batch(x, y, lambda: (x, y), Draws(0, N), Draws(0, N))
 
 
-def covariance(x: Tensor) -> Tensor:
+def covariance(x: Tensor, centre: str) -> Tensor:
     flat = x.flatten(1)
     mean = flat.sum(0) / len(flat)
+    if centre == "channel":
+        side = SIDE * SIDE
+        mean = torch.cat([mean[c * side : (c + 1) * side].sum().expand(side) / side for c in range(3)])
     return torch.stack([torch.outer(row - mean, row - mean) for row in flat]).sum(0) / (len(flat) - 1)
 
 
+@pytest.mark.parametrize("centre", ["channel", "pixel"])
 @pytest.mark.parametrize("count", [10, 200])
-def test_axes(count: int) -> None:
+def test_axes(count: int, centre: Any) -> None:
     """Fewer and more images than dimensions; an inverse squared lengthscale is a variance."""
-    x = images(count, 0) ** 2
-    axes, wanted = principal_axes(x), covariance(x)
+    x = images(count, 0) ** 2 + torch.linspace(0, 1, SIDE * SIDE).view(SIDE, SIDE)  # pixels differ
+    axes, wanted = principal_axes(x, centre), covariance(x, centre)
     torch.testing.assert_close(axes @ axes.T, wanted, rtol=0, atol=1e-12)
     apart = (axes.T @ axes).fill_diagonal_(0)
     assert float(apart.abs().max()) < 1e-12, "components are orthogonal"
@@ -65,7 +69,7 @@ def test_loss(members: int, pca: bool) -> None:
     team = Team([net(k) for k in range(members)], torch.empty(0))  # type: ignore[list-item]
     at, x = batch(), images(50, 0) ** 2
     if pca:
-        values, rotation = torch.linalg.eigh(covariance(x))
+        values, rotation = torch.linalg.eigh(covariance(x, "channel"))
         stretch = values.sqrt()
     else:
         rotation, stretch = torch.eye(WIDE, dtype=torch.float64), torch.ones(WIDE, dtype=torch.float64)
@@ -126,6 +130,10 @@ def test_option() -> None:
     for _ in range(2):
         assert torch.equal(phase.objective(team, at), wanted)
     assert not torch.equal(how.loss(team, at), wanted)
+    (other,) = create_defense("forde", members=3, pca=spec, centre="pixel").phases()
+    pixel = how.loss(team, at, principal_axes(x, "pixel").float())
+    assert torch.equal(other.objective(team, at), pixel)
+    assert not torch.equal(pixel, wanted)
     (other,) = create_defense("forde", pca="digits:train?limit=8&size=4").phases()
     with pytest.raises(InputError, match="pca: images of 48 numbers, and 27 are learned from"):
         other.objective(team, at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -81,27 +82,72 @@ def test_adp_of_equal_members_is_low() -> None:
     assert (adp_terms(p, torch.zeros(N, dtype=torch.long))[1] < -20).all()
 
 
-def test_gal(team: Any, batch: Batch) -> None:
+def gal_by_hand(team: Any, x: Tensor, y: Tensor) -> float:
     total = 0.0
-    for i in range(N):
-        g = [input_gradient(f, batch.x[i], int(batch.y[i])) for f in team.members]
+    for i in range(len(x)):
+        g = [input_gradient(f, x[i], int(y[i])) for f in team.members]
         pairs = ((g[0], g[1]), (g[0], g[2]), (g[1], g[2]))
         cosines = [float((a @ b / a.norm() / b.norm()).detach()) for a, b in pairs]
-        own = sum(float(ce(f(batch.x[i : i + 1])[0].detach(), int(batch.y[i]))) for f in team.members)
+        own = sum(float(ce(f(x[i : i + 1])[0].detach(), int(y[i]))) for f in team.members)
         total += own / 3 + 0.5 * math.log(sum(math.exp(c) for c in cosines))
-    close(create_defense("gal", noise=0).loss(team, batch), total / N)
+    return total / len(x)
 
 
-def test_trs_on_clean_images(team: Any, batch: Batch) -> None:
+def test_gal(team: Any, batch: Batch) -> None:
+    close(create_defense("gal", noise=0).loss(team, batch), gal_by_hand(team, batch.x, batch.y))
+
+
+def test_gal_on_noisy_images(team: Any, batch: Batch) -> None:
+    """Each image gets noise or none by a coin of its own; a batch gets it as a whole."""
+    found: dict[str, list[int]] = {"image": [], "batch": []}
+    for by, counts in found.items():
+        defense = create_defense("gal", noise_by=by)
+        for seed in range(25):
+            at = replace(batch, draws=Draws(seed, N))
+            moved = defense.noisy(at) - batch.x
+            counts.append(int(moved.flatten(1).any(1).sum()))
+            if counts[-1]:
+                assert 0.03 < float(moved[moved != 0].std()) < 0.06
+        close(defense.loss(team, at), gal_by_hand(team, defense.noisy(at), batch.y))
+    assert set(found["batch"]) == {0, N}
+    assert set(found["image"]) >= {1, 2, 3}
+    assert 0.35 < sum(found["image"]) / 25 / N < 0.65
+
+
+@pytest.mark.parametrize("size", [N, 2 * N])
+def test_trs_on_clean_images(size: int, team: Any, batch: Batch) -> None:
+    """The gradient squared is that of the batch's mean loss, taken here of the whole batch at once."""
+    x, y = batch.x.repeat(size // N, 1, 1, 1), batch.y.repeat(size // N)
     defense = create_defense("trs", steps=0, eps=0.0, eps_start=0.0)
     own = cos = smooth = 0.0
-    for i in range(N):
-        g = [input_gradient(f, batch.x[i], int(batch.y[i])) for f in team.members]
-        pairs = ((g[0], g[1]), (g[0], g[2]), (g[1], g[2]))
-        cos += sum(abs(float((a @ b / a.norm() / b.norm()).detach())) for a, b in pairs) / 3
-        smooth += 2 / 3 * sum(float((a @ a).detach()) for a in g)
-        own += sum(float(ce(f(batch.x[i : i + 1])[0].detach(), int(batch.y[i]))) for f in team.members)
-    close(defense.loss(team, batch), (own + 5 * (2 * cos + 2 * smooth)) / N)
+    for f in team.members:
+        leaf = x.clone().requires_grad_()
+        mean = sum(ce(f(leaf[i : i + 1])[0], int(y[i])) for i in range(size)) / size
+        (g,) = torch.autograd.grad(mean, leaf)
+        own += float(mean.detach())
+        smooth += 2 / 3 * sum(float((row * row).sum()) for row in g) / size
+    for i in range(size):
+        g0, g1, g2 = (input_gradient(f, x[i], int(y[i])).detach() for f in team.members)
+        for a, b in ((g0, g1), (g0, g2), (g1, g2)):
+            cos += abs(float(a @ b / a.norm() / b.norm())) / 3 / size
+    at = replace(batch, x=x, y=y, draws=Draws(3, size))
+    close(defense.loss(team, at), own + 5 * (2 * cos + 2 * smooth))
+    strong = create_defense("trs", steps=0, eps=0.0, eps_start=0.0, gradient_of="own")
+    close(strong.loss(team, at), own + 5 * (2 * cos + 2 * smooth * size**2))
+
+
+def test_trs_per_image_does_not_know_the_batch_size(team: Any, batch: Batch) -> None:
+    """The same images twice: each image's own penalty is the same, that of the mean loss a quarter."""
+    twice = replace(batch, x=batch.x.repeat(2, 1, 1, 1), y=batch.y.repeat(2), draws=Draws(3, 2 * N))
+    for gradient_of, ratio in (("own", 1.0), ("mean", 0.25)):
+        sizes = []
+        for at in (batch, twice):
+            with_it, without = (
+                create_defense("trs", steps=0, eps=0.0, eps_start=0.0, smooth=smooth, gradient_of=gradient_of)
+                for smooth in (2.0, 0.0)
+            )
+            sizes.append(float((with_it.loss(team, at) - without.loss(team, at)).detach()))
+        assert sizes[1] / sizes[0] == pytest.approx(ratio)
 
 
 def test_trs_moves_half_of_the_batch_to_rough_places(team: Any, batch: Batch) -> None:
@@ -142,6 +188,86 @@ def test_comp_sum(tau: float) -> None:
     if tau == 2:
         p = z.softmax(1).gather(1, y[:, None])[:, 0]
         torch.testing.assert_close(comp_sum(margins(z, y), 2.0, 1.0), 1 - p)
+
+
+def comp_sum_by_hand(z: Tensor, y: Tensor, tau: float, rho: float) -> Tensor:
+    """``d Phi(u) / dz_j = (1 + u)^-tau e_j / rho`` for j other than y, with ``e_j = exp((z_j - z_y) / rho)``;
+    their sum with the other sign for y."""
+    g = torch.zeros_like(z)
+    for i in range(len(z)):
+        others = [j for j in range(C) if j != y[i]]
+        e = {j: math.exp(float(z[i, j] - z[i, y[i]]) / rho) for j in others}
+        outer = (1 + sum(e.values())) ** -tau
+        for j in others:
+            g[i, j] = outer * e[j] / rho
+            g[i, y[i]] -= outer * e[j] / rho
+    return g
+
+
+def distance_by_hand(z_adv: Tensor, z: Tensor, y: Tensor) -> Tensor:
+    """The gradient over the logits at x' of ``||D(x') - D(x)||`` with ``D_j = z_y - z_j``."""
+    g = torch.zeros_like(z)
+    for i in range(len(z)):
+        others = [j for j in range(C) if j != y[i]]
+        v = {j: float(z_adv[i, y[i]] - z_adv[i, j] - z[i, y[i]] + z[i, j]) for j in others}
+        length = math.sqrt(sum(d * d for d in v.values()) + 1e-12)
+        for j in others:
+            g[i, j] = -v[j] / length
+            g[i, y[i]] += v[j] / length
+    return g
+
+
+@pytest.mark.parametrize(("tau", "rho", "nu"), [(1.0, 1.0, 1.0), (0.5, 2.0, 0.3), (2.0, 0.7, 5.0)])
+def test_adv_comp_sum_gradient_by_hand(tau: float, rho: float, nu: float, batch: Batch) -> None:
+    """Members ``z = W x``: two steps of the ascent, the loss and its gradient over W without autograd."""
+    x, y, wide = batch.x.flatten(1), batch.y, 3 * SIDE * SIDE
+    linear = [nn.Sequential(nn.Flatten(), nn.Linear(wide, C, bias=False)) for _ in range(2)]
+    team = Team(linear, torch.empty(0))  # type: ignore[arg-type]
+    g = torch.Generator().manual_seed(0)
+    weights = [torch.randn(C, wide, generator=g, dtype=torch.float64) / 5 for _ in range(2)]
+    for member, w in zip(team.members, weights, strict=True):
+        member.double()[1].weight.data.copy_(w)  # type: ignore[index]
+    options = {"tau": tau, "rho": rho, "nu": nu, "eps": 0.1, "step_size": 0.06, "steps": 2}
+    loss = create_defense("adv-comp-sum", members=2, **options).loss(team, batch)
+    loss.backward()
+    wanted = 0.0
+    for k, w in enumerate(weights):
+        z = x @ w.T
+        at = (x + batch.draws.normal(batch.x, 0.001, "start", k).flatten(1)).clamp(0, 1)
+        for _ in range(2):
+            at = at + 0.06 * (distance_by_hand(at @ w.T, z, y) @ w).sign()
+            at = torch.min(torch.max(at, x - 0.1), x + 0.1).clamp(0, 1)
+        assert float((at - x).abs().max()) > 0.09
+        z_adv = at @ w.T
+        pull = distance_by_hand(z_adv, z, y)
+        own = comp_sum_by_hand(z, y, tau, rho) - nu * pull
+        found = team.members[k][1].weight.grad  # type: ignore[index]
+        torch.testing.assert_close(found, (own.T @ x + nu * pull.T @ at) / N, rtol=1e-8, atol=1e-10)
+        for i in range(N):
+            u = sum(math.exp(float(z[i, j] - z[i, y[i]]) / rho) for j in range(C) if j != y[i])
+            moved = [z_adv[i, y[i]] - z_adv[i, j] - z[i, y[i]] + z[i, j] for j in range(C) if j != y[i]]
+            wanted += nu * math.sqrt(sum(float(d) ** 2 for d in moved)) / N
+            wanted += (math.log1p(u) if tau == 1 else ((1 + u) ** (1 - tau) - 1) / (1 - tau)) / N
+    assert float(loss.detach()) == pytest.approx(wanted, rel=1e-8)
+
+
+@pytest.mark.parametrize("name", ["at", "iat", "trades", "adv-comp-sum"])
+def test_members_start_elsewhere(name: str, batch: Batch) -> None:
+    """Equal members see unequal adversarial images: each one's ascent starts from a point of its own."""
+    team = Team([net(0), net(0)], torch.empty(0))  # type: ignore[list-item]
+    seen: list[list[Tensor]] = [[], []]
+    for member, inputs in zip(team.members, seen, strict=True):
+        member.register_forward_pre_hook(lambda _, args, inputs=inputs: inputs.append(args[0].detach()))
+    create_defense(name, members=2, steps=1).loss(team, batch).backward()
+    first, second = ([z for z in inputs if not torch.equal(z, batch.x)] for inputs in seen)
+    assert len(first) == len(second) == 2, "the start, and where it led"
+    assert not torch.equal(first[0], second[0])
+    assert float((first[0] - second[0]).abs().max()) > 1e-4
+    if name in ("at", "iat"):  # a uniform point of the ball
+        for inputs in (first, second):
+            moved = (inputs[0] - batch.x).abs()
+            assert 0.9 * 8 / 255 < float(moved.max()) <= 8 / 255 + 1e-12
+            assert 0.4 * 8 / 255 < float(moved.mean()) < 0.6 * 8 / 255
 
 
 def test_margin_term() -> None:

@@ -74,6 +74,19 @@ def test_goes_on_to_the_same_weights(name: str, at: int, data: Any, tmp_path: Pa
     assert same(whole, advens.load_model(f"defense:{tmp_path / 'whole'}"))
 
 
+@pytest.mark.parametrize("name", ["plain", "mrboost"])
+def test_what_comes_back_does_not_learn(name: str, tmp_path: Path) -> None:
+    """In eval mode and frozen, with all its parts; so it answers as it does when it is loaded."""
+    data = advens.load_data("digits:train?limit=8&seed=0")
+    options = QUICK | {"epochs": 1, "batch_size": 4} | ({} if name == "plain" else {"steps": 1})
+    ensemble = train(create_defense(name, **options), "digits:resnet", data, tmp_path / "out")
+    assert not any(module.training for module in ensemble.modules())
+    assert not any(parameter.requires_grad for parameter in ensemble.parameters())
+    x = next(data.batches([slice(0, 8)])).pixels.float() / 255
+    with torch.no_grad():
+        assert torch.equal(ensemble(x), advens.load_model(f"defense:{tmp_path / 'out'}")(x))
+
+
 def test_seed_decides(data: Any, tmp_path: Path) -> None:
     defense = create_defense("plain", **QUICK | {"epochs": 1})
     one, two, other = (
