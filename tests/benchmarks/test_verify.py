@@ -11,7 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from advens.attacks import create_attack
+from advens.benchmarks.verify import verify_run
 from advens.cli import invoke
+from advens.defenses.ensembles import RandomizedEnsemble
+from advens.models import load_model
 from advens.results import schema
 from advens.results.store import RunStore, read_cell, read_table, write_examples, write_table
 
@@ -329,3 +333,113 @@ def test_a_run_without_its_data(advens, suite, tmp_path):
     advens("run", suite(data=f"folder:{tmp_path}/photos"), "--out", tmp_path / "out").done()
     shutil.rmtree(tmp_path / "photos")
     advens("verify", tmp_path / "out").refused("photos", "does not exist")
+
+
+def lies(store: RunStore) -> list[str]:
+    """What an audit of the run says, line by line."""
+    return verify_run(store, "cpu").lies
+
+
+def where(store: RunStore) -> str:
+    cell = read_cell(first_examples(store))
+    return f"{store.cells()[0]}.parquet ({cell['attack']} on pair)"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("label", lambda v: (v + 1) % 10, "labels differ from the data's"),
+        ("cell", lambda v: "c" * 32, "rows of another cell"),
+        ("linf", lambda v: v / 2, "stored linf norms are not those of the images"),
+        ("l2", lambda v: v + 1e-7, "stored l2 norms are not those of the images"),
+        ("target_label", lambda v: 4, "wanted classes are not those of the data and seed"),
+        ("sample_id", lambda v: "digits-9999", "its samples are not those of the shard"),
+    ],
+)
+def test_an_example_that_was_changed(store, name, value, said):
+    path = first_examples(store)
+    write_table(path, column(read_table(path), name, lambda v: v.__setitem__(5, value(v[5]))))
+    assert lies(store)[0] == f"{where(store)}: {said}"
+
+
+def test_every_lie_is_told_with_its_place(store):
+    """Of two images, of both columns of predictions, and the rest is still checked."""
+    path = first_examples(store)
+    names = read_table(path).column("sample_id").to_pylist()
+
+    def flipped(images: list[bytes]) -> None:
+        for k in (3, 7):
+            images[k] = images[k][:500] + bytes([images[k][500] ^ 1]) + images[k][501:]
+
+    write_table(path, column(read_table(path), "image", flipped))
+    found = verify_run(store, "cpu")
+    assert found.lies[:2] == [
+        f"{where(store)}: the image of {names[k]} was changed after it was written" for k in (3, 7)
+    ]
+    assert f"{where(store)}: stored l2 norms are not those of the images" in found.lies
+    assert (found.cells, found.rows, found.borderline) == (4, 80, 0)
+
+
+def test_cells_that_cannot_be_read_do_not_count(store):
+    path = first_examples(store)
+    path.write_bytes(path.read_bytes()[:-1])
+    found = verify_run(store, "cpu")
+    assert (found.cells, found.rows) == (3, 60)
+
+
+def test_bases_that_were_claimed(store):
+    rewritten(store, bases=["0" * 64])
+    assert lies(store) == [f"{where(store)}: its surrogates were not built from the models it names"]
+
+
+def test_norms_are_compared_to_rounding(store):
+    path = first_examples(store)
+    write_table(path, column(read_table(path), "l2", lambda v: v.__setitem__(5, v[5] + 1e-12)))
+    assert not [line for line in lies(store) if "norms" in line]
+
+
+def test_a_targeted_run(advens, suite, tmp_path):
+    advens("run", suite(threat__targeted=True), "--out", tmp_path / "out").done()
+    store = RunStore(tmp_path / "out")
+    assert lies(store) == []
+    path = first_examples(store)
+    write_table(path, column(read_table(path), "target_label",
+                             lambda v: v.__setitem__(5, (v[5] + 1) % 10)))  # fmt: skip
+    assert any("wanted classes are not those of the data and seed" in line for line in lies(store))
+
+
+@pytest.fixture
+def attacked(advens, tmp_path) -> RunStore:
+    """A model attacked in the open, by one attack after the other."""
+    advens(
+        "robustness", "--models", "toys:centroid?seed=1", "--data", "digits:test?limit=20", "--shard", 10,
+        "--attack", "pgd-ce+cw", "--eps", "0.06", "--steps", 4, "--out", tmp_path / "out",
+    ).done()  # fmt: skip
+    return RunStore(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("spent", "possible"), [(0.0, True), (4.0, True), (4.1, False), (-0.1, False), (None, False)]
+)
+def test_passes_of_a_robustness_run_are_at_most_the_formula(attacked, spent, possible):
+    """Samples leave early: fewer are honest, more are not."""
+    assert lies(attacked) == []
+    rewritten(attacked, backwards_per_sample=spent)
+    found = lies(attacked)
+    assert any("the passes it claims are not those of the attack" in line for line in found) != possible
+
+
+def test_passes_of_a_randomized_ensemble_are_those_of_its_members(advens, tmp_path):
+    members = [load_model(f"toys:centroid?seed={seed}") for seed in (4, 9)]
+    RandomizedEnsemble(members, [0.25, 0.75]).save(tmp_path / "ensemble")
+    advens(
+        "robustness", "--models", f"defense:{tmp_path}/ensemble", "--data", "digits:test?limit=10",
+        "--attack", "arc", "--set", "steps=3", "--eps", "0.01", "--out", tmp_path / "out",
+    ).done()  # fmt: skip
+    store = RunStore(tmp_path / "out")
+    spent = read_cell(first_examples(store))["backwards_per_sample"]
+    one, two = (create_attack("arc", steps=3).passes(k).backward for k in (1, 2))
+    assert one < spent <= two, "else this shows nothing"
+    assert lies(store) == []
+    rewritten(store, backwards_per_sample=two + 1.0)
+    assert any("the passes it claims" in line for line in lies(store))
