@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pydantic import field_validator
+from pydantic import ValidationInfo, field_validator
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
@@ -22,28 +22,43 @@ PUBLISHED_BETA = 250.0
 
 @part("fusion", "sam", paper=PAPER, year=2024)
 class SAM:
-    """Sharpness: a step of ``r`` against the fused gradient, then a step of alpha along it there.
+    """Sharpness: the fused gradient at ``x' - r steepest(g)``, a step of r against the gradient at x'.
 
-    The paper's r, eps/15, is a third of its alpha, 2 eps/10. Held at eps/15 beside smaller steps it
-    would lead backwards: where both gradients agree the displacement is alpha - r.
+    As in the published code the reverse step is half of alpha and is not projected. There a buffer that is
+    not cleared adds the gradient at x' to the one at the reversed point, and targeted attacks skip the
+    reverse step; here neither.
 
     Args:
-        r: the reverse step, relative to alpha; below 1.
+        r: the reverse step, relative to alpha.
+        displacement: the paper's form: the direction is the reverse step and a step of alpha from there,
+            both projected (the paper's r, eps/15, is a third of its alpha). Pixels at the edge of the
+            ball lose their part in it, and r must be below 1: it would lead backwards.
     """
 
-    r: float = 1 / 3
+    r: float = 1 / 2
+    displacement: bool = False
 
     @field_validator("r")
     @classmethod
-    def _shorter(cls, r: float) -> float:
-        if not 0 <= r < 1:
-            raise ValueError("from 0 to below 1, in steps: a longer reverse step leads backwards")
+    def _reverse(cls, r: float) -> float:
+        if r < 0:
+            raise ValueError("at least 0, in steps against the gradient")
         return r
+
+    @field_validator("displacement")
+    @classmethod
+    def _shorter(cls, displacement: bool, info: ValidationInfo) -> bool:
+        if displacement and info.data.get("r", 0) >= 1:
+            raise ValueError("r must be below 1: a longer reverse step leads backwards")
+        return displacement
 
     def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
         alpha = oracle.context.step_size
-        back = oracle.context.step(x, -self.r * alpha, oracle.gradient(x))
-        return oracle.context.step(back, alpha, oracle.gradient(back)) - x
+        g = oracle.gradient(x)
+        if self.displacement:
+            back = oracle.context.step(x, -self.r * alpha, g)
+            return oracle.context.step(back, alpha, oracle.gradient(back)) - x
+        return oracle.gradient(x - self.r * alpha * oracle.threat.steepest(g))
 
     def passes(self, surrogates: int, gradients: int) -> Passes:
         return Passes(2 * surrogates * gradients, 2 * surrogates * gradients)

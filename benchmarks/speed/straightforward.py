@@ -139,9 +139,8 @@ def modulation(plain: Plain, at: Tensor, gradients: list[Tensor], beta: float = 
     return F.softmax(torch.stack(scores), 0).detach()
 
 
-def sam(plain: Plain, x: Tensor, r: float = 1 / 3) -> Tensor:
-    back = plain.clip(x - r * plain.alpha * plain.fused(x).sign())
-    return plain.clip(back + plain.alpha * plain.fused(back).sign()) - x
+def sam(plain: Plain, x: Tensor, r: float = 1 / 2) -> Tensor:
+    return plain.fused(x - r * plain.alpha * plain.fused(x).sign())
 
 
 def cse(plain: Plain, x: Tensor) -> Tensor:

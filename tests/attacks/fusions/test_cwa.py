@@ -34,7 +34,7 @@ def transcribed(
     unscaled: bool = False,
     forget: bool = False,
 ) -> Any:
-    """MI-CWA, Alg. 1; without ``walk`` MI-SAM, without ``reverse`` MI-CSE."""
+    """MI-CWA, Alg. 1; without ``walk`` MI-SAM as Alg. 1 has it, without ``reverse`` MI-CSE."""
     size = beta if unscaled else inner_step(at, beta)
 
     def direction(t: int, i: int, x: Tensor, state: dict[str, Any]) -> Tensor:
@@ -55,7 +55,18 @@ def transcribed(
     return at.alone(direction)
 
 
-HALVES = {"cwa": {}, "sam": {"walk": False}, "cse": {"reverse": False}}
+def reversed_gradient(at: Any, r: float = 1 / 2) -> Any:
+    """MI-SAM as coded: the fused gradient after a step of r alpha against it, which is not projected."""
+
+    def direction(t: int, i: int, x: Tensor, state: dict[str, Any]) -> Tensor:
+        g: Tensor = at.fused(i, x - r * at.alpha * at.unit(at.fused(i, x)))
+        return g
+
+    return at.alone(direction)
+
+
+HALVES: dict[str, dict[str, bool]] = {"cwa": {}, "cse": {"reverse": False}}
+DISPLACED: dict[str, Any] = {"r": 1 / 3, "displacement": True}
 
 
 @pytest.mark.parametrize("name", HALVES)
@@ -63,23 +74,34 @@ def test_formula(at: Any, same: Any, name: str) -> None:
     same(at.run(name), transcribed(at, **HALVES[name]))
 
 
+def test_sam(at: Any, same: Any) -> None:
+    """Pixels at the edge of the ball count as much as others: the direction is a gradient."""
+    same(at.run("sam"), reversed_gradient(at))
+    same(at.run("sam", r=0.2), reversed_gradient(at, 0.2))
+
+
+def test_sam_by_displacement(at: Any, same: Any) -> None:
+    same(at.run("sam", **DISPLACED), transcribed(at, walk=False))
+    half = {"r": 0.5, "displacement": True}
+    same(at.run("sam", **half), transcribed(at, walk=False, r=0.1))
+
+
 @pytest.mark.parametrize("name", HALVES)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_small_inner_steps(setting: Any, same: Any, name: str, norm: str) -> None:
     """A tenth of the paper's beta, and another r: the walk is not held by the ball."""
     at = setting(k=3, norm=norm)
-    options: dict[str, Any] = {} if name == "sam" else {"beta": 5.0, "fusion.mu": 0.7}
-    if name != "cse":
-        options["r"] = 0.1 if name == "cwa" else 0.5
+    options: dict[str, Any] = {"beta": 5.0, "fusion.mu": 0.7} | ({"r": 0.1} if name == "cwa" else {})
     wanted = transcribed(at, beta=5.0, mu=0.7, r=0.1, **HALVES[name])
     same(at.run(name, **options), wanted)
 
 
 @pytest.mark.parametrize("name", [*HALVES, "mi-cwa"])
 def test_recipe_has_the_papers_constants(setting: Any, same: Any, name: str) -> None:
-    """eps 16/255, 10 steps of eps / 5, r = eps / 15, beta 50, mu 1, clean start."""
+    """eps 16/255, 10 steps of eps / 5, r = eps / 15 (SAM's eps / 10), beta 50, mu 1, clean start."""
     at = setting(k=4, n=1, eps=16 / 255, alpha=3.2 / 255, steps=10)
     same(at.run(create_attack(name)), transcribed(at, **HALVES[name.removeprefix("mi-")]))
+    same(at.run(create_attack("sam")), reversed_gradient(at))
 
 
 @pytest.mark.parametrize("name", HALVES)
@@ -87,6 +109,7 @@ def test_recipe_has_the_papers_constants(setting: Any, same: Any, name: str) -> 
 def test_one_surrogate(setting: Any, same: Any, name: str, targeted: bool) -> None:
     at = setting(k=1, targeted=targeted)
     same(at.run(name), transcribed(at, **HALVES[name]))
+    same(at.run("sam"), reversed_gradient(at))
 
 
 # beta
@@ -220,7 +243,7 @@ def test_direction_is_measured_from_before_the_reverse_step(setting: Any) -> Non
     assert found.abs().max() == pytest.approx(at.eps / 15)
 
 
-@pytest.mark.parametrize("name", HALVES)
+@pytest.mark.parametrize("name", [*HALVES, "sam"])
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_passes(setting: Any, count: Callable[..., Any], name: str, k: int) -> None:
     """2K forward and backward a step; the walk alone K."""
@@ -236,8 +259,11 @@ def test_passes(setting: Any, count: Callable[..., Any], name: str, k: int) -> N
 def test_sam_goes_forward_at_any_step_size(setting: Any) -> None:
     """The paper's r beside a step of eps/40 would go backwards wherever the two gradients agree."""
     at = setting(k=2, n=2, steps=1, alpha=0.1 / 40, eps=0.1)
-    moved, clean = at.run("sam").directions[0], at.x
-    rise = [at.fused(i, clean[i]).flatten() @ moved[i].flatten() for i in range(2)]
-    assert all(r > 0 for r in rise)
+    for options in ({}, DISPLACED):
+        moved, clean = at.run("sam", **options).directions[0], at.x
+        rise = [at.fused(i, clean[i]).flatten() @ moved[i].flatten() for i in range(2)]
+        assert all(r > 0 for r in rise)
     with pytest.raises(InputError, match="backwards"):
-        create_attack("sam", r=1.0)
+        create_attack("sam", r=1.0, displacement=True)
+    with pytest.raises(InputError, match="at least 0"):
+        create_attack("sam", r=-0.1)
