@@ -24,18 +24,20 @@ PUBLISHED_BETA = 250.0
 class SAM:
     """Sharpness: the fused gradient at ``x' - r steepest(g)``, a step of r against the gradient at x'.
 
-    As in the published code the reverse step is half of alpha and is not projected. There a buffer that is
-    not cleared adds the gradient at x' to the one at the reversed point, and targeted attacks skip the
-    reverse step; here neither.
+    As in the published code the reverse step is half of alpha and is not projected. That code fuses the
+    sum of the logits, not their mean, and targeted it skips the reverse step.
 
     Args:
         r: the reverse step, relative to alpha.
+        accumulate: add the gradient at x' to the one at the reversed point, which is what the published
+            code computes, since it does not clear the first before it takes the second.
         displacement: the paper's form: the direction is the reverse step and a step of alpha from there,
             both projected (the paper's r, eps/15, is a third of its alpha). Pixels at the edge of the
             ball lose their part in it, and r must be below 1: it would lead backwards.
     """
 
     r: float = 1 / 2
+    accumulate: bool = False
     displacement: bool = False
 
     @field_validator("r")
@@ -50,6 +52,8 @@ class SAM:
     def _shorter(cls, displacement: bool, info: ValidationInfo) -> bool:
         if displacement and info.data.get("r", 0) >= 1:
             raise ValueError("r must be below 1: a longer reverse step leads backwards")
+        if displacement and info.data.get("accumulate"):
+            raise ValueError("gradients are added up only where the direction is a gradient")
         return displacement
 
     def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
@@ -58,7 +62,8 @@ class SAM:
         if self.displacement:
             back = oracle.context.step(x, -self.r * alpha, g)
             return oracle.context.step(back, alpha, oracle.gradient(back)) - x
-        return oracle.gradient(x - self.r * alpha * oracle.threat.steepest(g))
+        there = oracle.gradient(x - self.r * alpha * oracle.threat.steepest(g))
+        return there + g if self.accumulate else there
 
     def passes(self, surrogates: int, gradients: int) -> Passes:
         return Passes(2 * surrogates * gradients, 2 * surrogates * gradients)

@@ -55,12 +55,13 @@ def transcribed(
     return at.alone(direction)
 
 
-def reversed_gradient(at: Any, r: float = 1 / 2) -> Any:
+def reversed_gradient(at: Any, r: float = 1 / 2, accumulate: bool = False) -> Any:
     """MI-SAM as coded: the fused gradient after a step of r alpha against it, which is not projected."""
 
     def direction(t: int, i: int, x: Tensor, state: dict[str, Any]) -> Tensor:
-        g: Tensor = at.fused(i, x - r * at.alpha * at.unit(at.fused(i, x)))
-        return g
+        here = at.fused(i, x)
+        there: Tensor = at.fused(i, x - r * at.alpha * at.unit(here))
+        return there + here if accumulate else there
 
     return at.alone(direction)
 
@@ -78,6 +79,7 @@ def test_sam(at: Any, same: Any) -> None:
     """Pixels at the edge of the ball count as much as others: the direction is a gradient."""
     same(at.run("sam"), reversed_gradient(at))
     same(at.run("sam", r=0.2), reversed_gradient(at, 0.2))
+    same(at.run("sam", accumulate=True), reversed_gradient(at, accumulate=True))
 
 
 def test_sam_by_displacement(at: Any, same: Any) -> None:
@@ -265,5 +267,7 @@ def test_sam_goes_forward_at_any_step_size(setting: Any) -> None:
         assert all(r > 0 for r in rise)
     with pytest.raises(InputError, match="backwards"):
         create_attack("sam", r=1.0, displacement=True)
+    with pytest.raises(InputError, match="added up"):
+        create_attack("sam", accumulate=True, displacement=True)
     with pytest.raises(InputError, match="at least 0"):
         create_attack("sam", r=-0.1)
