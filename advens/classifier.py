@@ -10,16 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advens.digest import weights_digest
+from advens.digest import value_digest, weights_digest
+from advens.errors import InputError, first_line
 
 FAMILIES = ("cnn", "vit", "mlp", "hybrid")
+AS_THEY_ARE = {"mean": [0.0] * 3, "std": [1.0] * 3, "resized": None, "transform_input": False}
+"""How images are prepared for a network that takes them in [0, 1] at any size."""
 
 
 class Classifier(nn.Module):
     """A network with its preprocessing inside.
 
     ``forward`` takes images (N, 3, H, W) in [0, 1] of any size, resizes them to the network's input
-    size when it has one (antialiased), normalises, and returns logits (N, num_classes).
+    size when it has one (antialiased, and clamped to [0, 1], which bicubic interpolation may leave),
+    normalises, and returns logits (N, num_classes).
 
     Args:
         net: the bare network.
@@ -57,7 +61,7 @@ class Classifier(nn.Module):
         self.interpolation = interpolation
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-        self._digest: tuple[tuple[tuple[int, int], ...], str] | None = None
+        self._weights: tuple[tuple[tuple[int, ...], ...], str] | None = None
         self.eval().requires_grad_(False)
 
     mean: Tensor
@@ -68,22 +72,44 @@ class Classifier(nn.Module):
             x = F.interpolate(
                 x, self.input_size, mode=self.interpolation, align_corners=False, antialias=True
             )
-        out: Tensor = self.net((x - self.mean) / self.std)
+            # a clamp with the gradient of the identity: white that is rounded to 1 + 1e-7 keeps its own
+            x = x + (x.clamp(0, 1) - x).detach()
+        try:
+            out: Tensor = self.net((x - self.mean) / self.std)
+        except AssertionError as error:  # how vision transformers refuse images of another size
+            height, width = x.shape[-2:]
+            raise InputError(
+                f"model '{self.name}' takes no {height}x{width} images: {first_line(error)}"
+            ) from error
         return out
 
     @property
-    def digest(self) -> str:
-        """Hex sha256 of the weights: the same network under two names has the same digest.
+    def weights(self) -> str:
+        """Hex sha256 of the weights: who has them has this model, however images are prepared.
 
         Kept as long as no tensor is replaced or changed in place.
         """
-        stamp = tuple(
-            (t.data_ptr(), 0 if t.is_inference() else t._version)
-            for t in self.net.state_dict().values()
-        )
-        if self._digest is None or self._digest[0] != stamp:
-            self._digest = (stamp, weights_digest(self.net))
-        return self._digest[1]
+        stamp = tuple(map(_stamp, self.net.state_dict().values()))
+        if self._weights is None or self._weights[0] != stamp:
+            self._weights = (stamp, weights_digest(self.net))
+        return self._weights[1]
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 of the weights and of how images are prepared for them: what is computed.
+
+        The same network under two names has the same digest. Where images are taken as they are, it is
+        that of the weights.
+        """
+        prepared = {
+            "mean": self.mean.flatten().tolist(),
+            "std": self.std.flatten().tolist(),
+            "resized": None if self.input_size is None else [*self.input_size, self.interpolation],
+            "transform_input": bool(getattr(self.net, "transform_input", False)),  # torchvision's
+        }
+        if prepared == AS_THEY_ARE:
+            return self.weights
+        return value_digest({"weights": self.weights} | prepared)
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}, family={self.family!r}, num_classes={self.num_classes}"
@@ -116,3 +142,14 @@ def device_of(model: nn.Module) -> torch.device | None:
     """Where a model's first parameter or buffer lives; None for one that has neither."""
     first = next(chain(model.parameters(), model.buffers()), None)
     return None if first is None else first.device
+
+
+def _stamp(tensor: Tensor) -> tuple[int, ...]:
+    """What changes with a tensor: where it lies, how often it was written to, and a checksum.
+
+    The checksum sees what torch does not count: writes to ``.data`` and under inference mode.
+    """
+    raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    whole = raw.numel() % 4 == raw.storage_offset() % 4 == 0
+    words = raw.view(torch.int32) if whole else raw
+    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version, int(words.sum())

@@ -5,13 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import warnings
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
+from typing import Any
 
 import click
 
 from advens import __version__
-from advens.errors import InputError, RunError, nearest
+from advens.errors import InputError, InputWarning, RunError, nearest
 
 COMMANDS = {
     "run": ("advens.benchmarks.commands:run", "Run a suite and print its transferability matrix."),
@@ -78,7 +81,10 @@ def invoke(args: list[str]) -> int:
     """The exit code of a command line; errors are one line on stderr."""
     _set_up()
     try:
-        result = cli.main(args, prog_name="advens", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", InputWarning)
+            warnings.showwarning = partial(_show, warnings.showwarning)
+            result = cli.main(args, prog_name="advens", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
@@ -115,6 +121,14 @@ def _set_up() -> None:
             os.environ[name] = str(size)  # for workers
             with suppress(OSError, AttributeError):  # another C library
                 ctypes.CDLL(None).mallopt(parameter, size)
+
+
+def _show(others: Any, message: Warning | str, category: type[Warning], *where: Any, **how: Any) -> None:
+    """What had to be assumed is one line; other warnings are shown as Python does."""
+    if issubclass(category, InputWarning):
+        click.echo(f"warning: {message}", err=True)
+    else:
+        others(message, category, *where, **how)
 
 
 def _fail(message: str, code: int) -> int:

@@ -14,6 +14,10 @@ class RunError(RuntimeError):
     """The input was fine but the work failed or found failures: exit code 1 on the command line."""
 
 
+class InputWarning(UserWarning):
+    """What the caller gave can be used, but something had to be assumed: one line."""
+
+
 SYNONYMS = {
     "epsilon": "eps", "decay": "mu", "decay_factor": "mu", "momentum": "mu", "alpha": "step_size",
     "eps_iter": "step_size", "nb_iter": "steps", "n_iter": "steps", "num_iter": "steps", "num_steps": "steps",

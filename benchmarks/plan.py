@@ -15,11 +15,12 @@ from advens.benchmarks.stages import Stage, stages_of, with_budget
 from advens.benchmarks.suite import AttackEntry, Suite
 from advens.digest import value_digest
 from advens.errors import InputError, unknown
-from advens.models import ModelCard, check_name, describe, expand
+from advens.models import ModelCard, check_name, describe, expand, origins
 
 if TYPE_CHECKING:
     from advens.attacks.attack import Attack
     from advens.benchmarks.progress import Progress
+    from advens.classifier import Classifier
     from advens.datasets import Dataset
 
 CRAFT_VERSION = 1
@@ -42,7 +43,7 @@ class Cell:
         shard_size: of the plan; the shard's number is start // shard_size.
         goal: of the suite.
         after: the cell whose standing samples this one attacks; empty for none.
-        bases: weights of the models that its models were built from.
+        bases: weights of its models, and the models that these were built from.
     """
 
     suite: str
@@ -72,9 +73,9 @@ class Cell:
             determined = {k: v for k, v in determined.items() if k not in ("goal", "after")}
         return value_digest([CRAFT_VERSION, json.loads(json.dumps(determined))], 32)
 
-    def knows(self, digest: str) -> bool:
-        """Whether these are the weights of a surrogate, or of what one was built from: white-box."""
-        return digest in self.digests or digest in self.bases
+    def knows(self, model: Classifier | ModelCard) -> bool:
+        """Whether a model has the weights of a surrogate, or of what one was built from: white-box."""
+        return bool({model.digest, model.weights} & {*self.digests, *self.bases})
 
     def build(self) -> Attack:
         """The attack."""
@@ -96,7 +97,7 @@ class Plan:
 
     def white_box(self, cell: Cell, target: str) -> bool:
         """Whether a target is white-box to a cell."""
-        return cell.knows(self.cards[target].digest)
+        return cell.knows(self.cards[target])
 
     def pairs(self) -> Iterator[tuple[str, Cell]]:
         """Which cells each target sees: all, but those crafted on other attacked models if not crossed."""
@@ -208,11 +209,12 @@ def make_plan(
                 shard_size=suite.shard,
                 goal=suite.goal,
                 after=before,
-                bases=tuple(dict.fromkeys(b for m in models for b in cards[m].bases)),
+                bases=tuple(dict.fromkeys(b for m in models for b in origins(cards[m]))),
             )
     for (name, _), models in each.items():
-        digests = {d for m in models for d in (cards[m].digest, *cards[m].bases)}
-        if held_out and all(cards[target].digest in digests for target in seen.targets):
+        digests = {d for m in models for d in (cards[m].digest, *origins(cards[m]))}
+        targets = [{cards[target].digest, cards[target].weights} for target in seen.targets]
+        if held_out and all(target & digests for target in targets):
             raise InputError(
                 f"suite '{suite.name}': every target has the weights of a surrogate of '{name}'; "
                 "none is held out"

@@ -19,6 +19,7 @@ from advens.benchmarks.progress import Progress
 from advens.benchmarks.workshop import Workshop
 from advens.digest import value_digest
 from advens.errors import InputError, RunError
+from advens.models import origins
 from advens.results.leaderboard import leaderboard
 from advens.results.schema import to_table
 from advens.results.store import RunStore, read_cell, read_table
@@ -120,7 +121,7 @@ def _cell(store: RunStore, clean: _Clean, name: str, keys: list[str], audit: Aud
         raise RunError(f"{where}: the passes it claims are not those of the attack")
     if [model.digest for model in models] != list(cell.digests):
         raise RunError(f"{where}: the weights of its surrogates are not those it was crafted with")
-    if dict.fromkeys(base for model in models for base in model.bases) != dict.fromkeys(cell.bases):
+    if dict.fromkeys(base for model in models for base in origins(model)) != dict.fromkeys(cell.bases):
         raise RunError(f"{where}: its surrogates were not built from the models it names")
     table, shard = read_table(path, "examples"), shop.shard(cell.data, *cell.shard)
     if table.num_rows != len(shard.labels):
@@ -207,7 +208,7 @@ def _rows(
             "clean_pred": clean.logits(cell, target, voice),
             "adv_pred": logits_of(clean.shop, voice.model, pixels, None),
         }
-        known = cell.knows(model.digest)
+        known = cell.knows(model)
         rows = stored.slice(k * n, n)
         yield from _voice(cell, table, target, voice, rows, found, known, model.family, audit)
 

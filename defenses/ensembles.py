@@ -56,9 +56,16 @@ class Together(Classifier):
 
     @property
     def digest(self) -> str:
-        """Hex sha256 of what is computed: the members' weights, and how they are put together."""
-        each = [m.digest if isinstance(m, Classifier) else weights_digest(m) for m in self.members]
-        return value_digest({"kind": self.kind, "members": each} | self.settings())
+        """Hex sha256 of what is computed: by the members, and how they are put together."""
+        return self._of([m.digest if isinstance(m, Classifier) else weights_digest(m) for m in self.members])
+
+    @property
+    def weights(self) -> str:
+        """The same, however the members prepare their images."""
+        return self._of([m.weights if isinstance(m, Classifier) else weights_digest(m) for m in self.members])
+
+    def _of(self, members: Sequence[str]) -> str:
+        return value_digest({"kind": self.kind, "members": members} | self.settings())
 
     def settings(self) -> dict[str, Any]:
         """JSON-able options that change what is computed."""

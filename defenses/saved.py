@@ -80,7 +80,7 @@ def load(path: str | Path, count: int | None = None) -> Ensemble | RandomizedEns
                 for key in ("mean", "std")
             )
             member.requires_grad_(False)
-            if member.digest != card["digest"]:
+            if member.weights != card["digest"]:
                 raise InputError(f"{path}: the weights in {_file(k)} are not those that were saved")
             members.append(member)
         if about["kind"] == "mean":
@@ -123,7 +123,7 @@ def _card(k: int, member: nn.Module) -> dict[str, Any]:
     if _shapes(again) != _shapes(member):
         raise InputError(f"member {k} is not of the architecture that '{member.name}' stands for")
     return {
-        "name": member.name, "digest": member.digest, "num_classes": member.num_classes,
+        "name": member.name, "digest": member.weights, "num_classes": member.num_classes,
         "mean": member.mean.flatten().tolist(), "std": member.std.flatten().tolist(),
         "input_size": member.input_size, "interpolation": member.interpolation,
     }  # fmt: skip

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from advens.datasets.decoding import resize_and_crop
+from advens.datasets.decoding import Crop
 from advens.datasets.source import Bytes, Integers, Source
 from advens.errors import InputError
 
@@ -48,8 +48,8 @@ class Dataset:
         source: where the rows come from.
         name: how users call it (its spec).
         rows: which of the source's rows, in which order; all of them by default.
-        size: the shorter side is resized to this and the centre square cropped; by default the
-            images stay as they are and must all be of one size.
+        size: how images are brought to one size; a number resizes the shorter side to it and crops the
+            centre square. By default the images stay as they are and must all be of one size.
 
     Raises:
         InputError: there are no rows.
@@ -60,7 +60,7 @@ class Dataset:
         source: Source,
         name: str,
         rows: Sequence[int] | Integers | None = None,
-        size: int | None = None,
+        size: Crop | int | None = None,
     ) -> None:
         self.source = source
         self.name = name
@@ -75,7 +75,7 @@ class Dataset:
             ids if rows is None else tuple(ids[row] for row in self.rows.tolist())
         )
         self.target_labels: Integers | None = None if targets is None else targets[self.rows]
-        self.resized = size
+        self.resized = Crop(size) if isinstance(size, int) else size
         self._seen: tuple[str, tuple[int, int]] | None = None
 
     @property
@@ -96,7 +96,7 @@ class Dataset:
             InputError: the images' headers say that their sizes differ, or cannot be read.
         """
         if self.resized is not None:
-            return self.resized, self.resized
+            return self.resized.size, self.resized.size
         for row, size in self.source.header_sizes(self.rows):
             self._same_size(row, size)
         return None if self._seen is None else self._seen[1]
@@ -131,7 +131,7 @@ class Dataset:
         row = int(self.rows[index])
         image = self.source.pixels(row)
         if self.resized is not None:
-            return resize_and_crop(image, self.resized)
+            return self.resized(image)
         self._same_size(row, (image.shape[1], image.shape[2]))
         return image
 

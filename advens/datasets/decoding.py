@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,24 +60,39 @@ def rgb(image: Image.Image, name: str) -> Bytes:
     return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
 
 
-def resize_and_crop(pixels: Bytes, size: int) -> Bytes:
-    """The centre square of an image whose shorter side was resized to ``size``, (3, size, size).
+@dataclass(frozen=True)
+class Crop:
+    """The centre square of an image whose shorter side was resized, as networks are evaluated.
 
-    Bicubic with antialiasing (PIL, integer arithmetic); lengths and offsets are rounded as
-    torchvision's ``Resize`` and ``CenterCrop`` do.
+    Args:
+        size: side of the square.
+        shorter: what the shorter side is resized to before; ``size`` when None.
+        interpolation: ``bicubic`` or ``bilinear``, with antialiasing (PIL, integer arithmetic).
     """
-    from PIL import Image
 
-    height, width = pixels.shape[1:]
-    shorter = min(height, width)
-    if shorter != size:
-        new = (int(size * height / shorter), int(size * width / shorter))
-        image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-        resized = image.resize((new[1], new[0]), Image.Resampling.BICUBIC)
-        pixels = np.asarray(resized).transpose(2, 0, 1)
-        height, width = new
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    return np.ascontiguousarray(pixels[:, top : top + size, left : left + size])
+    size: int
+    shorter: int | None = None
+    interpolation: str = "bicubic"
+
+    def __str__(self) -> str:
+        """For fingerprints: the size alone where the rest is as by default."""
+        shorter = self.shorter or self.size
+        default = (shorter, self.interpolation) == (self.size, "bicubic")
+        return str(self.size) if default else f"{self.size} of {shorter} {self.interpolation}"
+
+    def __call__(self, pixels: Bytes) -> Bytes:
+        """(3, H, W) to (3, size, size); lengths and offsets are rounded as torchvision and timm do."""
+        from PIL import Image
+
+        height, width = pixels.shape[1:]
+        shorter, wanted = min(height, width), self.shorter or self.size
+        if shorter != wanted:
+            height, width = int(wanted * height / shorter), int(wanted * width / shorter)
+            image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+            method = Image.Resampling[self.interpolation.upper()]
+            pixels = np.asarray(image.resize((width, height), method)).transpose(2, 0, 1)
+        top, left = round((height - self.size) / 2), round((width - self.size) / 2)
+        return np.ascontiguousarray(pixels[:, top : top + self.size, left : left + self.size])
 
 
 def from_any(image: Any, name: str) -> Bytes:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Callable
+from fractions import Fraction
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from advens.datasets.dataset import Dataset
+from advens.datasets.decoding import Crop
 from advens.datasets.source import Source
 from advens.errors import InputError, first_line, unknown
 from advens.spec import Spec
 
 GROUP = "advens.data"
-OPTIONS = ("size", "limit", "seed")
+OPTIONS = ("size", "crop_pct", "interpolation", "limit", "seed")
+INTERPOLATIONS = ("bicubic", "bilinear")
 LARGEST_SIZE = 8192
 
 SOURCES = {
@@ -48,8 +51,10 @@ def load_data(spec: str) -> Dataset:
     """The data set of a name.
 
     Every source takes ``size=S`` (the shorter side is resized to S, bicubic with antialiasing, and
-    the centre square cropped) and ``limit=N&seed=S`` (the first N rows of a shuffle drawn from S,
-    0 by default, so that a smaller limit is a prefix of a larger one).
+    the centre square cropped), and with it ``crop_pct=P`` (the side is resized to S / P instead, rounded
+    down as timm does; ``224/232`` is a number, too) and ``interpolation=bilinear``; and
+    ``limit=N&seed=S`` (the first N rows of a shuffle drawn from S, 0 by default, so that a smaller
+    limit is a prefix of a larger one).
 
     Raises:
         InputError: unknown source or option, missing or damaged files, images of several sizes
@@ -62,13 +67,13 @@ def load_data(spec: str) -> Dataset:
     named -= {parameters[0].name} if parameters else set()
     if not any(p.kind == p.VAR_KEYWORD for p in parameters):
         parsed.only(*OPTIONS, *sorted(named))
-    size = _number(parsed, "size", 1, LARGEST_SIZE)
+    crop = _crop(parsed)
     limit = _number(parsed, "limit", 1, None)
     seed = _number(parsed, "seed", 0, 2**32 - 1)
     if seed is not None and limit is None and "seed" not in named:
         raise InputError(f"'{spec}': seed shuffles nothing without a limit; add &limit=N")
     query = {key: v for key, v in parsed.query.items() if key not in OPTIONS or key in named}
-    data = _dataset(_open(parsed, factory, query), spec, None if "size" in named else size)
+    data = _dataset(_open(parsed, factory, query), spec, None if "size" in named else crop)
     if limit is not None:
         data = data.take(limit, seed or 0)
     _ = data.size  # reads headers where that is all it takes, and complains of mixed sizes now
@@ -127,7 +132,7 @@ def _open(spec: Spec, factory: Callable[..., Any], query: dict[str, str]) -> Any
     return opened
 
 
-def _dataset(opened: Any, spec: str, size: int | None) -> Dataset:
+def _dataset(opened: Any, spec: str, size: Crop | None) -> Dataset:
     """Whatever a factory gave, as a `Dataset` called ``spec``."""
     if isinstance(opened, Dataset):
         return Dataset(opened.source, spec, opened.rows, size or opened.resized)
@@ -137,6 +142,29 @@ def _dataset(opened: Any, spec: str, size: int | None) -> Dataset:
     from advens.datasets.map_style import wrap
 
     return Dataset(wrap(opened, f"'{spec}'"), spec, None, size)
+
+
+def _crop(spec: Spec) -> Crop | None:
+    """How images are brought to one size, if they are."""
+    size = _number(spec, "size", 1, LARGEST_SIZE)
+    interpolation = spec.query.get("interpolation", "bicubic")
+    if interpolation not in INTERPOLATIONS:
+        raise unknown(f"'{spec.text}': interpolation", interpolation, INTERPOLATIONS)
+    try:
+        share = Fraction(spec.query.get("crop_pct", "1"))
+    except (ValueError, ZeroDivisionError):
+        share = Fraction(0)
+    if not 0 < share <= 1 or (size is not None and size / share > LARGEST_SIZE):
+        raise InputError(
+            f"'{spec.text}': crop_pct = '{spec.query.get('crop_pct')}' must be a number such as 0.875 or "
+            f"224/256, above 0 and at most 1"
+        )
+    if size is not None:
+        return Crop(size, int(size / share), interpolation)
+    for key in ("crop_pct", "interpolation"):
+        if key in spec.query:
+            raise InputError(f"'{spec.text}': {key} needs the size of the crop; add &size=224")
+    return None
 
 
 def _number(spec: Spec, key: str, low: int, high: int | None) -> int | None:

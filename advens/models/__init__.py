@@ -39,8 +39,9 @@ class ModelCard:
 
     Args:
         name, family, num_classes, input_size: as the `Classifier` has them.
-        digest: of the weights.
+        digest: of the weights and of how images are prepared for them.
         bases: digests of the models it was built from.
+        weights: digest of the weights alone; empty where it is not told apart.
     """
 
     name: str
@@ -49,6 +50,13 @@ class ModelCard:
     num_classes: int
     input_size: tuple[int, int] | None
     bases: tuple[str, ...] = ()
+    weights: str = ""
+
+
+def origins(model: Classifier | ModelCard) -> tuple[str, ...]:
+    """Digests of what a model is made of, beside its own: its weights, and the models it was built from."""
+    alone = (model.weights,) if model.weights not in ("", model.digest) else ()
+    return (*alone, *model.bases)
 
 
 def load_model(name: str) -> Classifier:
@@ -68,8 +76,9 @@ def describe(name: str) -> ModelCard:
         return card(spec)
     model = _source(spec)(spec)
     return ModelCard(
-        name, model.family, model.digest, model.num_classes, model.input_size, model.bases
-    )
+        name, model.family, model.digest, model.num_classes, model.input_size, model.bases,
+        model.weights,
+    )  # fmt: skip
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -154,4 +163,5 @@ __all__ = [
     "expand",
     "list_models",
     "load_model",
+    "origins",
 ]

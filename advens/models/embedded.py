@@ -62,7 +62,7 @@ def _network(spec: Spec) -> Classifier:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from advens.classifier import Classifier
+    from advens.zoo.network import ZooNetwork
     from advens.zoo.recipes import MEAN, RECIPES, STD, build
 
     known = index()[spec.text]
@@ -76,7 +76,7 @@ def _network(spec: Spec) -> Classifier:
             raise InputError(
                 f"{spec.text}: the weights in {path} are missing or corrupt ({first_line(error)})"
             ) from error
-    return Classifier(
+    return ZooNetwork(
         net,
         name=spec.text,
         num_classes=CLASSES,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
 
 from advens.classifier import Classifier
+from advens.errors import InputWarning
 from advens.models import load_model
 
 
@@ -29,8 +31,11 @@ class ModelPool:
         for name in names:
             if name not in self._held:
                 self._evict(keep=names)
+                with warnings.catch_warnings():  # the plan has described the model, and warned
+                    warnings.simplefilter("ignore", InputWarning)
+                    model = load_model(name).to(self.device)
                 # convolutions are up to 1.5 times as fast, and nothing is slower
-                self._held[name] = load_model(name).to(self.device).to(memory_format=torch.channels_last)
+                self._held[name] = model.to(memory_format=torch.channels_last)
             self._held.move_to_end(name)
         self._evict(keep=names)
         return [self._held[name] for name in names]

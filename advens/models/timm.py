@@ -1,14 +1,16 @@
-"""``timm:NAME``: any timm architecture, pretrained from the hub or from a local checkpoint.
+"""``timm:NAME``: any timm classifier, pretrained from the hub or from a local checkpoint.
 
 Options: ``checkpoint=PATH`` (local weights instead of the hub's), ``pretrained=false`` (random
 weights, drawn from ``seed``), ``mean``, ``std``, ``size``, ``family``; every other option goes to
-``timm.create_model``. Mean, std and input size come from the weights' own configuration, never from
-the name.
+``timm.create_model``. Mean, std, input size and interpolation come from the weights' own configuration,
+which a full name (``resnet50.a1_in1k``) says; for a checkpoint of a name without one, those of the name's
+default weights are assumed, with a warning.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -16,39 +18,52 @@ from torch import nn
 
 from advens.classifier import FAMILIES, Classifier
 from advens.errors import InputError, first_line, nearest, unknown
+from advens.models.checkpoint import check as check_checkpoint
+from advens.models.checkpoint import misfit, read
+from advens.models.preprocessing import check_size, triple, warn_of_assumed
 from advens.spec import Spec
 
 OWN = ("checkpoint", "pretrained", "seed", "mean", "std", "size", "family")
 
 FAMILY_OF_MODULE = {
-    "vit": "vision_transformer deit beit eva swin cait pit xcit twins volo tnt crossvit hiera gcvit",
+    "vit": "beit cait crossvit davit deepseek_vit deit eva gcvit gemma4_vit hiera hieradet_sam2 mvitv2 "
+    "naflexvit nest pit pvt_v2 qwen3_vit swin_transformer swin_transformer_v2 swin_transformer_v2_cr tnt "
+    "twins vision_transformer vision_transformer_relpos vision_transformer_sam volo xcit",
     "mlp": "mlp_mixer",
-    "hybrid": "maxxvit levit visformer mobilevit efficientformer fastvit convit coat nextvit "
-    "vision_transformer_hybrid efficientvit repvit metaformer edgenext",
+    "hybrid": "coat convit edgenext efficientformer efficientformer_v2 efficientvit_mit efficientvit_msra "
+    "fastvit iformer levit lowformer maxxvit metaformer mobilevit nextvit repvit shvit swiftformer tiny_vit "
+    "visformer vision_transformer_hybrid vitamin",
 }
-"""timm modules by the first word of their name; whatever is not listed is a CNN."""
+"""timm modules by family; the models of whatever is not listed are CNNs."""
+
+EMBEDDING_STEP = 128
+"""Embeddings (CLIP, SigLIP, DINO) are a multiple of this wide, 0 among them; no label set of timm's is."""
 
 
 def names() -> list[str]:
-    """Every timm model with pretrained weights, as ``timm:NAME``."""
+    """Every timm model with pretrained weights and a classifier, as ``timm:NAME``."""
     import timm
 
-    return [f"timm:{name}" for name in timm.list_models(pretrained=True)]
+    return [f"timm:{name}" for name in timm.list_models(pretrained=True) if not _embeds(name)]
 
 
 def check(spec: Spec) -> None:
-    """Raise InputError when timm has no such architecture, an option is off or a file is missing."""
+    """Raise InputError when timm has no such classifier, an option is off or a file is missing."""
     import timm
 
-    arch = spec.rest.removeprefix("hf_hub:").removeprefix("hf-hub:")
-    if arch == spec.rest and not timm.is_model(spec.rest):
-        raise unknown("timm model", spec.rest, timm.list_models())
-    family = spec.query.get("family")
-    if family is not None and family not in FAMILIES:
-        raise InputError(f"'{spec.text}': unknown family '{family}'{nearest(family, FAMILIES)}")
-    checkpoint = spec.query.get("checkpoint")
-    if checkpoint is not None and not Path(checkpoint).is_file():
-        raise InputError(f"'{spec.text}': no checkpoint at {checkpoint}")
+    if not _on_hub(spec):
+        if not timm.is_model(spec.rest):
+            raise unknown("timm model", spec.rest, timm.list_models())
+        if "num_classes" not in spec.query and _embeds(spec.rest):
+            raise _headless(spec, _width(spec.rest))
+    for key in spec.query:
+        close = get_close_matches(key, OWN, n=1, cutoff=0.8)
+        if key not in OWN and close:
+            raise InputError(f"'{spec.text}': unknown option '{key}'; did you mean '{close[0]}'?")
+    given = spec.query.get("family")
+    if given is not None and given not in FAMILIES:
+        raise InputError(f"'{spec.text}': unknown family '{given}'{nearest(given, FAMILIES)}")
+    check_checkpoint(spec)
 
 
 def load(spec: Spec) -> Classifier:
@@ -57,75 +72,104 @@ def load(spec: Spec) -> Classifier:
     from timm.data.config import resolve_model_data_config
 
     net = _build(spec)
-    config = resolve_model_data_config(net)
+    classes = int(getattr(net, "num_classes", 0))
+    if classes == 0:
+        raise _headless(spec, 0)
+    config: dict[str, Any] = resolve_model_data_config(net)
+    weights: dict[str, Any] = net.pretrained_cfg  # type: ignore[assignment]
     size = spec.number("size") or spec.number("img_size")
-    return Classifier(
+    model = Classifier(
         net,
         name=spec.text,
-        num_classes=int(getattr(net, "num_classes", 0)),
-        family=spec.query.get("family") or _family(net),
-        mean=_triple(spec, "mean", config["mean"]),
-        std=_triple(spec, "std", config["std"]),
+        num_classes=classes,
+        family=spec.query.get("family") or family(weights["architecture"]),
+        mean=triple(spec, "mean", config["mean"]),
+        std=triple(spec, "std", config["std"]),
         input_size=(size, size) if size else tuple(config["input_size"][-2:]),
         interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
+    )
+    check_size(model, spec, f"; build it for them with &img_size={size}")
+    if "checkpoint" in spec.query and "." not in spec.rest and not _on_hub(spec):
+        assumed = f"{spec.rest}.{weights['tag']}"
+        hint = f"name the weights as in timm:{assumed}, or give &mean=, &std= and &size="
+        warn_of_assumed(model, spec, f"timm's default weights {assumed}", hint)
+    return model
+
+
+def _on_hub(spec: Spec) -> bool:
+    return spec.rest.startswith(("hf_hub:", "hf-hub:"))
+
+
+def _width(name: str) -> int:
+    """Of what the weights of a name end in; 1,000 where timm knows no weights."""
+    import timm
+
+    known = timm.get_pretrained_cfg(name)
+    return 1000 if known is None else known.num_classes
+
+
+def _embeds(name: str) -> bool:
+    """Whether the weights of a name end in an embedding or features, not in classes."""
+    return _width(name) % EMBEDDING_STEP == 0
+
+
+def _headless(spec: Spec, width: int) -> InputError:
+    what = f"ends in an embedding of {width:,} numbers" if width else "has no classifier head"
+    return InputError(
+        f"'{spec.text}': timm's {spec.rest} {what}, so it knows no classes; "
+        f"with a head of your own, give ?checkpoint=PATH&num_classes=N"
     )
 
 
 def _build(spec: Spec) -> nn.Module:
+    options: dict[str, Any] = spec.literals(skip=OWN)
+    if "checkpoint" in spec.query:
+        return _from_checkpoint(spec, options)
+    pretrained = bool(spec.literals().get("pretrained", True))
+    try:
+        return _create(spec, options, pretrained=pretrained)
+    except (RuntimeError, OSError) as error:
+        raise InputError(
+            f"'{spec.text}': pretrained weights could not be had ({first_line(error)}); "
+            f"give a local file with ?checkpoint=PATH"
+        ) from error
+
+
+def _create(spec: Spec, options: Mapping[str, Any], **how: Any) -> nn.Module:
+    """timm's own factory; what is drawn comes from the spec's seed."""
     import timm
 
-    checkpoint = spec.query.get("checkpoint")
-    pretrained = checkpoint is None and bool(spec.literals().get("pretrained", True))
-    options: dict[str, Any] = spec.literals(skip=OWN)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(spec.number("seed", 0) or 0)
         try:
-            net: nn.Module = timm.create_model(spec.rest, pretrained=pretrained, **options)
+            net: nn.Module = timm.create_model(spec.rest, **how, **options)
         except (TypeError, AssertionError, ValueError) as error:
             raise InputError(
                 f"'{spec.text}': timm refuses these options: {first_line(error)}"
             ) from error
-        except (RuntimeError, OSError) as error:
-            raise InputError(
-                f"'{spec.text}': pretrained weights could not be had ({first_line(error)}); "
-                f"give a local file with ?checkpoint=PATH"
-            ) from error
-    if checkpoint is not None:
-        fill(net, Path(checkpoint), spec)
     return net
 
 
-def fill(net: nn.Module, checkpoint: Path, spec: Spec) -> None:
-    """Load a local checkpoint, strictly. Raises InputError when it is corrupt or does not fit."""
-    from timm.models import load_state_dict
-
+def _from_checkpoint(spec: Spec, options: Mapping[str, Any]) -> nn.Module:
+    """Local weights through timm's own filters, which resample what depends on the image's size."""
+    state = read(spec)
+    # timm draws a new head where its configuration counts other classes than the network
+    counted = {key: value for key, value in options.items() if key == "num_classes"}
+    overlay = {"state_dict": dict(state), "source": "", "custom_load": False, **counted}
     try:
-        net.load_state_dict(load_state_dict(str(checkpoint), use_ema=False))
-    except Exception as error:  # torch, safetensors and pickle each raise their own kinds
-        raise InputError(
-            f"'{spec.text}': the checkpoint {checkpoint} is corrupt or of another architecture "
-            f"({first_line(error)})"
-        ) from error
+        net = _create(spec, options, pretrained=True, pretrained_cfg_overlay=overlay)
+    except Exception as error:  # timm's filters raise whatever the weights of another architecture lead to
+        bare = _create(spec, options, pretrained=False)  # refuses wrong options
+        raise misfit(bare, state, int(getattr(bare, "num_classes", 0)), spec, error) from error
+    net.pretrained_cfg.pop("state_dict", None)  # type: ignore[operator, union-attr]
+    return net
 
 
-def _family(net: nn.Module) -> str:
-    module = type(net).__module__.rpartition(".")[2]
-    for family, modules in FAMILY_OF_MODULE.items():
-        if any(module == word or module.startswith(f"{word}_") for word in modules.split()):
-            if family == "vit" and module == "vision_transformer_hybrid":
-                continue
-            return family
+def family(architecture: str) -> str:
+    """Of an architecture, by the timm module that defines it."""
+    from timm.models import is_model_in_modules
+
+    for each, modules in FAMILY_OF_MODULE.items():
+        if is_model_in_modules(architecture, modules.split()):
+            return each
     return "cnn"
-
-
-def _triple(spec: Spec, key: str, default: Any) -> tuple[float, float, float]:
-    text = spec.query.get(key)
-    if text is None:
-        return tuple(default)
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) not in (1, 3):
-        raise InputError(f"'{spec.text}': {key} = '{text}' is not one or three numbers")
-    return tuple(values * 3)[:3] if len(values) == 1 else tuple(values)  # type: ignore[return-value]

@@ -2,20 +2,33 @@
 
 Options: ``weights=IMAGENET1K_V1`` (an entry of the model's weights enum; torchvision's default moves
 between releases, so name it), ``checkpoint=PATH``, ``num_classes=N``, ``seed`` (for random weights
-with ``weights=none``). Size, mean and std come from the weights' own transforms.
+with ``weights=none``), ``mean``, ``std``, ``size``.
+
+The entry says how images are prepared: input size, interpolation, mean, std, and whether ``googlenet`` and
+``inception_v3`` transform their channels. For a checkpoint it is the entry that ``weights`` names, else
+the one whose published file has the checkpoint's name, else the default one, with a warning where the
+entries differ. ``weights=none`` stands for no entry: ImageNet's mean and std, at the network's own size.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from advens.classifier import Classifier
 from advens.errors import InputError, first_line, unknown
+from advens.models.checkpoint import check as check_checkpoint
+from advens.models.checkpoint import fill, read
+from advens.models.preprocessing import check_size, triple, warn_of_assumed
 from advens.spec import Spec
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+INCEPTIONS = ("googlenet", "inception_v3")
+FAMILIES = {"maxvit": "hybrid", "swin": "vit", "vit": "vit"}
+"""By how a name begins; all others are CNNs."""
 
 
 def names() -> list[str]:
@@ -27,59 +40,129 @@ def names() -> list[str]:
 
 def check(spec: Spec) -> None:
     """Raise InputError for an unknown model, option, weights enum or a missing file."""
-    spec.only("weights", "checkpoint", "num_classes", "seed")
+    spec.only("weights", "checkpoint", "num_classes", "seed", "mean", "std", "size")
     if f"torchvision:{spec.rest}" not in names():
         raise unknown("torchvision model", spec.rest, [n.partition(":")[2] for n in names()])
-    checkpoint = spec.query.get("checkpoint")
-    if checkpoint is not None and not Path(checkpoint).is_file():
-        raise InputError(f"'{spec.text}': no checkpoint at {checkpoint}")
-    _weights(spec)
+    check_checkpoint(spec)
+    _entry(spec)
 
 
 def load(spec: Spec) -> Classifier:
     """Build, fill with weights and wrap."""
     check(spec)
-    from torchvision import models
-
-    weights = _weights(spec)
-    checkpoint = spec.query.get("checkpoint")
-    classes = spec.number("num_classes", 1000 if weights is None else None)
-    options = {} if classes is None else {"num_classes": classes}
+    entry = _entry(spec)
+    own = 1000 if entry is None else len(entry.meta["categories"])
+    classes = spec.number("num_classes") or own
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(spec.number("seed", 0) or 0)
-        try:
-            net = models.get_model(spec.rest, weights=weights, **options)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise InputError(
-                f"'{spec.text}': pretrained weights could not be had ({first_line(error)}); "
-                f"give a local file with ?checkpoint=PATH"
-            ) from error
-    if checkpoint is not None:
-        from advens.models.timm import fill
-
-        fill(net, Path(checkpoint), spec)
-    transforms = weights.transforms() if weights is not None else None
-    size = transforms.crop_size[0] if transforms is not None else None
-    return Classifier(
+        local = "checkpoint" in spec.query
+        net = _from_checkpoint(spec, entry, classes) if local else _built(spec, entry, classes)
+    prepared = preprocessing(entry, net)
+    size = spec.number("size")
+    if size is not None:
+        prepared["input_size"] = (size, size)
+    for key in ("mean", "std"):
+        prepared[key] = triple(spec, key, prepared[key])
+    model = Classifier(
         net,
         name=spec.text,
-        num_classes=classes or len(weights.meta["categories"]),
-        family="vit" if spec.rest.startswith(("vit", "swin")) else "cnn",
-        mean=transforms.mean if transforms is not None else IMAGENET_MEAN,
-        std=transforms.std if transforms is not None else IMAGENET_STD,
-        input_size=(size, size) if size else None,
-        interpolation="bilinear",
+        num_classes=classes,
+        family=family(spec.rest),
+        **prepared,
     )
+    check_size(model, spec)
+    if local and _assumed(spec):
+        hint = "name the entry with &weights=, or give &mean=, &std= and &size="
+        warn_of_assumed(model, spec, f"torchvision's default weights {entry.name}", hint)
+    return model
 
 
-def _weights(spec: Spec):  # type: ignore[no-untyped-def]  # an entry of the model's enum, or None
+def family(name: str) -> str:
+    """Of an architecture."""
+    return next((family for start, family in FAMILIES.items() if name.startswith(start)), "cnn")
+
+
+def preprocessing(entry: Any, net: nn.Module | None = None) -> dict[str, Any]:
+    """How a `Classifier` prepares images for an entry of a weights enum.
+
+    Without an entry: ImageNet's mean and std, at the size that the network is built for, if it is for one.
+    """
+    if entry is None:
+        built_for = getattr(net, "image_size", None)
+        return IMAGENET | {"input_size": (built_for, built_for) if built_for else None}
+    transforms = entry.transforms()
+    return {
+        "mean": tuple(transforms.mean), "std": tuple(transforms.std),
+        "input_size": (transforms.crop_size[0], transforms.crop_size[0]),
+        "interpolation": transforms.interpolation.value,
+    }  # fmt: skip
+
+
+def _built(spec: Spec, entry: Any, classes: int) -> nn.Module:
+    """torchvision's own factory, with the weights of an entry or random ones."""
     from torchvision import models
 
-    wanted = spec.query.get("weights", "DEFAULT")
-    if "checkpoint" in spec.query or wanted.lower() == "none":
+    options: dict[str, Any] = {"num_classes": classes}
+    if entry is None and spec.rest in INCEPTIONS:
+        options["init_weights"] = True  # the default, of which torchvision warns unless it is asked for
+    try:
+        net: nn.Module = models.get_model(spec.rest, weights=entry, **options)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"'{spec.text}': pretrained weights could not be had ({first_line(error)}); "
+            f"give a local file with ?checkpoint=PATH"
+        ) from error
+    return net
+
+
+def _from_checkpoint(spec: Spec, entry: Any, classes: int) -> nn.Module:
+    """Local weights in a network that is built as torchvision builds it for the entry."""
+    from torchvision import models
+
+    state = read(spec)
+    options: dict[str, Any] = {"num_classes": classes}
+    if entry is not None and spec.rest.startswith("vit_"):
+        options["image_size"] = entry.meta["min_size"][0]
+    if spec.rest in INCEPTIONS:
+        auxiliary = any(name.lower().startswith("aux") for name in state)
+        options |= {"transform_input": entry is not None, "aux_logits": auxiliary, "init_weights": False}
+    net: nn.Module = models.get_model(spec.rest, weights=None, **options)
+    fill(net, state, classes, spec)
+    if spec.rest == "googlenet":  # its auxiliary heads are left out by torchvision's own loading, too
+        net.aux_logits, net.aux1, net.aux2 = False, None, None  # type: ignore[assignment]
+    return net
+
+
+def _entry(spec: Spec) -> Any:
+    """The entry of the model's weights enum that says how images are prepared, or None."""
+    wanted, entries = spec.query.get("weights"), _entries(spec.rest)
+    if wanted is not None and wanted.lower() == "none":
         return None
-    enum = models.get_model_weights(spec.rest)
-    entries = {entry.name: entry for entry in enum} | {"DEFAULT": enum.DEFAULT}
+    if wanted is None:
+        return _published(spec) or entries["DEFAULT"]
     if wanted not in entries:
         raise unknown(f"weights of torchvision:{spec.rest}", wanted, entries)
     return entries[wanted]
+
+
+def _entries(name: str) -> dict[str, Any]:
+    """A model's weights by name, without those that have no classifier (of ``vgg16``)."""
+    from torchvision import models
+
+    enum = models.get_model_weights(name)
+    found = {entry.name: entry for entry in enum if entry.meta["categories"]}
+    return found | {"DEFAULT": enum.DEFAULT}
+
+
+def _published(spec: Spec) -> Any:
+    """The entry whose published file bears the checkpoint's name, or None."""
+    file = Path(spec.query.get("checkpoint", "")).name
+    return next((e for e in _entries(spec.rest).values() if Path(e.url).name == file), None)
+
+
+def _assumed(spec: Spec) -> bool:
+    """Whether a checkpoint could be of several entries that prepare images differently."""
+    if "weights" in spec.query or _published(spec) is not None:
+        return False
+    ways = [preprocessing(entry) for entry in _entries(spec.rest).values()]
+    return any(way != ways[0] for way in ways)

@@ -27,6 +27,7 @@ from advens.classifier import Classifier
 from advens.datasets import Dataset
 from advens.digest import value_digest
 from advens.errors import InputError, RunError
+from advens.models import origins
 
 Progress = Callable[[int, int], object]
 """Called with the members that are there and how many there will be."""
@@ -260,7 +261,7 @@ def _card(model: Classifier) -> dict[str, Any]:
 def finding(models: Sequence[Classifier], data: Dataset, digests: list[str]) -> dict[str, Any]:
     """What a finished build tells beside what decides it; ``digests`` are its members'."""
     first = models[0]
-    came_from = [d for model in models for d in (model.digest, *model.bases)]
+    came_from = [d for model in models for d in (model.digest, *origins(model))]
     return {
         "names": [model.name for model in models], "data_name": data.name, "family": first.family,
         "num_classes": first.num_classes, "input_size": first.input_size,

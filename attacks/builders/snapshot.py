@@ -135,6 +135,11 @@ class Snapshot(Classifier):
         self.bases = tuple(bases)
 
     @property
+    def digest(self) -> str:
+        """Hex sha256 of the weights, which were made with one way of preparing images: the surrogate's."""
+        return self.weights
+
+    @property
     def shared(self) -> nn.Module:
         """The bare network."""
         net: OwnWeights = self.net  # type: ignore[assignment]

@@ -15,7 +15,7 @@ from advens.attacks.parts import from_spec, name_of, options, to_spec
 from advens.classifier import Classifier, borrowed
 from advens.digest import value_digest
 from advens.errors import InputError
-from advens.models import ModelCard, check_name, describe, load_model
+from advens.models import ModelCard, check_name, describe, load_model, origins
 from advens.seeding import Draws
 from advens.spec import Spec
 
@@ -42,7 +42,8 @@ class ChangedModel(Classifier):
                 interpolation=base.interpolation,
             )  # fmt: skip
         self.mean, self.std = base.mean.clone(), base.std.clone()
-        self.bases = (base.digest, *base.bases)
+        self.bases = (base.digest, *origins(base))
+        self.base_weights = base.weights
         self.changes, self.member = tuple(changes), member
 
     def at_step(self, draws: Draws) -> None:
@@ -54,6 +55,11 @@ class ChangedModel(Classifier):
     def digest(self) -> str:
         """Hex sha256 of the weights and of what is done to them."""
         return _digest(self.bases[0], self.changes, self.member)
+
+    @property
+    def weights(self) -> str:
+        """The same, however images are prepared."""
+        return _digest(self.base_weights, self.changes, self.member)
 
 
 def name(base: str, changes: Sequence[Any], member: int) -> str:
@@ -86,7 +92,7 @@ def card(spec: Spec) -> ModelCard:
     of = describe(base)
     return ModelCard(
         spec.text, of.family, _digest(of.digest, changes, member), of.num_classes, of.input_size,
-        (of.digest, *of.bases),
+        (of.digest, *origins(of)), _digest(of.weights or of.digest, changes, member),
     )  # fmt: skip
 
 

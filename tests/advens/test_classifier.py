@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advens.classifier import Classifier, borrowed, device_of
+from advens.digest import weights_digest
+from advens.errors import InputError
 
 
 class Seen(nn.Module):
@@ -45,10 +48,44 @@ def test_resizing_is_antialiased_and_only_when_needed(interpolation: str) -> Non
     x = torch.rand(2, 3, 17, 12, generator=torch.Generator().manual_seed(0))
     model(x)
     wanted = F.interpolate(x, (8, 6), mode=interpolation, align_corners=False, antialias=True)
-    torch.testing.assert_close(net.input, wanted)
+    torch.testing.assert_close(net.input, wanted.clamp(0, 1))
     fits = x[..., :8, :6]
     model(fits)
     assert torch.equal(net.input, fits)
+
+
+def test_resizing_stays_in_the_cube_and_keeps_the_gradient() -> None:
+    """Bicubic resizing overshoots at edges; white areas, which rounding takes beyond 1, still learn."""
+    net = Seen()
+    model = Classifier(net, name="m", num_classes=3, input_size=(8, 8))
+    x = torch.zeros(1, 3, 20, 20)
+    x[..., 9:] = 1
+    x.requires_grad_(True)
+    loose = F.interpolate(x, (8, 8), mode="bicubic", align_corners=False, antialias=True)
+    assert float(loose.detach().max()) > 1.01
+    assert float(loose.detach().min()) < -0.01
+    out = model(x).sum()
+    assert float(net.input.detach().min()) == 0
+    assert float(net.input.detach().max()) == 1
+    (gradient,) = torch.autograd.grad(out, x)
+    (wanted,) = torch.autograd.grad(loose.mean((2, 3)).sum(), x)
+    torch.testing.assert_close(gradient, wanted)
+
+
+class OneSize(Seen):
+    """Asserts the size of its images, as vision transformers do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[-1] == 8, f"Input width ({x.shape[-1]}) doesn't match model (8)."
+        return super().forward(x)
+
+
+def test_images_of_another_size_are_one_line() -> None:
+    model = Classifier(OneSize(), name="mine", num_classes=3)
+    assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 3)
+    with pytest.raises(InputError) as caught:
+        model(torch.zeros(1, 3, 9, 10))
+    assert str(caught.value) == "model 'mine' takes no 9x10 images: Input width (10) doesn't match model (8)."
 
 
 def test_frozen_evaluating_and_described() -> None:
@@ -63,18 +100,78 @@ def test_frozen_evaluating_and_described() -> None:
     assert x.grad is not None
 
 
-def test_digest_is_of_the_weights() -> None:
-    """Not of the name or the preprocessing; one weight makes another model."""
+def test_digest_is_of_weights_and_preprocessing() -> None:
+    """Not of the name; one weight, or how images are prepared, makes another model."""
     one = Classifier(nn.Linear(3, 2), name="a", num_classes=2)
     same = nn.Linear(3, 2)
     same.load_state_dict(one.net.state_dict())
     other = copy.deepcopy(same)
     with torch.no_grad():
         other.weight[1, 2] += 1e-6
-    two = Classifier(same, name="b", num_classes=2, mean=(0.5, 0.5, 0.5), family="vit")
-    assert one.digest == two.digest
+    two = Classifier(same, name="b", num_classes=2, family="vit", interpolation="bilinear")
+    assert one.digest == two.digest == one.weights == weights_digest(one.net)
     assert len(one.digest) == 64
     assert Classifier(other, name="a", num_classes=2).digest != one.digest
+
+
+@pytest.mark.parametrize(
+    "prepared",
+    [{"mean": (0.5, 0.5, 0.5)}, {"std": (1, 1, 0.9)}, {"input_size": (8, 8)},
+     {"input_size": (8, 9)}, {"input_size": (8, 8), "interpolation": "bilinear"}],
+)  # fmt: skip
+def test_digest_covers_how_images_are_prepared(prepared: dict[str, Any]) -> None:
+    net = nn.Linear(3, 2)
+    plain, model = (Classifier(net, name="a", num_classes=2, **each) for each in ({}, prepared))
+    again = Classifier(copy.deepcopy(net), name="b", num_classes=2, **prepared)
+    size = Classifier(net, name="a", num_classes=2, input_size=(8, 8))
+    assert model.weights == plain.weights
+    assert model.digest == again.digest != plain.digest
+    assert (model.digest == size.digest) == (prepared == {"input_size": (8, 8)})
+    net.transform_input = True  # torchvision's googlenet and inception_v3
+    assert model.digest != again.digest
+
+
+def in_place(net: nn.Linear) -> None:
+    with torch.no_grad():
+        net.weight[1, 2] += 1
+
+
+def through_data(net: nn.Linear) -> None:
+    net.weight.data[1, 2] += 1
+
+
+def by_loading(net: nn.Linear) -> None:
+    net.load_state_dict({"weight": net.weight + 1, "bias": net.bias})
+
+
+def by_stepping(net: nn.Linear) -> None:
+    net.requires_grad_(True)
+    net(torch.ones(1, 3)).sum().backward()
+    torch.optim.SGD(net.parameters(), lr=0.1).step()
+
+
+def by_replacing(net: nn.Linear) -> None:
+    net.weight = nn.Parameter(net.weight.detach() + 1)
+
+
+@pytest.mark.parametrize("change", [in_place, through_data, by_loading, by_stepping, by_replacing])
+def test_digest_follows_weights_that_are_changed(change: Callable[[nn.Linear], None]) -> None:
+    """What was told before is not told again."""
+    net = nn.Linear(3, 2)
+    model = Classifier(net, name="a", num_classes=2)
+    before = model.digest
+    assert model.digest == before
+    change(net)
+    assert model.digest == weights_digest(net) != before
+
+
+def test_digest_follows_weights_under_inference_mode() -> None:
+    with torch.inference_mode():
+        net = nn.Linear(3, 2)
+        model = Classifier(net, name="a", num_classes=2)
+        before = model.digest
+        net.weight[0, 0] += 1
+        assert model.digest == weights_digest(net) != before
 
 
 def test_digest_of_a_changed_copy() -> None:

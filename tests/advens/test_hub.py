@@ -78,7 +78,7 @@ def ask(spec: str, url: str, home: Path) -> subprocess.CompletedProcess[str]:
         "from advens.errors import InputError\n"
         "try:\n"
         f"    m = advens.load_model({spec!r})\n"
-        "    print(json.dumps([m.digest, m.family, m.num_classes, list(m.input_size)]))\n"
+        "    print(json.dumps([m.weights, m.family, m.num_classes, list(m.input_size)]))\n"
         "except InputError as error:\n"
         "    print(error, file=sys.stderr); sys.exit(2)\n"
     )

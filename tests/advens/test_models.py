@@ -7,20 +7,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 import torchvision
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import advens
 from advens.classifier import Classifier
 from advens.digest import weights_digest
-from advens.errors import InputError
+from advens.errors import InputError, InputWarning
 from advens.models import check_name, describe, expand, list_models, load_model
+from advens.models import timm as timm_source
+from advens.models import torchvision as torchvision_source
 
 ARCH = "test_vit"
+NAMED = "test_vit.r160_in1k"
+"""With the name of its weights, which says how images are prepared."""
 
 
 def random_net(seed: int = 0, arch: str = ARCH) -> nn.Module:
@@ -50,7 +56,7 @@ def well_formed(model: Classifier) -> None:
     assert not model.training
     assert not any(p.requires_grad for p in model.parameters())
     assert len(model.digest) == 64
-    assert model.digest == weights_digest(model.net)
+    assert model.weights == weights_digest(model.net)
 
 
 # --- the embedded zoo -------------------------------------------------------------------------------
@@ -103,9 +109,9 @@ def test_timm_checkpoint(kind: str, net: nn.Module, tmp_path: Path) -> None:
     else:
         torch.save(net.state_dict() if kind == "pth" else {"state_dict": net.state_dict()}, path)
     before = torch.get_rng_state()
-    model = load_model(f"timm:{ARCH}?checkpoint={path}&num_classes=7")
+    model = load_model(f"timm:{NAMED}?checkpoint={path}&num_classes=7")
     assert torch.equal(torch.get_rng_state(), before)
-    assert model.digest == weights_digest(net)
+    assert model.weights == weights_digest(net)
     assert (model.num_classes, model.family, model.input_size) == (7, "vit", (160, 160))
     well_formed(model)
     x = images(160)
@@ -116,15 +122,17 @@ def test_timm_checkpoint(kind: str, net: nn.Module, tmp_path: Path) -> None:
 def test_the_same_weights_under_two_names(checkpoint: Path, net: nn.Module, tmp_path: Path) -> None:
     other = tmp_path / "renamed.pth"
     torch.save(net.state_dict(), other)
-    one = load_model(f"timm:{ARCH}?checkpoint={checkpoint}&num_classes=7")
-    two = load_model(f"timm:{ARCH}?checkpoint={other}&num_classes=7&mean=0&std=1")
+    one = load_model(f"timm:{NAMED}?checkpoint={checkpoint}&num_classes=7")
+    two = load_model(f"timm:{NAMED}?checkpoint={other}&num_classes=7&mean=0.5")
+    three = load_model(f"timm:{NAMED}?checkpoint={other}&num_classes=7&mean=0&std=1")
     assert one.name != two.name
-    assert one.digest == two.digest
+    assert one.digest == two.digest != three.digest, "images prepared otherwise"
+    assert one.weights == two.weights == three.weights
     state = net.state_dict()
     state["head.bias"] = state["head.bias"].clone()
     state["head.bias"][3] += 1e-3
     torch.save(state, other)
-    assert load_model(f"timm:{ARCH}?checkpoint={other}&num_classes=7").digest != one.digest
+    assert load_model(f"timm:{NAMED}?checkpoint={other}&num_classes=7").digest != one.digest
 
 
 def test_timm_random_weights_come_from_the_seed() -> None:
@@ -132,12 +140,12 @@ def test_timm_random_weights_come_from_the_seed() -> None:
         load_model(f"timm:{ARCH}?pretrained=false&num_classes=7&seed={seed}") for seed in (0, 0, 1)
     )
     assert zero.digest == again.digest != one.digest
-    assert zero.digest == weights_digest(random_net(0))
+    assert zero.weights == weights_digest(random_net(0))
 
 
 def test_timm_options(checkpoint: Path) -> None:
     model = load_model(
-        f"timm:{ARCH}?checkpoint={checkpoint}&num_classes=7&mean=0.1,0.2,0.3&std=0.5&family=hybrid"
+        f"timm:{NAMED}?checkpoint={checkpoint}&num_classes=7&mean=0.1,0.2,0.3&std=0.5&family=hybrid"
     )
     assert model.family == "hybrid"
     assert model.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
@@ -154,6 +162,179 @@ def test_timm_options(checkpoint: Path) -> None:
 )  # fmt: skip
 def test_timm_families(arch: str, family: str) -> None:
     assert load_model(f"timm:{arch}?pretrained=false&num_classes=2").family == family
+
+
+@pytest.mark.parametrize(
+    ("arch", "family"),
+    [("pvt_v2_b0", "vit"), ("mvitv2_tiny", "vit"), ("davit_tiny", "vit"), ("nest_tiny", "vit"),
+     ("tiny_vit_5m_224", "hybrid"), ("vitamin_small_224", "hybrid"), ("naflexvit_base_patch16_gap", "vit"),
+     ("sam2_hiera_tiny", "vit"), ("hiera_tiny_224", "vit"), ("vit_tiny_r_s16_p8_224", "hybrid"),
+     ("swin_tiny_patch4_window7_224", "vit"), ("mixer_s16_224", "mlp"), ("levit_128s", "hybrid"),
+     ("vgg11", "cnn"), ("repvgg_a0", "cnn"), ("swiftformer_xs", "hybrid")],
+)  # fmt: skip
+def test_timm_families_by_architecture(arch: str, family: str) -> None:
+    assert timm_source.family(arch) == family
+
+
+def test_timm_families_of_hybrids_that_are_vision_transformers_inside() -> None:
+    """The class of the network does not tell a hybrid stem."""
+    for arch in ("vit_tiny_r_s16_p8_224", "vitamin_small_224"):
+        net = timm.create_model(arch, pretrained=False, num_classes=2, depth=1)
+        assert type(net).__module__ == "timm.models.vision_transformer"
+    model = load_model("timm:vit_tiny_r_s16_p8_224?pretrained=false&num_classes=2&depth=1")
+    assert model.family == "hybrid"
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("vit_small_patch14_dinov2.lvd142m", "has no classifier head"),
+     ("vit_small_patch14_dinov2", "has no classifier head"),
+     ("vit_base_patch16_siglip_224.webli", "has no classifier head"),
+     ("vit_base_patch16_clip_224.openai", "ends in an embedding of 512 numbers"),
+     ("resnet50_clip.openai", "ends in an embedding of 1,024 numbers"),
+     ("fastvit_mci0.apple_mclip", "ends in an embedding of 512 numbers")],
+)  # fmt: skip
+def test_models_without_classes_are_refused(name: str, what: str) -> None:
+    spec = f"timm:{name}"
+    for refuse in (check_name, load_model):
+        with pytest.raises(InputError) as caught:
+            refuse(spec)
+        assert str(caught.value) == (
+            f"'{spec}': timm's {name} {what}, so it knows no classes; "
+            f"with a head of your own, give ?checkpoint=PATH&num_classes=N"
+        )
+    check_name(f"{spec}?num_classes=10&pretrained=false")
+    assert spec not in list_models("timm:*")
+
+
+def test_models_without_classes_are_not_listed() -> None:
+    listed = list_models("timm:*")
+    headless = set(timm.list_models(pretrained=True)) - {name.partition(":")[2] for name in listed}
+    widths = {timm.get_pretrained_cfg(name).num_classes for name in headless}
+    assert widths == {0, 384, 512, 640, 768, 1024, 1152, 1280}
+    for name in ("vit_base_patch16_clip_224.openai_ft_in1k", "beit_base_patch16_224.in22k_ft_in22k",
+                 "mvitv2_base_cls.fb_inw21k", "vit_base_patch16_224.bamboo"):  # fmt: skip
+        assert f"timm:{name}" in listed
+
+
+def test_timm_weights_without_a_head_by_their_size(tmp_path: Path) -> None:
+    """A head of one's own makes a classifier of a backbone."""
+    net = timm.create_model("test_vit", pretrained=False, num_classes=0)
+    save_file(net.state_dict(), str(tmp_path / "w.safetensors"))
+    with pytest.raises(InputError, match="has no classifier head, so it knows no classes"):
+        load_model(f"timm:{NAMED}?checkpoint={tmp_path / 'w.safetensors'}&num_classes=0")
+
+
+# --- timm: how images are prepared ------------------------------------------------------------------
+
+
+def test_timm_says_whose_preprocessing_is_assumed(checkpoint: Path) -> None:
+    spec = f"timm:{ARCH}?checkpoint={checkpoint}&num_classes=7"
+    with pytest.warns(InputWarning) as caught:
+        load_model(spec)
+    assert [str(each.message) for each in caught] == [
+        f"'{spec}': the checkpoint does not say how images are to be prepared; mean 0.5, 0.5, 0.5, "
+        f"std 0.5, 0.5, 0.5, 160x160 and bicubic resizing of timm's default weights test_vit.r160_in1k are "
+        f"assumed; name the weights as in timm:test_vit.r160_in1k, or give &mean=, &std= and &size="
+    ]
+    with pytest.warns(InputWarning, match="mean 0.1, 0.1, 0.1, std 0.5"):
+        load_model(f"{spec}&mean=0.1")
+    model = load_model(f"{spec}&mean=0.1&std=0.2&size=160")  # all said: nothing to warn of
+    assert model.mean.flatten().tolist() == pytest.approx([0.1] * 3)
+    load_model(f"timm:{NAMED}?checkpoint={checkpoint}&num_classes=7")
+
+
+def test_the_command_line_shows_what_is_assumed(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from advens.cli import invoke
+
+    assert invoke(["models", f"timm:{ARCH}?checkpoint={checkpoint}&num_classes=7"]) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith(f"warning: 'timm:{ARCH}?checkpoint={checkpoint}&num_classes=7': the check")
+    assert said.err.count("\n") == 1
+
+
+def test_timm_resamples_a_checkpoint_for_another_size(checkpoint: Path, net: nn.Module) -> None:
+    """Position embeddings of 10x10 patches become those of 14x14, as timm resamples them."""
+    from timm.layers import resample_abs_pos_embed
+
+    model = load_model(f"timm:{NAMED}?checkpoint={checkpoint}&num_classes=7&img_size=224")
+    assert model.input_size == (224, 224)
+    prefix: int = net.num_prefix_tokens  # type: ignore[assignment]
+    before: Tensor = net.pos_embed  # type: ignore[assignment]
+    wanted = resample_abs_pos_embed(before, (14, 14), (10, 10), num_prefix_tokens=prefix)
+    torch.testing.assert_close(model.net.pos_embed, wanted)
+    assert torch.equal(model.net.head.weight, net.head.weight), "the head is the checkpoint's"  # type: ignore[union-attr]
+    assert model(images(224)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [("timm:vit_tiny_patch16_224?pretrained=false&depth=1&size=32", r"the network takes no 32x32 images "
+      r"\(Input height \(32\) doesn't match model \(224\).\); build it for them with &img_size=32"),
+     ("torchvision:vit_b_16?weights=none&num_classes=2&size=32",
+      r"takes no 32x32 images \(Wrong image height! Expected 224 but got 32!\)")],
+)  # fmt: skip
+def test_a_network_of_one_size_refuses_another(spec: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load_model(spec)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "interpolation", "crop_pct"),
+    [("resnet18.tv_in1k", "bilinear", 0.875), ("resnet18.a1_in1k", "bicubic", 0.95),
+     ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "bicubic", 0.9),
+     ("mobilenetv3_small_050.lamb_in1k", "bicubic", 0.875),
+     ("tf_efficientnet_lite0.in1k", "bicubic", 0.875), ("test_resnet.r160_in1k", "bilinear", 0.95)],
+)  # fmt: skip
+def test_timm_images_are_prepared_as_timm_does(
+    name: str, interpolation: str, crop_pct: float, tmp_path: Path
+) -> None:
+    """The data's query and the model together are timm's transform for evaluation."""
+    from timm.data import create_transform, resolve_data_config
+
+    config = resolve_data_config({}, pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    assert (config["interpolation"], config["crop_pct"]) == (interpolation, crop_pct)
+    model = load_model(f"timm:{name}?pretrained=false&num_classes=2")
+    model.net = nn.Identity()
+    assert model.input_size is not None
+    query = f"size={model.input_size[0]}&crop_pct={crop_pct}&interpolation={interpolation}"
+    picture, seen = picture_and_data(tmp_path, query)
+    torch.testing.assert_close(model(seen), create_transform(**config)(picture)[None], rtol=0, atol=1e-6)
+    assert model.interpolation == interpolation
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+@pytest.mark.parametrize("source", [f"timm:{NAMED}", "torchvision:squeezenet1_1"])
+def test_weights_that_are_not_finite(suffix: str, source: str, net: nn.Module, tmp_path: Path) -> None:
+    seven = net if "timm" in source else torchvision.models.squeezenet1_1(num_classes=7)
+    state, path = {k: v.clone() for k, v in seven.state_dict().items()}, tmp_path / f"w.{suffix}"
+    name = list(state)[3]
+    state[name].view(-1)[0] = float("nan")
+    if suffix == "pth":
+        torch.save(state, path)
+    else:
+        save_file(state, str(path))
+    spec = f"{source}?checkpoint={path}&num_classes=7"
+    with pytest.raises(InputError) as caught:
+        load_model(spec)
+    said = f"'{spec}': the checkpoint {path} holds values in '{name}' that are not finite"
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize("held", [{}, {"a": 3}, {"state_dict": {}}])
+def test_checkpoint_without_weights(held: dict[str, object], tmp_path: Path) -> None:
+    torch.save(held, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"w\.pth holds no state_dict of weights"):
+        load_model(f"timm:{NAMED}?checkpoint={tmp_path / 'w.pth'}&num_classes=7")
+
+
+def picture_and_data(folder: Path, query: str) -> tuple[Image.Image, Tensor]:
+    """A small picture of noise, and the same through a data source with a query, (1, 3, H, W)."""
+    pixels = np.random.RandomState(0).randint(0, 256, (57, 83, 3), dtype=np.uint8)
+    (folder / "class").mkdir(exist_ok=True)
+    Image.fromarray(pixels).save(folder / "class" / "a.png")
+    return Image.fromarray(pixels), advens.load_data(f"folder:{folder}?{query}")[0].image[None]
 
 
 def corrupt(path: Path) -> None:
@@ -173,7 +354,7 @@ def test_corrupt_checkpoint(suffix: str, how: str, net: nn.Module, tmp_path: Pat
         corrupt(path)
     else:
         path.write_bytes(b"" if how == "empty" else b"not weights at all")
-    with pytest.raises(InputError, match="is corrupt or of another architecture") as caught:
+    with pytest.raises(InputError, match="is corrupt or cut off") as caught:
         load_model(f"timm:{ARCH}?checkpoint={path}&num_classes=7")
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -184,13 +365,25 @@ def test_checkpoint_of_another_architecture(tmp_path: Path, checkpoint: Path) ->
     torch.save(nn.Linear(2, 2).state_dict(), other)
     for spec in (
         f"timm:{ARCH}?checkpoint={other}&num_classes=7",
-        f"timm:{ARCH}?checkpoint={checkpoint}&num_classes=8",
         f"timm:test_resnet?checkpoint={checkpoint}",
         f"torchvision:squeezenet1_1?checkpoint={other}&num_classes=2",
     ):
-        with pytest.raises(InputError, match="is corrupt or of another architecture") as caught:
+        with pytest.raises(InputError, match="is of another architecture") as caught:
             load_model(spec)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("spec", [f"timm:{NAMED}", "torchvision:squeezenet1_1"])
+@pytest.mark.parametrize("asked", ["", "&num_classes=8"])
+def test_checkpoint_of_other_classes(spec: str, asked: str, net: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    seven = net if "timm" in spec else torchvision.models.squeezenet1_1(num_classes=7)
+    torch.save(seven.state_dict(), path)
+    with pytest.raises(InputError) as caught:
+        load_model(f"{spec}?checkpoint={path}{asked}")
+    has = "8" if asked else "1,000"
+    said = f"the checkpoint {path} holds 7 classes, the network has {has}: add &num_classes=7"
+    assert str(caught.value) == f"'{spec}?checkpoint={path}{asked}': {said}"
 
 
 class Evil:
@@ -206,8 +399,10 @@ class Evil:
 def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     mark = tmp_path / "was-here"
     torch.save({"state_dict": Evil(mark)}, tmp_path / "w.pth")
-    with pytest.raises(InputError, match="is corrupt or of another architecture"):
-        load_model(f"timm:{ARCH}?checkpoint={tmp_path / 'w.pth'}&num_classes=7")
+    for source in (f"timm:{NAMED}", "torchvision:squeezenet1_1"):
+        spec = f"{source}?checkpoint={tmp_path / 'w.pth'}&num_classes=7"
+        with pytest.raises(InputError, match=r"w.pth contains code \(posix.system\), which is never"):
+            load_model(spec)
     assert not mark.exists()
 
 
@@ -227,7 +422,7 @@ def test_torchvision_random_weights(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     torch.save(other.net.state_dict(), path)
     loaded = load_model(f"torchvision:squeezenet1_1?checkpoint={path}&num_classes=5")
-    assert loaded.digest == other.digest
+    assert loaded.weights == other.weights
 
 
 def test_torchvision_weights_say_how_they_see(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,9 +432,92 @@ def test_torchvision_weights_say_how_they_see(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(type(enum), "get_state_dict", lambda self, **_: net.state_dict())
     for weights in ("", "?weights=IMAGENET1K_V1"):
         model = load_model(f"torchvision:squeezenet1_1{weights}")
-        assert model.digest == weights_digest(net)
+        assert model.weights == weights_digest(net)
         assert (model.num_classes, model.input_size) == (1000, (224, 224))
         assert model.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+
+
+ENTRIES = [
+    (name, entry)
+    for name in torchvision.models.list_models(module=torchvision.models)
+    for entry in torchvision.models.get_model_weights(name)
+    if entry.meta["categories"]
+]
+
+
+def test_torchvision_images_are_prepared_as_the_weights_say(tmp_path: Path) -> None:
+    """For every entry of every model, the data's query and the model are torchvision's transforms."""
+    picture, _ = picture_and_data(tmp_path, "size=8")
+    compared, seen = set(), 0
+    for _, entry in ENTRIES:
+        transforms = entry.transforms()
+        prepared = torchvision_source.preprocessing(entry)
+        kind = str(sorted(prepared.items())), transforms.resize_size[0]
+        seen += 1
+        if kind in compared:
+            continue
+        compared.add(kind)
+        side, longer = transforms.crop_size[0], transforms.resize_size[0]
+        query = f"size={side}&crop_pct={side}/{longer}&interpolation={prepared['interpolation']}"
+        image = picture_and_data(tmp_path, query)[1]
+        model = Classifier(nn.Identity(), name="m", num_classes=1000, **prepared)
+        torch.testing.assert_close(model(image), transforms(picture)[None], rtol=0, atol=1e-6)
+        resize = torchvision.transforms.functional.resize
+        whole = resize(image[..., 5:, :], [side, side], transforms.interpolation, antialias=True)
+        torch.testing.assert_close(model(image[..., 5:, :]), model(whole.clamp(0, 1)), rtol=0, atol=1e-5)
+    assert seen > 100
+    assert len(compared) > 20
+
+
+@pytest.mark.parametrize("arch", ["googlenet", "inception_v3"])
+@pytest.mark.parametrize("auxiliary", [True, False])
+def test_torchvision_transforms_channels_of_a_checkpoint(arch: str, auxiliary: bool, tmp_path: Path) -> None:
+    """As with weights that torchvision loads itself: their images are in [-1, 1]."""
+    builder = getattr(torchvision.models, arch)
+    path = tmp_path / "w.pth"
+    net = builder(init_weights=False, aux_logits=auxiliary, num_classes=9, transform_input=True).eval()
+    torch.save(net.state_dict(), path)
+    model = load_model(f"torchvision:{arch}?checkpoint={path}&num_classes=9")
+    side = 299 if arch == "inception_v3" else 224
+    assert model.input_size == (side, side)
+    assert model.net.transform_input is True
+    x = images(side, 1)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    torch.testing.assert_close(model(x), net((x - mean) / std).detach())
+    bare = load_model(f"torchvision:{arch}?weights=none&checkpoint={path}&num_classes=9&size={side}")
+    assert bare.net.transform_input is False
+    assert bare.digest != model.digest
+    assert bare.weights == model.weights
+
+
+def test_torchvision_checkpoint_of_several_ways(tmp_path: Path) -> None:
+    """The entry is named, or known by its published file's name, or assumed with a warning."""
+    enum = torchvision.models.EfficientNet_B1_Weights
+    net = torchvision.models.efficientnet_b1(num_classes=3)
+    own = tmp_path / "mine.pth"
+    published = tmp_path / Path(enum.IMAGENET1K_V1.url).name
+    for path in (own, published):
+        torch.save(net.state_dict(), path)
+    spec = "torchvision:efficientnet_b1?num_classes=3&checkpoint="
+    assert load_model(f"{spec}{published}").interpolation == "bicubic"
+    assert load_model(f"{spec}{own}&weights=IMAGENET1K_V1").interpolation == "bicubic"
+    with pytest.warns(InputWarning, match="240x240 and bilinear resizing of torchvision's default"):
+        assumed = load_model(f"{spec}{own}")
+    assert assumed.interpolation == "bilinear"
+    said = load_model(f"{spec}{own}&mean=0.5&std=0.25&size=64")
+    assert (said.input_size, said.mean.flatten().tolist()) == ((64, 64), [0.5] * 3)
+    none = load_model(f"{spec}{own}&weights=none")
+    assert none.input_size is None
+
+
+def test_torchvision_families() -> None:
+    for arch, family in (("maxvit_t", "hybrid"), ("vit_b_16", "vit"), ("swin_t", "vit"), ("alexnet", "cnn")):
+        assert torchvision_source.family(arch) == family
+
+
+def test_torchvision_weights_without_a_classifier() -> None:
+    with pytest.raises(InputError, match="unknown weights of torchvision:vgg16 'IMAGENET1K_FEATURES'"):
+        check_name("torchvision:vgg16?weights=IMAGENET1K_FEATURES")
 
 
 # --- a module of one's own --------------------------------------------------------------------------
@@ -316,6 +594,11 @@ def test_module_factory(mine: str) -> None:
         ("digits:resnet?a=1", "'digits:resnet?a=1': unknown option 'a'"),
         ("timm:resnt18", "unknown timm model 'resnt18'; did you mean 'resnet18'?"),
         ("timm:test_vit?checkpoint=/nope.pth", "'timm:test_vit?checkpoint=/nope.pth': no checkpoin"),
+        ("timm:test_vit?chekpoint=x", "'timm:test_vit?chekpoint=x': unknown option 'chekpoint'; did you "
+         "mean 'checkpoint'?"),
+        ("timm:test_vit?checkpoint_path=x", "'timm:test_vit?checkpoint_path=x': unknown option 'checkpoi"),
+        ("torchvision:resnet18?chekpoint=x", "'torchvision:resnet18?chekpoint=x': unknown option 'chekpoi"
+         "nt'; did you mean 'checkpoint'?"),
         ("timm:test_vit?family=cat", "'timm:test_vit?family=cat': unknown family 'cat'; one of: cnn"),
         ("timm:test_vit?pretrained=false&depht=3", "'timm:test_vit?pretrained=false&depht=3': timm "),
         ("timm:test_vit?pretrained=false&mean=a", "'timm:test_vit?pretrained=false&mean=a': mean ="),

@@ -107,6 +107,19 @@ def test_a_cell_is_rebuilt_from_its_description(plan):
     assert again.key == cell.key
 
 
+def test_preprocessing_alone_makes_other_cells_and_no_held_out_target(plan):
+    model = "timm:test_vit?pretrained=false&num_classes=10"
+    same, other = f"{model}&mean=0.3", f"{model}&seed=1"
+    made = plan(surrogates={"one": [model]}, targets=[same, other])
+    again = plan(surrogates={"one": [same]}, targets=[model, other])
+    assert not set(keys(made)) & set(keys(again)), "other images are crafted"
+    for each, target in ((made, same), (again, model)):
+        assert each.white_box(each.cells[0], target)
+        assert not each.white_box(each.cells[0], other)
+    with pytest.raises(InputError, match="every target has the weights of a surrogate of 'one'"):
+        plan(surrogates={"one": [model]}, targets=[same])
+
+
 def test_label_spaces_must_agree(plan):
     with pytest.raises(InputError, match=r"toys:centroid\?classes=12 has 12 classes and .* has 10"):
         plan(targets=["toys:centroid?classes=12"])

@@ -99,6 +99,49 @@ def test_size_is_torchvisions_resize_and_crop(
     assert np.array_equal(data.pixels(0), np.asarray(wanted).transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize(
+    ("crop_pct", "resized"), [("0.875", 256), ("0.9", 248), ("224/232", 232), ("1", 224), ("0.95", 235)]
+)
+def test_crop_pct_resizes_more_and_crops(
+    tmp_path: Path, interpolation: str, crop_pct: str, resized: int
+) -> None:
+    image = Image.fromarray(np.random.RandomState(1).randint(0, 256, (30, 41, 3)).astype(np.uint8))
+    (tmp_path / "c").mkdir()
+    image.save(tmp_path / "c" / "i.png")
+    data = load_data(f"folder:{tmp_path}?size=224&crop_pct={crop_pct}&interpolation={interpolation}")
+    wanted = CenterCrop(224)(Resize(resized, interpolation=InterpolationMode(interpolation))(image))
+    assert data.size == (224, 224)
+    assert np.array_equal(data.pixels(0), np.asarray(wanted).transpose(2, 0, 1))
+
+
+def test_crop_is_part_of_the_fingerprint_and_survives_a_limit() -> None:
+    plain = load_data("digits:test?size=28&limit=5")
+    queries = ["&crop_pct=0.875", "&interpolation=bilinear", "&crop_pct=0.875&interpolation=bilinear"]
+    digests = [load_data(f"digits:test?size=28&limit=5{query}").digest for query in queries]
+    assert len({plain.digest, *digests}) == 4
+    assert load_data("digits:test?size=28&limit=5&crop_pct=1.0&interpolation=bicubic").digest == plain.digest
+    image = load_data("digits:test").pixels(int(plain.rows[0]))
+    cropped = load_data("digits:test?size=28&limit=5&crop_pct=0.875").pixels(0)
+    assert np.array_equal(cropped, image[:, 2:30, 2:30])
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [("size=8&crop_pct=1.2", "crop_pct = '1.2' must be a number such as 0.875 or 224/256, above 0 and"),
+     ("size=8&crop_pct=0", "crop_pct = '0' must be"), ("size=8&crop_pct=a", "crop_pct = 'a' must be"),
+     ("size=8&crop_pct=1/0", "crop_pct = '1/0' must be"),
+     ("size=8&crop_pct=1e-9", "crop_pct = '1e-9' must be"),
+     ("crop_pct=0.875", "crop_pct needs the size of the crop; add &size=224"),
+     ("interpolation=bilinear", "interpolation needs the size of the crop; add &size=224"),
+     ("size=8&interpolation=bilinera", "interpolation 'bilinera'; did you mean 'bilinear'?")],
+)  # fmt: skip
+def test_crops_that_cannot_be(query: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_data(f"digits:test?{query}")
+    assert said in str(caught.value)
+
+
 def test_size_of_the_image_itself_changes_nothing(folder: Path) -> None:
     plain, sized = load_data(f"folder:{folder}"), load_data(f"folder:{folder}?size=12")
     assert np.array_equal(plain.pixels(2), sized.pixels(2))

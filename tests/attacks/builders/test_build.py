@@ -62,7 +62,7 @@ def test_builds_what_it_says_and_loads_it_again(
     assert [m.name for m in made] == [f"built:{key}/{k}" for k in range(count)]
     names = {path.name for path in (cache / key).iterdir()}
     assert names == {".lock", "about.json", *(f"member-{k:02d}.safetensors" for k in range(count))}
-    assert all(m.bases == (model.digest,) for m in made)
+    assert all(m.bases == (model.digest, model.weights) for m in made)
     trained = passes()
     assert trained > 0
     again = builder.build([model], data, seed=2, cache=cache)
@@ -197,7 +197,8 @@ def test_a_built_surrogate_can_be_built_on(model: Classifier, data: Dataset, cac
     from_snapshot = SHORT.build([first], data, cache=cache.with_name("a"))
     from_plain = SHORT.build([plain], data, cache=cache.with_name("b"))
     assert [m.digest for m in from_snapshot] == [m.digest for m in from_plain]
-    assert set(from_snapshot[0].bases) > set(from_plain[0].bases)  # type: ignore[attr-defined]
+    assert from_snapshot[0].bases == (first.digest, *first.bases)  # type: ignore[attr-defined]
+    assert from_plain[0].bases == (plain.digest, first.digest)  # type: ignore[attr-defined]
 
 
 def _in_another_process(arguments: bytes) -> list[str]:

@@ -119,7 +119,9 @@ def test_digests(vit: Classifier) -> None:
     ]  # fmt: skip
     assert len({model.digest for model in made}) == len(made)
     again = Classifier(vit.net, name="another", num_classes=10, mean=(0.3,) * 3)
-    assert ChangedModel(again, [PNA()]).digest == made[1].digest
+    assert ChangedModel(again, [PNA()]).weights == made[1].weights == made[1].digest
+    assert ChangedModel(again, [PNA()]).digest != made[1].digest, "images are prepared otherwise"
+    assert vit.digest in ChangedModel(again, [PNA()]).bases, "the weights count as known"
 
 
 @lists
