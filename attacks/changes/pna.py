@@ -24,7 +24,8 @@ class PNA:
 
     A depends on q and k and on nothing else that depends on the image, so these are detached where
     they are multiplied: the same gradient, and fused attention may stay. Logits keep their values.
-    Published code multiplies the gradient by 0 in a hook on the dropout after the softmax instead.
+    Published code multiplies the gradient by 0 in a hook on the dropout after the softmax instead,
+    and leaves CaiT's first class block alone; here no map has a gradient.
     """
 
     def attach(self, model: nn.Module, moment: Moment) -> Sequence[Handle]:

@@ -33,8 +33,11 @@ class TGR:
     that sees one token only (CaiT's class blocks) loses all of its gradient, as published.
 
     Published code looks for extremes in the first image of a batch and zeroes them in all; here every
-    image has its own. Our choices: q, k and v are taken as attention multiplies them, after norms and
-    rotations; where tokens come in windows (Swin) every window has its own extremes.
+    image has its own. Its hook on the dropout after the softmax, which passes its input on, acts on the
+    softmax: on the gradient of the scores in ViT, where here it is the map's. In CaiT it leaves the
+    first class block alone and compares heads instead of tokens in the second; here the class blocks
+    are treated as the others are. Our choices: q, k and v are taken as attention multiplies them,
+    after norms and rotations; where tokens come in windows (Swin) every window has its own extremes.
 
     Args:
         attention, qkv, mlp: scales, from 0 to 1; the defaults are the published code's.

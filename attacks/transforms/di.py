@@ -14,7 +14,9 @@ from advens.attacks.parts import part
 class DI:
     """With probability ``p``: enlarge to a random size, pad with zeros to the largest, resize back.
 
-    One draw a step for the whole shard.
+    One draw a step for the whole shard, and for all copies that other transforms make; published code
+    draws anew for every gradient. The paper draws a whole number of pixels from [299, 330), pads to
+    330 and does not resize back.
 
     Args:
         p: probability of transforming at all.

@@ -16,8 +16,8 @@ class PatchOut:
     """``clean + mask * (x - clean)``: the perturbation on some patches, a sample's own every step.
 
     The defaults are the published 130 of the 196 patches that a ViT/16 sees of 224 pixels. There one
-    choice serves all images; here every image has its own. It belongs before other transforms,
-    which move the image away from the clean one.
+    choice, seeded by the step's number, serves all images; here every image has its own. It belongs
+    before other transforms, which move the image away from the clean one.
 
     Args:
         grid: patches along each side; where they do not divide the image their sizes differ by a pixel.

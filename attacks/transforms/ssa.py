@@ -16,6 +16,7 @@ from advens.attacks.parts import part
 class SSA:
     """Copies ``IDCT(DCT(x + noise) * U(1 - rho, 1 + rho))``, noise of standard deviation eps.
 
+    The noise is published as 16/255, which is eps there; in l_2 it is eps over the root of CHW.
     The published code takes the gradient at the transformed image and does not go back through the
     cosine transform; ``straight_through=False`` takes the exact gradient instead.
 
