@@ -11,6 +11,7 @@ from advens.results import schema
 from advens.results.compare import compare
 from advens.results.leaderboard import leaderboard
 from advens.results.matrix import transfer_matrix
+from advens.results.statistics import wilson
 
 TARGETS = {"A": 1.0, "B": 0.8, "C": 0.6, "D": 0.5}
 WHITE = {"ab": ["A", "B"], "ac": ["A", "C"]}
@@ -227,3 +228,77 @@ def test_a_backward_pass_counts_as_two_forward_passes(rows):
     assert marked((10, 10), (25, 0)) == {"A": False, "B": True}
     assert marked((10, 10), (31, 0)) == {"A": True, "B": False}
     assert marked((10, 10), (30, 0)) == {"A": True, "B": True}, "neither is cheaper"
+
+
+def test_a_cell_of_one_sample_has_its_compute(samples):
+    cells = pd.DataFrame([
+        {"suite": "s", "attack": "weak", "surrogates": "ab", "family": None, "samples": size,
+         "forwards_per_sample": passes, "backwards_per_sample": passes, "norm": "linf",
+         "seconds_per_image": 2.0, "eps": "8/255"}
+        for size, passes in ((1, 7.0), (0, 100.0))
+    ])
+    row = keyed(leaderboard(samples, cells)).loc[("weak", "ab")]
+    assert (row["forwards_per_sample"], row["seconds_per_image"], row["family"]) == (7, 2, "")
+    assert keyed(leaderboard(samples, cells))["family"].tolist() == [""] * 4
+
+
+def test_norms_are_means_over_all_rows(rows):
+    board = leaderboard(rows([
+        {"attack": name, "sample_id": str(i), "linf": linf + i, "l2": 10 * linf, "white_box": i > 1}
+        for name, linf in (("a", 1.0), ("b", 2.0)) for i in range(4)
+    ])).set_index("attack")
+    assert board["mean_linf"].to_dict() == {"a": 2.5, "b": 3.5}
+    assert board["mean_l2"].to_dict() == {"a": 10, "b": 20}
+
+
+def test_what_is_said_of_a_board(rows):
+    def frame(*cases):
+        return rows([
+            {"attack": a, "surrogates": s, "target": t, "white_box": w, "sample_id": str(i)}
+            for a, s, t, w, n in cases for i in range(n)
+        ])
+
+    own = frame(("a", "x", "X", False, 3), ("a", "x", "Y", True, 3), ("a", "y", "X", True, 3),
+                ("a", "y", "Y", False, 3))  # fmt: skip
+    assert leaderboard(own).attrs["notes"] == [
+        "no target is held out from every row: means are over each row's own targets"
+    ]
+    none = frame(("a", "x", "X", True, 3), ("b", "x", "X", False, 3))
+    assert leaderboard(none).attrs["notes"] == ["rows without a held-out target have no mean"]
+    fewer = frame(("a", "x", "X", False, 3), ("b", "x", "X", False, 2))
+    assert leaderboard(fewer).attrs["notes"] == [
+        "rows differ in the number of images: the run is not complete"
+    ]
+    assert leaderboard(frame(("a", "x", "X", False, 3))).attrs["notes"] == []
+
+
+def test_attacks_of_two_suites_are_compared_on_sets_of_one_name(rows):
+    frame = rows([
+        {"suite": suite, "attack": attack, "surrogates": sets, "sample_id": str(i),
+         "adv_pred": 2 if i < k else 1}
+        for suite, attack, sets, k in (
+            ("s", "a", "x", 8), ("t", "b", "x", 4), ("s", "a", "y", 6), ("t", "c", "z", 1)
+        ) for i in range(10)
+    ])  # fmt: skip
+    found = compare(frame, "a", "b")
+    assert (found["surrogates"], found["difference"]) == (["x"], pytest.approx(0.4))
+    assert [each["surrogates"] for each in found["each"]] == [["x"]]
+    one = compare(frame, "b", "c")
+    assert (one["surrogates"], one["difference"]) == (["x / z"], pytest.approx(0.3))
+    with pytest.raises(InputError, match="'a' and 'c' share no surrogate set; name one of each"):
+        compare(frame, "a", "c")
+    assert compare(frame, "a@y", "c")["difference"] == pytest.approx(0.5)
+
+
+def test_a_comparison_over_two_sets_is_their_mean(rows):
+    frame = rows([
+        {"attack": attack, "surrogates": sets, "sample_id": str(i), "adv_pred": 2 if i < k else 1}
+        for attack, sets, k in (("a", "x", 8), ("b", "x", 4), ("a", "y", 6), ("b", "y", 6))
+        for i in range(10)
+    ])
+    found = compare(frame, "a", "b")
+    assert (found["surrogates"], found["n"], found["difference"]) == (["x", "y"], 10, pytest.approx(0.2))
+    assert [each["difference"] for each in found["each"]] == pytest.approx([0.4, 0.0])
+    same = found["each"][1]
+    assert (same["p"], same["low"], same["high"]) == (1, -wilson(0, 10)[1], wilson(0, 10)[1])
+    assert (found["a"], found["b"], found["denominator"]) == ("a", "b", "target")

@@ -80,6 +80,71 @@ def test_open_wants_a_run(tmp_path):
         RunStore.open(tmp_path)
 
 
+def test_any_of_its_files_makes_a_run(tmp_path):
+    for name in ("suite", "samples", "examples"):
+        folder = tmp_path / f"with-{name}"
+        (folder / name).mkdir(parents=True)
+        if name == "suite":
+            (folder / "suite.toml").write_text("")
+        assert RunStore.open(str(folder)).directory == folder
+        assert repr(RunStore(folder)) == f"RunStore('{folder}')"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "suite.toml").write_text("")
+    for folder, hint in ((tmp_path / "empty", ""), (tmp_path, "; give one of the runs in it: b, with-suite")):
+        with pytest.raises(InputError) as error:
+            RunStore.open(folder)
+        assert str(error.value) == f"{folder} holds no run (neither suite.toml nor samples/){hint}"
+
+
+def test_where_files_lie(tmp_path):
+    store = RunStore(tmp_path)
+    assert store.examples_path("c0") == tmp_path / "examples" / "c0.parquet"
+    assert store.samples_path("c0", "vit-at.v2=1") == tmp_path / "samples" / "c0.vit-at.v2=1.parquet"
+    assert store.matrix == tmp_path / "matrix.parquet"
+    for call in (lambda: store.examples_path("c.0"), lambda: store.samples_path("c.0", "t")):
+        with pytest.raises(InputError) as error:
+            call()
+        assert str(error.value) == "cell 'c.0' cannot be part of a file name"
+    with pytest.raises(InputError, match="target key 'a/b' cannot be part of a file name"):
+        store.samples_path("c0", "a/b")
+
+
+def test_a_key_with_dots_is_found_again(tmp_path):
+    store = RunStore(tmp_path)
+    store.samples.mkdir()
+    store.samples_path("c0", "vit.v2.1").write_text("")
+    (store.samples / "c0.x.parquet.12.tmp").write_text("")
+    assert store.evaluated() == {("c0", "vit.v2.1")}
+
+
+def test_what_killed_runs_left_is_counted(tmp_path):
+    store = RunStore(tmp_path)
+    assert store.clean() == 0
+    for folder in (store.directory, store.examples, store.samples):
+        folder.mkdir(exist_ok=True)
+        (folder / "x.tmp").write_text("")
+        (folder / "x.parquet").write_text("")
+    assert store.clean() == 3
+    assert len(list(tmp_path.rglob("x.parquet"))) == 3
+
+
+def test_nulls_where_none_may_be_are_a_run_error(run, drawn):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    store = run(drawn({("pgd", "cnns"): 0.5}, {"a": 1}, n=5))
+    path = store.samples_path("pgd-cnns-0", "a")
+    table = pq.read_table(path)
+    index = table.schema.get_field_index("linf")
+    field = pa.field("linf", pa.float64(), nullable=True, metadata=table.schema.field("linf").metadata)
+    pq.write_table(table.set_column(index, field, pa.array([None] * 5, pa.float64())), path)
+    with pytest.raises(RunError) as error:
+        store.read_samples(["attack", "linf"])
+    assert str(error.value) == f"{store.samples}: column 'linf' holds nulls"
+    assert len(store.read_samples(["attack", "l2"])) == 5
+
+
 OTHER = """
 import sys
 from advens.errors import InputError
