@@ -35,6 +35,8 @@ class AdaEA:
 
     Trial steps see no input transform, as published, and build no graph. Weights and filter look at raw
     gradients; an attack's gradient filter (TI) acts on the result, as in the published AdaEA-TI.
+    The first published code finds new weights at every step, as here; its later version keeps those of the
+    first step. The guard of 1e-6 in the ratios is ours.
 
     Args:
         beta: sharpness of the weights.

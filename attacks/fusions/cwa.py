@@ -76,7 +76,7 @@ class CSE:
     Args:
         beta: inner step on a unit gradient at the paper's size and eps; see `rescaled`.
         mu: decay of the inner momentum, which is kept from step to step.
-        published: the published code's beta, 250, unscaled.
+        published: beta is 250 and unscaled, as in the published code of CWA (in that of CSE it is 50).
     """
 
     beta: float = 50.0
@@ -104,6 +104,10 @@ class CSE:
 @part("fusion", "cwa", paper=PAPER, year=2024, couples="option")
 class CWA:
     """The reverse step of SAM, then the walk of CSE; the displacement is the direction.
+
+    Published code projects the reverse step, as here, and fuses the sum of the logits, not their mean; its
+    momentum divides by the l_1 norm of the whole batch (``batch-mi``), and its lengths are those of eps
+    16/255 at every eps.
 
     Args:
         r: the reverse step, relative to eps.

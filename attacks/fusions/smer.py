@@ -24,7 +24,7 @@ class SMER:
 
     After each inner gradient the scalars take one SGD step on ``-log J(mean_k v_k z_k)``, so they move
     to raise the fused loss (to lower it for a target). They multiply logits alone, so their gradient
-    needs no backward pass through a network.
+    needs no backward pass through a network. A published port ascends the loss of a target, too.
 
     Args:
         rounds: shuffled passes over the surrogates.
