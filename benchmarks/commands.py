@@ -138,6 +138,8 @@ def craft(attack: str, surrogates: str, data: str, out: Path, targets: str, buil
         click.echo(f"{rate:6.1%} of the images {verb} {name}{known}{beside}")
     if made.same_images:
         click.echo("surrogates were built on the images that are attacked; --train DATA builds on others")
+    for warning in made.warnings:
+        click.echo(f"warning: {warning}", err=True)
     where = f"{out}/images and {out}/examples" if png else f"{out}/examples"
     click.echo(f"{made.images} images in {where}{f', traces in {out}/traces' if trace else ''}")
 

@@ -20,6 +20,7 @@ from advens.datasets import load_data
 from advens.datasets.decoding import SUFFIXES
 from advens.errors import InputError, RunError
 from advens.results.files import os_errors
+from advens.results.silence import silent_lines
 from advens.results.store import RunStore, is_whole, read_table
 
 PLAIN = "plain"
@@ -36,6 +37,7 @@ class Crafted:
         fooled: part of the images that fool a model, by set of surrogates and model.
         surrogates: the models of the sets.
         same_images: whether surrogates were built on the images that are attacked.
+        warnings: for people.
     """
 
     directory: Path
@@ -43,6 +45,7 @@ class Crafted:
     fooled: dict[str, dict[str, float]]
     surrogates: frozenset[str]
     same_images: bool
+    warnings: list[str]
 
 
 def craft_images(
@@ -97,7 +100,8 @@ def craft_images(
     fooled = {
         each: {name: wrong[each][name] / len(data) for name in plan.targets} for each in plan.sets
     }
-    return Crafted(directory, len(data), fooled, frozenset(surrogates), same)
+    warnings = silent_lines(store.read_cells())
+    return Crafted(directory, len(data), fooled, frozenset(surrogates), same, warnings)
 
 
 def suite_for(

@@ -19,6 +19,7 @@ from advens.datasets import load_data
 from advens.digest import value_digest
 from advens.errors import InputError, RunError
 from advens.results.files import os_errors
+from advens.results.silence import silent_lines
 from advens.results.store import RunStore, is_whole, write_bytes
 from advens.results.summary import summarise
 
@@ -86,6 +87,7 @@ def run_suite(
         if store.evaluated() and (report.crafted or report.evaluated or not summary):
             matrix, _ = summarise(directory, value_digest(whole.model_dump()))
             report.warnings += doubtful(matrix)
+        report.warnings += silent_lines(store.read_cells()) if report.crafted else []
     return report
 
 

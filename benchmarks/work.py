@@ -77,7 +77,7 @@ class Craft:
         write_examples(
             store.examples_path(cell.key),
             rows,
-            describe_cell(cell, device, attack, result.passes, seconds),
+            describe_cell(cell, device, attack, result.passes, seconds) | silence(result.silent),
         )
         if result.trace is not None:
             traced = trace_bytes(result.trace, batch.sample_ids, cell.specs)
@@ -203,6 +203,13 @@ def describe_cell(
         "after": cell.after,
         "bases": list(cell.bases),
     }
+
+
+def silence(silent: Tensor | None) -> dict[str, int]:
+    """How many images had steps without any gradient, and how many such steps; nothing if not counted."""
+    if silent is None:
+        return {}
+    return {"silent_images": int((silent > 0).sum()), "silent_steps": int(silent.sum())}
 
 
 def cell_from(description: dict[str, Any]) -> Cell:

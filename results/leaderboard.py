@@ -10,6 +10,7 @@ import pandas as pd
 
 from advens.results.contributions import KEYS, Contributions, Flags, compared_targets, contributions
 from advens.results.schema import SCHEMAS
+from advens.results.silence import silent_lines
 from advens.results.statistics import (
     Array,
     bootstrap_means,
@@ -179,4 +180,5 @@ def _notes(board: pd.DataFrame, cells: pd.DataFrame | None, common: bool) -> lis
         budgets = sorted({f"{n} {e}" for n, e in zip(cells["norm"], cells["eps"], strict=True)})
         if len(budgets) > 1:
             notes.append(f"budgets differ between rows: {', '.join(budgets)}")
+        notes += silent_lines(cells)
     return notes

@@ -123,8 +123,9 @@ CELL_FIELDS = (
     "backwards_per_sample", "seconds_per_image", "data", "data_fingerprint", "device", "version",
 )
 
-CELL_EXTRAS = ("goal", "after", "notes", "bases")
-"""What the description of a cell may hold beside: of robustness runs, and of built surrogates."""
+CELL_EXTRAS = ("goal", "after", "notes", "bases", "silent_images", "silent_steps")
+"""What the description of a cell may hold beside: of robustness runs, of built surrogates, and how many
+images got a gradient of zeros in how many steps (runs from before it was counted hold nothing)."""
 
 
 def to_table(

@@ -8,7 +8,7 @@ import re
 import pytest
 from PIL import Image
 
-from advens.results.store import RunStore
+from advens.results.store import RunStore, read_cell
 
 
 @pytest.fixture
@@ -222,3 +222,30 @@ def test_doubtful_targets_are_said_aloud(advens, suite, tmp_path):
         picture(tmp_path / "black" / str(label) / "a.png")
     said = advens("run", suite(data=f"folder:{tmp_path}/black"), "--out", tmp_path / "out").done()
     assert "warning: toys:centroid?seed=3 is right on only 10.0% of the clean images" in said.err
+
+
+def test_images_without_a_gradient_are_said_aloud(advens, suite, tmp_path):
+    """Counted in the cell, said after the run, noted below the board; an honest run to `verify`."""
+    path = suite(
+        data="digits:test?limit=12", surrogates={"numb": ["toys:numb?seed=1"]},
+        targets=["toys:centroid?seed=3"],
+        attacks=[{"name": "mifgsm", "steps": 3}, {"name": "mifgsm", "label": "two", "steps": 2}],
+    )  # fmt: skip
+    said = advens("run", path, "--out", tmp_path / "out").done()
+    line = "mifgsm on numb: the surrogates' gradient was zero for 12 of 12 images, in 36 steps"
+    assert f"warning: {line}" in said.err
+    assert f"Note: {line}" in " ".join(advens("leaderboard", tmp_path / "out").done().out.split())
+    store = RunStore(tmp_path / "out")
+    counts = {read_cell(store.examples_path(cell))["silent_steps"] for cell in store.cells()}
+    assert counts == {30, 6, 20, 4}, "shards of ten and two images"
+    advens("verify", tmp_path / "out").done()
+    assert "warning" not in advens("run", path, "--out", tmp_path / "out").done().err
+
+
+def test_crafted_images_without_a_gradient_are_said_aloud(advens, tmp_path):
+    def craft(model, out):
+        return advens("craft", "mifgsm", "--surrogates", f"toys:{model}?seed=1", "--steps", 2, "--no-png",
+                      "--data", "digits:test?limit=12", "--out", tmp_path / out).done().err  # fmt: skip
+
+    assert "warning: mifgsm on surrogates: the surrogates' gradient was zero for" in craft("numb", "a")
+    assert "warning" not in craft("centroid", "b")

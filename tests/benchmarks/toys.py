@@ -87,6 +87,16 @@ def silent(seed: int = 0) -> nn.Module:
     return Silent(seed)
 
 
+class Numb(Centroid):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.detach() + 0 * x)
+
+
+def numb(seed: int = 0) -> nn.Module:
+    """Its gradient is zero; has the weights of `centroid`."""
+    return Numb(seed)
+
+
 class _Broken(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):  # type: ignore[no-untyped-def]

@@ -302,3 +302,16 @@ def test_a_comparison_over_two_sets_is_their_mean(rows):
     same = found["each"][1]
     assert (same["p"], same["low"], same["high"]) == (1, -wilson(0, 10)[1], wilson(0, 10)[1])
     assert (found["a"], found["b"], found["denominator"]) == ("a", "b", "target")
+
+
+def test_images_without_a_gradient_are_noted(drawn, run):
+    """The cells of a row together; those from before it was counted say nothing."""
+    frame = drawn({("pgd", "ab"): 0.5}, TARGETS, WHITE, n=20, seeds=2)
+    store = run(frame, silent_images=3, silent_steps=1200)
+    (note,) = leaderboard(frame, store.read_cells()).attrs["notes"]
+    assert note.startswith(
+        "pgd on ab: the surrogates' gradient was zero for 6 of 40 images, in 2,400 steps"
+    )
+    for about in ({}, {"silent_images": 0, "silent_steps": 0}):
+        store = run(frame, f"run{len(about)}", **about)
+        assert leaderboard(frame, store.read_cells()).attrs["notes"] == []
