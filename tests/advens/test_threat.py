@@ -280,3 +280,17 @@ def test_norms() -> None:
         assert norms(delta, "linf")[n].item() == max(abs(v) for v in flat)
         assert norms(delta, "l2")[n].item() == pytest.approx(math.sqrt(sum(v * v for v in flat)))
     assert norms(delta, "l2").shape == (3, 1, 1, 1)
+
+
+@pytest.mark.parametrize("side", [1, 2, 4])
+def test_l2_start_is_uniform_in_the_ball(side: int) -> None:
+    """(|d| / eps)^D is uniform in [0, 1], D the number of pixels, and no direction is preferred."""
+    n, eps = 3000, 0.05
+    x = torch.full((n, 3, side, side), 0.5, dtype=torch.float64)
+    threat = Threat("l2", eps)
+    delta = (threat.random_start(x, Draws(0, n)) - x).flatten(1)
+    depth = (delta.norm(dim=1) / eps) ** delta.shape[1]
+    assert depth.max() <= 1 + 1e-9
+    assert depth.mean().item() == pytest.approx(1 / 2, abs=0.03)
+    assert depth.square().mean().item() == pytest.approx(1 / 3, abs=0.03)
+    assert (delta.mean(0).abs() < 0.1 * eps / math.sqrt(delta.shape[1])).all()
