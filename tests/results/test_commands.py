@@ -11,9 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from advens.errors import InputError, RunError
-from advens.results.commands import leaderboard, matrix, summarise
+from advens.results.commands import STUDY, leaderboard, matrix, show_robustness, summarise
 from advens.results.files import read_table
-from advens.results.summary import matrix_table
+from advens.results.study import study_markdown
+from advens.results.summary import boards, load, matrix_table
 
 TARGETS = {"digits:resnet": 0.9, "digits:vit": 0.7, "digits:vit-at": 0.3}
 WHITE = {"cnns": ["digits:resnet"]}
@@ -117,6 +118,94 @@ def test_summarise_writes_what_the_commands_show(store):
     before = store.leaderboard.read_bytes()
     summarise(store.directory, "d1")
     assert store.leaderboard.read_bytes() == before
+
+
+def test_a_study_is_shown_as_it_is_stored(tmp_path):
+    table = pd.DataFrame({
+        "table": ["T"], "label": ["plain"], "members": [3], "kind": ["mean"], "trainings": [2],
+        "n": [100], "n open": [50], "clean": [0.9], "clean low": [0.85], "clean high": [0.95],
+    })
+    table.to_parquet(tmp_path / STUDY)
+    shown = invoke(leaderboard, tmp_path)
+    assert shown.startswith("T\ndefense  members  answers ")
+    assert "90.0 ±5.0" in shown
+    assert invoke(leaderboard, tmp_path, "--format", "markdown") == study_markdown(table)
+    assert invoke(leaderboard, tmp_path, "--format", "csv").splitlines()[1] == (
+        "T,plain,3,mean,2,100,50,0.9,0.85,0.95"
+    )
+    (row,) = json.loads(invoke(leaderboard, tmp_path, "--format", "json"))["rows"]
+    assert row["clean"] == 0.9
+    for given in (["--family", "fusion"], ["--compare", "a", "b"]):
+        with pytest.raises(InputError, match="ranks defenses; only --format changes what is shown"):
+            invoke(leaderboard, tmp_path, *given)
+
+
+def test_robustness_is_shown(run, rows, capsys):
+    frame = rows([
+        {"attack": "pma", "surrogates": "digits:vit", "target": "digits:vit", "sample_id": str(i),
+         "adv_pred": 2 if i < 4 else 1, "cell": "pma-0"}
+        for i in range(10)
+    ])
+    store = run(frame, goal="robustness", after="", notes=["flat"], surrogate_specs=["digits:vit"])
+    show_robustness(store.directory)
+    shown = capsys.readouterr().out
+    assert "60.0 [31.3–83.2]" in shown
+    assert "Note: digits:vit, pma: flat." in shown
+    show_robustness(store.directory, "markdown")
+    assert capsys.readouterr().out.startswith("| model | attack | robust accuracy |")
+    show_robustness(store.directory, "json")
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert row["robust_accuracy"] == 0.6
+
+
+def test_boards_of_several_runs_keep_what_is_said_of_each(run, drawn):
+    one = run(drawn({("pgd", "cnns"): 0.5}, TARGETS, WHITE), "one")
+    two = run(drawn({("pgd", "cnns"): 0.9}, TARGETS, WHITE, suite="t"), "two", eps="4/255")
+    found = json.loads(invoke(leaderboard, one.directory, two.directory, "--format", "json"))
+    first, second = found["about"]["boards"]
+    assert (first["suites"], second["suites"]) == (["s"], ["t"])
+    assert first["targets"] == second["targets"] == ["digits:vit", "digits:vit-at"]
+    assert [row["suite"] for row in found["rows"]] == ["s", "t"]
+    shown = invoke(leaderboard, one.directory, two.directory)
+    assert "ranked apart.\n\n#  group" in shown, "a line between the two"
+    assert not shown.startswith("\n")
+    (alone,) = boards([one.directory])
+    assert alone.attrs["notes"] == []
+    markdown = invoke(leaderboard, one.directory, two.directory, "--format", "markdown")
+    assert markdown.count("| # |") == 2
+
+
+def test_cells_of_several_runs_are_numbered_through(run, drawn):
+    stores = [
+        run(drawn({("pgd", "cnns"): 0.5}, {"b": 1}, n=4, suite=suite), suite) for suite in ("s", "t")
+    ]
+    samples, cells = load([store.directory for store in stores])
+    assert samples.index.tolist() == list(range(8))
+    assert cells.index.tolist() == [0, 1]
+    assert cells["suite"].tolist() == ["s", "t"]
+    again = run(drawn({("pgd", "cnns"): 0.5}, {"b": 1}, n=4), "again")
+    samples, cells = load([stores[0].directory, again.directory, stores[1].directory])
+    assert list(dict.fromkeys(samples["suite"])) == [
+        f"s ({stores[0].directory})", f"s ({again.directory})", "t"
+    ]
+    assert cells["suite"].tolist() == list(dict.fromkeys(samples["suite"]))
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "together"),
+    [
+        ({"eps": "8/255"}, {"eps": 8 / 255}, True), ({"eps": "8 / 255"}, {"eps": "8/255"}, True),
+        ({"eps": "8/255"}, {"eps": "8/256"}, False), ({"norm": "l2"}, {"norm": "linf"}, False),
+        ({"data_fingerprint": "f"}, {"data_fingerprint": "g"}, False),
+        ({"eps": "wide"}, {"eps": "wide"}, True), ({"eps": "1/0"}, {"eps": "1/1"}, False),
+    ],
+)
+def test_suites_of_the_same_data_and_budget_are_ranked_together(run, drawn, one, two, together):
+    stores = [
+        run(drawn({("pgd", "cnns"): 0.5}, {"b": 1}, n=4, suite=suite), suite, **about)
+        for suite, about in (("s", one), ("t", two))
+    ]
+    assert len(boards([store.directory for store in stores])) == (1 if together else 2)
 
 
 @pytest.mark.parametrize("command", [matrix, leaderboard])

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from advens.results import statistics
 from advens.results.statistics import (
     bootstrap_mean,
     bootstrap_means,
     content_seed,
     holm,
     letters,
+    nanmean,
     paired_test,
     paired_tests,
     wilson,
@@ -130,3 +132,102 @@ def test_letters_say_what_the_tests_said():
 
 def test_content_seed_is_of_the_content():
     assert content_seed("a", ["b"]) == content_seed("a", ["b"]) != content_seed("a", ["c"])
+
+
+@pytest.mark.parametrize(("value", "n"), [(0.0, 7), (1.0, 7), (0.5, 30)])
+def test_constant_shares_have_wilsons_interval(value, n):
+    found = bootstrap_mean(np.full((n, 2), value), seed=0)
+    assert found == pytest.approx((value, *wilson(value * n, n)))
+
+
+@pytest.mark.parametrize("value", [-0.5, 1.5])
+def test_constants_that_are_no_shares_have_no_spread(value):
+    assert bootstrap_mean(np.full((9, 2), value), seed=0) == pytest.approx((value, value, value))
+
+
+def test_images_without_any_value_do_not_widen_nor_narrow():
+    values = np.array([[1.0, np.nan]] * 6 + [[np.nan, np.nan]] * 4)
+    assert bootstrap_mean(values, seed=0) == pytest.approx((1.0, *wilson(6, 6)))
+
+
+def test_a_plain_bootstrap():
+    """Against means of images drawn one by one; both have their Monte-Carlo error."""
+    rng = np.random.default_rng(5)
+    values = rng.random((60, 3))
+    means = [values[rng.integers(0, 60, 60)].mean() for _ in range(4000)]
+    for confidence, tail in ((0.95, 2.5), (0.8, 10.0)):
+        found = bootstrap_mean(values, seed=1, resamples=4000, confidence=confidence)
+        assert found.value == pytest.approx(values.mean())
+        assert found.low == pytest.approx(np.percentile(means, tail), abs=0.006)
+        assert found.high == pytest.approx(np.percentile(means, 100 - tail), abs=0.006)
+
+
+def test_one_column_is_a_vector_and_many_blocks_share_resamples():
+    values = np.random.default_rng(0).random(30)
+    assert bootstrap_mean(values, seed=2) == bootstrap_mean(values[:, None], seed=2)
+    one, two = bootstrap_means([values[:, None], values[:, None] + 1], seed=2)
+    assert (two.low - one.low, two.high - one.high) == pytest.approx((1, 1))
+    assert one.low == round(one.low, 12)
+
+
+def test_chunks_change_nothing(monkeypatch):
+    values = np.random.default_rng(0).random((20, 2))
+    differences = values[:, :1] - values[:, 1:]
+    before = bootstrap_mean(values, seed=3), paired_tests(differences, seed=3)
+    monkeypatch.setattr(statistics, "_AT_ONCE", 50)
+    assert bootstrap_mean(values, seed=3).value == before[0].value
+    assert bootstrap_mean(values, seed=3).low == pytest.approx(before[0].low, abs=0.02)
+    assert paired_tests(differences, seed=3) == pytest.approx(before[1], abs=0.02)
+    assert [list(statistics._chunks(*given)) for given in ((7, 20), (4, 0), (5, 1000), (0, 3))] == [
+        [2, 2, 2, 1], [4], [1] * 5, []
+    ]  # fmt: skip
+
+
+def test_resamples_are_rows_of_counts():
+    found = np.concatenate(list(statistics._resamples(5, 400, np.random.default_rng(0))))
+    assert found.shape == (400, 5)
+    assert (found.sum(axis=1) == 5).all()
+    assert found.mean(axis=0) == pytest.approx(np.ones(5), abs=0.15)
+
+
+def test_flips_are_exact_for_few_images():
+    """All signs by hand: 2 of 16 reach the total of equal ones; of 2, 1 and -1, all but the two zeros."""
+    p = paired_tests(np.array([[1.0, 2.0], [1.0, 1.0], [1.0, -1.0], [1.0, 0.0]]), seed=0, flips=40_000)
+    assert p[0] == pytest.approx(2 / 16, abs=0.005)
+    assert p[1] == pytest.approx(12 / 16, abs=0.01)
+
+
+def test_the_bound_is_hoeffdings():
+    steps = np.full((64, 1), 0.5)
+    assert paired_tests(steps, seed=0, flips=100)[0] == pytest.approx(2 * np.exp(-32))
+    assert paired_tests(np.ones((5000, 1)), seed=0, flips=10)[0] > 0
+
+
+def test_nanmean():
+    values = np.array([[1.0, np.nan], [3.0, np.nan]])
+    assert nanmean(values, axis=0) == pytest.approx([2.0, np.nan], nan_ok=True)
+    assert nanmean(values, axis=1) == pytest.approx([1.0, 3.0])
+    assert nanmean(values) == 2
+
+
+def test_letters_beyond_the_alphabet():
+    names = [f"n{i:02}" for i in range(54)]
+    found = letters(names, combinations(names, 2))
+    assert found["n00"] == "a"
+    assert [found[name] for name in names[50:]] == ["Y", "Z", "(53)", "(54)"]
+
+
+def test_holm_keeps_the_order_of_ties():
+    assert holm([0.02, 0.02, 0.01, 0.9]) == pytest.approx([0.06, 0.06, 0.04, 0.9])
+    assert holm([0.01, 0.011, 0.012]) == pytest.approx([0.03, 0.03, 0.03])
+
+
+def test_wilson_by_hand():
+    """z = 1 at 68.27 %: (1/2 + 1/8) / (1 + 1/4) and so on for 2 of 4."""
+    confidence = 0.6826894921370859
+    assert wilson(2, 4, confidence) == pytest.approx((0.5 - 5**0.5 / 10, 0.5 + 5**0.5 / 10))
+    low, high = wilson(np.array([[1, 0]]), 4)
+    assert low.shape == high.shape == (1, 2)
+    assert isinstance(wilson(1, 4)[0], float)
+    assert wilson(0, 0) == (0, 1)
+    assert content_seed("a") < 2**60
