@@ -21,7 +21,7 @@ from advens.attacks.parts import from_spec, to_spec
 from advens.classifier import Classifier
 from advens.datasets import Dataset
 from advens.errors import InputError
-from advens.models import describe, load_model
+from advens.models import describe, load_model, origins
 from advens.seeding import Draws
 
 NAMES = ["digits:vit", "digits:vit-b"]
@@ -155,7 +155,7 @@ def test_ghosts_of_any_network(make: Any, data: Dataset, x: Tensor) -> None:
     made = GhostNetworks(copies=2, keep=0.5).build([model], data)
     at_step(made, Draws(0, len(x)))
     assert not torch.equal(made[0](x), made[1](x))
-    assert [m.bases for m in made] == [(model.digest,)] * 2
+    assert [m.bases for m in made] == [(model.digest, *origins(model))] * 2
     bare = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(768, 10)), name="mine:linear", num_classes=10)
     with pytest.raises(InputError, match=r"'ghost' finds neither .* in 'mine:linear'"):
         GhostNetworks().build([model, bare], data)
