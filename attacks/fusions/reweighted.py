@@ -44,6 +44,12 @@ class Reweighted:
         return Passes(surrogates * gradients, surrogates * gradients)
 
 
+@recipe("reweighted", family="fusion", paper=PAPER, year=2025)
+def ReweightedFusion() -> ComposedAttack:
+    """The reweighting of ViT-EnsembleAttack alone, in steps of eps/T."""
+    return ComposedAttack(fusion=Reweighted())
+
+
 @recipe("vit-ensemble", symbol="ViTEnsemble", family="surrogate", paper=PAPER, year=2025,
         builder="vit-augment")  # fmt: skip
 def ViTEnsembleAttack() -> ComposedAttack:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 import advens.benchmarks.plan as planning
-from advens.attacks.parts import PARTS, part
+from advens.attacks import create_attack
+from advens.attacks.parts import PARTS, changed, part
 from advens.benchmarks.building import images_of_both
+from advens.benchmarks.suite import load_suite
 from advens.classifier import Classifier
 from advens.datasets import load_data
 from advens.errors import InputError
@@ -121,6 +123,24 @@ def test_run_again_with_other_options_is_refused(advens: Any, suite: Any, tmp_pa
     advens("run", suite(surrogates={"two": BUILT}), "--out", tmp_path / "run").done()
     other = suite("other.toml", surrogates={"two": BUILT | {"first": 9}})
     advens("run", other, "--out", tmp_path / "run").refused("surrogates.two")
+
+
+def test_names_on_the_boards_of_digits_builders_can_be_typed() -> None:
+    suite = load_suite("digits-builders")
+    for entry in suite.attacks:
+        assert create_attack(entry.title, eps=0.2)
+
+
+def test_digits_builders_has_every_builder_with_and_without_sharpness() -> None:
+    sets = load_suite("digits-builders").surrogates
+    attacked = {name for entry in load_suite("digits-builders").attacks for name in entry.surrogates or ()}
+    assert attacked == set(sets)
+    for kind in ("lgv", "lgv-swa", "lgv-subspace", "snapshots", "fge", "soup", "mba"):
+        for lr in (0.05, 0.2):
+            plain, sharp = (sets[f"{kind} {lr}{tail}"].builder() for tail in ("", " sharp"))
+            trained, flat = (getattr(builder, "of", builder) for builder in (plain, sharp))
+            assert (trained.lr, trained.sharpness) == (lr, 0.0)
+            assert changed(trained, sharpness=0.1) == flat
 
 
 def test_unknown_data_is_one_line(made: Any) -> None:
