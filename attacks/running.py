@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from advens.attacks.changes import attacked
 from advens.attacks.expectation import expectations
 from advens.attacks.oracle import Job, Passes
 from advens.attacks.tracing import Trace, joined
@@ -73,7 +74,7 @@ def run(
     passes, carried = Passes(0, 0), dict[str, Tensor]()
     start = 0
     asked = expectations(surrogates)
-    with borrowed(surrogates):
+    with borrowed(surrogates), attacked(surrogates):
         while start < len(x):
             rows = slice(start, start + size)
             job = Job(

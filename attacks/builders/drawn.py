@@ -18,7 +18,7 @@ class DrawnWeights(OwnWeights):
     """A bare network under ``mean + spread z``, z ~ N(0, I), drawn anew at every step.
 
     A draw is named by the step and the surrogate: all passes of a step see the same weights, and all samples
-    of a shard. It is made again for every pass and not kept. Before the first step the weights are the mean.
+    of a shard. It is made again for every pass and not kept. Outside an attack the weights are the mean.
 
     Args:
         bare, net: as for `OwnWeights`.
@@ -84,8 +84,8 @@ class DrawnSnapshot(Snapshot):
         self._drawn_digest = drawn_digest(digests, name)
         self.eval()
 
-    def at_step(self, draws: Draws) -> None:
-        """A step begins: these are its draws."""
+    def at_step(self, draws: Draws | None) -> None:
+        """A step begins: these are its draws; None when the attack is over."""
         self.net.draws = draws  # type: ignore[assignment]
 
     @property

@@ -86,8 +86,8 @@ class Changed(nn.Module):
         self.model, self.changes = model, tuple(changes)
         self.moment = Moment(member=member)
 
-    def at_step(self, draws: Draws) -> None:
-        """A step begins: these are its draws."""
+    def at_step(self, draws: Draws | None) -> None:
+        """A step begins: these are its draws; None when the attack is over."""
         self.moment.draws = draws
         begin_step(self.model, draws)
 
@@ -97,11 +97,21 @@ class Changed(nn.Module):
         return out
 
 
-def begin_step(model: nn.Module, draws: Draws) -> None:
-    """Tell a surrogate that draws something which step it is; others do not hear it."""
+def begin_step(model: nn.Module, draws: Draws | None) -> None:
+    """Tell a surrogate that draws which step begins, or that the attack is over; others do not hear it."""
     at_step = getattr(model, "at_step", None)
     if at_step is not None:
         at_step(draws)
+
+
+@contextmanager
+def attacked(models: Sequence[nn.Module]) -> Iterator[None]:
+    """Surrogates under attack; afterwards those that draw something are at no step, as they were."""
+    try:
+        yield
+    finally:
+        for model in models:
+            begin_step(model, None)
 
 
 @contextmanager

@@ -46,8 +46,8 @@ class ChangedModel(Classifier):
         self.base_weights = base.weights
         self.changes, self.member = tuple(changes), member
 
-    def at_step(self, draws: Draws) -> None:
-        """A step begins: these are its draws."""
+    def at_step(self, draws: Draws | None) -> None:
+        """A step begins: these are its draws; None when the attack is over."""
         changed: Changed = self.net  # type: ignore[assignment]
         changed.at_step(draws)
 

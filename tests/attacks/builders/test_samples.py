@@ -102,7 +102,7 @@ def test_a_drawn_surrogate_gives_a_sample_the_same_in_any_batch(
     batch = next(data.batches([slice(0, 6)]))
     x, y = batch.pixels.double() / 255, batch.labels
     made = MBA(of=SHORT, samples=3).build([model], data, cache=cache)
-    before = [m.digest for m in made]
+    before, means = [m.digest for m in made], [m(x) for m in made]
     attack = create_attack("mba", steps=4)
     whole = attack.run(made, x, y, seed=3)
     parts = attack.run(made, x, y, seed=3, micro_batch=4)
@@ -110,6 +110,7 @@ def test_a_drawn_surrogate_gives_a_sample_the_same_in_any_batch(
     assert whole.passes == attack.passes(3) == (12, 12)
     assert not torch.equal(whole.x_adv, attack(made, x, y, seed=4))
     assert [m.digest for m in made] == before
+    assert all(torch.equal(m(x), mean) for m, mean in zip(made, means, strict=True))
     assert len(set(before)) == 3
 
 
