@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import textwrap
 import warnings
 from contextlib import suppress
 from functools import partial
@@ -40,6 +41,57 @@ COMMANDS = {
     "doctor": ("advens.commands:doctor", "Versions, devices, weights and disk."),
 }
 
+EXAMPLES = {
+    "run": ("run quickstart", "run my-suite.toml --set threat.eps=0.1 --workers 2"),
+    "status": ("status runs/quickstart", "status runs/digits-defenses"),
+    "matrix": ("matrix runs/quickstart --targets '*vit*'", "matrix runs/quickstart --format markdown"),
+    "leaderboard": (
+        "leaderboard runs/quickstart --where \"target_family == 'vit'\"",
+        "leaderboard runs/a runs/b --compare svre adaea",
+    ),
+    "evaluate": (
+        "evaluate runs/quickstart --targets digits:swin,digits:nfnet",
+        "evaluate runs/mine --targets timm:resnet50?checkpoint=mine.safetensors",
+    ),
+    "verify": ("verify runs/quickstart", "verify runs/quickstart --device cuda"),
+    "robustness": (
+        "robustness --models digits:resnet-at --data digits:test --attack pma --eps 0.2",
+        "robustness --models defense:dverge3 --data digits:test --attack autoattack",
+    ),
+    "craft": (
+        "craft di-mi-adaea --surrogates digits:resnet,digits:vit --data digits:test --out made",
+        "craft lgv --surrogates digits:resnet --data digits:test --set build.lr=0.2 --out lgv",
+    ),
+    "select": (
+        "select --from 'digits:*' --data digits:train -k 4",
+        "select --from timm:resnet18,timm:vgg16 --data folder:images?size=224 -k 1",
+    ),
+    "train": (
+        "train dverge --arch digits:mambaout --data digits:train --out dverge3",
+        "train at --arch resnet18 --data folder:images?size=32 --set eps=8/255 --out at",
+    ),
+    "attacks": ("attacks '*cwa*'", "attacks di-ti-mi-adaea"),
+    "builders": ("builders", "builders lgv"),
+    "defend": (
+        "defend dverge3 digits:barre3 --data digits:test --limit 100",
+        "defend dverge3 --data digits:test --eps 0.1,0.2 --open pgd,pma-plus --open-limit 50",
+    ),
+    "defenses": ("defenses", "defenses dverge"),
+    "models": ("models 'timm:*resnet*'", "models digits:resnet-at"),
+    "data": ("data", "data folder:images?size=224"),
+    "suites": ("suites", "suites quickstart"),
+    "zoo": ("zoo check", "zoo build --only resnet --out weights"),
+    "doctor": ("doctor",),
+}
+"""What people type, shown below the help of every command."""
+
+
+def _wrapped(example: str) -> list[str]:
+    """A command on lines of 70 characters that a shell reads as one."""
+    lines = textwrap.wrap(example, 70, break_long_words=False, break_on_hyphens=False)
+    first, *rest = [f"{line} \\" for line in lines[:-1]] + lines[-1:]
+    return [f"  {first}", *(f"      {line}" for line in rest)]
+
 
 class LazyGroup(click.Group):
     """Knows its commands by name and imports one when it is called."""
@@ -52,6 +104,8 @@ class LazyGroup(click.Group):
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(module), name)
+        lines = [shown for example in EXAMPLES[cmd_name] for shown in _wrapped(f"advens {example}")]
+        command.epilog = "\n".join(["\b", "Examples:", *lines])
         return command
 
     def resolve_command(
@@ -66,7 +120,9 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
 @click.version_option(__version__, message="advens %(version)s")
 def cli() -> None:
     """Transferable adversarial attacks on ensembles, measured honestly."""

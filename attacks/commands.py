@@ -9,28 +9,21 @@ import click
 @click.argument("name", required=False)
 def attacks(name: str | None) -> None:
     """List attacks (NAME may be a wildcard), or show one with its parameters, defaults and paper."""
-    from rich.console import Console
-    from rich.table import Table
-
     from advens.attacks.registry import RECIPES, attack_info, list_attacks
     from advens.errors import unknown
+    from advens.listing import show
 
-    console = Console()
     if name is not None and not any(c in name for c in "*?["):
         _show(name)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("attack", "family", "year", "what it is"):
-        table.add_column(column, no_wrap=column != "what it is")
     found = list_attacks(name or "*")
     if not found:
         raise unknown("attack", str(name), RECIPES)
-    for each in found:
-        info = attack_info(each)
-        table.add_row(each, info.family, str(info.year or ""), info.summary)
-    console.print(table)
-    console.print(
-        "Parts go before a name: di-ti-mi-ens-logits. 'advens attacks NAME' shows one.", style="dim"
+    infos = ((each, attack_info(each)) for each in found)
+    show(
+        ("attack", "family", "year", "what it is"),
+        ((each, info.family, info.year or "", info.summary) for each, info in infos),
+        "Parts go before a name: di-ti-mi-ens-logits. 'advens attacks NAME' shows one.",
     )
 
 
@@ -67,11 +60,16 @@ def _show(name: str) -> None:
 def builders(name: str | None) -> None:
     """List surrogate builders, or show one with its parameters, defaults and paper."""
     from advens.attacks.parts import PARTS, from_spec, options
+    from advens.listing import show
 
     known = PARTS["builder"]
     if name is None:
-        for each in known.names():
-            click.echo(f"{each:<14} {known.info(each).year or '':<6} {known.info(each).summary}")
+        infos = ((each, known.info(each)) for each in known.names())
+        show(
+            ("builder", "year", "what it is"),
+            ((each, info.year or "", info.summary) for each, info in infos),
+            "'advens builders NAME' shows one.",
+        )
         return
     builder = from_spec("builder", name)
     click.echo(f"{name}: {known.info(name).summary}\npaper     {known.info(name).paper}\nparameters")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 device_option = click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto picks.")
 batch_option = click.option("--batch-size", type=click.IntRange(1), help="Images at once.")
 set_option = click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a key."
+    "--set", "settings", multiple=True, metavar="KEY=VALUE",
+    help="An option by its name: threat.eps=0.1."
 )
 
 
@@ -29,15 +31,25 @@ def suites(name: str | None) -> None:
 
     from advens.benchmarks.study import load
     from advens.benchmarks.suite import bundled
+    from advens.listing import show
 
     if name is not None:
         load(name)
         inside = files("advens.benchmarks") / "suites" / f"{name}.toml"
         click.echo((inside if name in bundled() else Path(name)).read_text().rstrip())
         return
-    for each in bundled():
-        text = (files("advens.benchmarks") / "suites" / f"{each}.toml").read_text()
-        click.echo(f"{each:<20} {text.splitlines()[0].lstrip('# ')}")
+    folder = files("advens.benchmarks") / "suites"
+    texts = ((each, (folder / f"{each}.toml").read_text()) for each in bundled())
+    show(
+        ("suite", "what it asks"), ((each, _purpose(text)) for each, text in texts),
+        "'advens suites NAME' prints one; 'advens run NAME' runs it.",
+    )  # fmt: skip
+
+
+def _purpose(text: str) -> str:
+    """The comment that a suite begins with."""
+    lines = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return " ".join(line.lstrip("# ") for line in lines)
 
 
 @click.command()
@@ -98,7 +110,8 @@ def evaluate(directory: Path, targets: str, device: str, batch_size: int | None)
 @click.option("--surrogates", required=True, help="Models, with wildcards: A,B.")
 @click.option("--data", required=True, help="A data source.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Where to.")
-@click.option("--targets", default="", help="Models to try the images on, with wildcards: M,N.")
+@click.option("--limit", type=click.IntRange(1), help="Only so many images.")
+@click.option("--targets", help="Models to try the images on, with wildcards: M,N.")
 @click.option("--build", help="Build surrogates first; 'none' to leave out what ATTACK is made for.")
 @click.option("--train", metavar="DATA", help="What they are built on.")
 @click.option("--norm", default="linf", help="linf or l2.")
@@ -111,9 +124,9 @@ def evaluate(directory: Path, targets: str, device: str, batch_size: int | None)
 @device_option
 @batch_option
 @set_option
-def craft(attack: str, surrogates: str, data: str, out: Path, targets: str, build: str | None,
-          train: str | None, norm: str, eps: str, steps: int | None, targeted: bool, seed: int,
-          png: bool, trace: bool, device: str, batch_size: int | None,
+def craft(attack: str, surrogates: str, data: str, out: Path, limit: int | None, targets: str | None,
+          build: str | None, train: str | None, norm: str, eps: str, steps: int | None, targeted: bool,
+          seed: int, png: bool, trace: bool, device: str, batch_size: int | None,
           settings: tuple[str, ...]) -> None:  # fmt: skip
     """Craft adversarial images with ATTACK; --set overrides its options (--set fusion=ens-loss).
 
@@ -125,7 +138,7 @@ def craft(attack: str, surrogates: str, data: str, out: Path, targets: str, buil
     suite = suite_for(
         attack, _names(surrogates, "--surrogates"), data, norm=norm, eps=eps, steps=steps, targeted=targeted,
         seed=seed, options=parse_settings(settings), batch_size=batch_size, build=build, train=train,
-        targets=_names(targets, "--targets") if targets else (),
+        limit=limit, targets=_names(targets, "--targets") if targets else (),
     )  # fmt: skip
     made = craft_images(
         suite, out, device=resolve_device(device), png=png, trace=trace, progress=_progress()

@@ -119,6 +119,7 @@ def suite_for(
     targets: Sequence[str] = (),
     build: str | None = None,
     train: str | None = None,
+    limit: int | None = None,
 ) -> Suite:
     """The suite of one attack on one surrogate set.
 
@@ -127,10 +128,13 @@ def suite_for(
         targets: models to try the images on, beside the surrogates.
         build: a builder, or ``none``; that of the attack by default. The models it starts from
             are attacked, too, to compare.
+        limit: only so many images of the data.
         train: what the builder trains on; by default the embedded models' training data, else ``data``.
     """
     from advens.attacks.registry import attack_info
 
+    if limit is not None:
+        data = f"{data}{'&' if '?' in data else '?'}limit={limit}"
     chosen = build if build is not None else attack_info(attack).builder
     chosen = "" if chosen == "none" else chosen
     inner = {key[6:]: options.pop(key) for key in list(options) if key.startswith("build.")}

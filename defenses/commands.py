@@ -70,6 +70,7 @@ def defenses(name: str | None) -> None:
     """List defenses (NAME may be a wildcard), or show one with its parameters, defaults and paper."""
     from advens.defenses.registry import DEFENSES, create_defense, describe, list_defenses
     from advens.errors import unknown
+    from advens.listing import show
 
     if name is not None and not any(c in name for c in "*?["):
         info = DEFENSES.info(name)
@@ -82,6 +83,9 @@ def defenses(name: str | None) -> None:
     found = list_defenses(name or "*")
     if not found:
         raise unknown("defense", str(name), DEFENSES)
-    for each in found:
-        info = DEFENSES.info(each)
-        click.echo(f"{each:<14} {info.family:<12} {info.year or '':<6} {info.summary}")
+    infos = ((each, DEFENSES.info(each)) for each in found)
+    show(
+        ("defense", "family", "year", "what it is"),
+        ((each, info.family, info.year or "", info.summary) for each, info in infos),
+        "'advens defenses NAME' shows one.",
+    )

@@ -48,12 +48,7 @@ def _subset(command: Callable[..., None]) -> Callable[..., None]:
 @_DENOMINATOR
 @_subset
 def matrix(directory: str, form: str, denominator: str, **chosen: str | None) -> None:
-    """The transferability matrix of the run in DIR, with intervals.
-
-    \b
-    advens matrix runs/quickstart --targets '*vit*'
-    advens matrix runs/quickstart --format markdown
-    """
+    """The transferability matrix of the run in DIR, with intervals."""
     show_matrix(directory, form, denominator, **chosen)
 
 
@@ -74,10 +69,6 @@ def leaderboard(
     """Attacks ranked over the runs in DIR...: intervals, significance groups, compute.
 
     Of a part of a run, means, intervals and letters are over that part alone.
-
-    \b
-    advens leaderboard runs/quickstart --where "target_family == 'vit'"
-    advens leaderboard runs/quickstart --compare di-ti-mi mi
     """
     from advens.results import render
 

@@ -109,15 +109,15 @@ def render_comparison(
 def matrix_parts(frame: pd.DataFrame, width: int) -> list[RenderableType]:
     """The matrix and its caption for a terminal of that width, as rich renderables.
 
-    One table when it fits; else turned round (targets as rows) when that fits; else blocks of
-    targets.
+    The first of these that fits: one table; the same turned round (targets as rows); both again with
+    shorter intervals; blocks of targets.
     """
+    for short in (False, True):
+        keys, columns, lines = _matrix(frame, _HEADER, short)
+        for layout in ((keys, columns), _turned(keys, columns)):
+            if fits(*layout, width):
+                return [table(*layout), *_caption(lines)]
     keys, columns, lines = _matrix(frame, _HEADER)
-    if fits(keys, columns, width):
-        return [table(keys, columns), *_caption(lines)]
-    turned = _turned(keys, columns)
-    if fits(*turned, width):
-        return [table(*turned), *_caption(lines)]
     return [*_spaced(split(keys, columns, width)), *_caption(lines)]
 
 
@@ -127,8 +127,15 @@ def leaderboard_parts(frame: pd.DataFrame, width: int) -> list[RenderableType]:
     return [*_spaced(split(keys, columns, width)), *_caption(lines)]
 
 
-def _matrix(frame: pd.DataFrame, fold: int) -> tuple[list[Column], list[Column], list[str]]:
-    """Keys, one column per target and the mean, caption; rows by set, then strength."""
+def _matrix(
+    frame: pd.DataFrame, fold: int, short: bool = False
+) -> tuple[list[Column], list[Column], list[str]]:
+    """Keys, one column per target and the mean, caption; rows by set, then strength.
+
+    Args:
+        short: whether an interval is written as its longer half.
+    """
+    written = text.plus_minus if short else text.interval
     means, common = held_out_means(frame)
     order = means.reset_index().sort_values(
         ["suite", "surrogates", "mean_asr", "attack"], ascending=[True, True, False, True]
@@ -146,7 +153,7 @@ def _matrix(frame: pd.DataFrame, fold: int) -> tuple[list[Column], list[Column],
             r: Any = found.get((*row, target))
             mark = "*" if r is not None and r.white_box else ""
             cells.append(
-                "" if r is None else text.interval(r.asr, r.asr_low, r.asr_high, digits, mark)
+                "" if r is None else written(r.asr, r.asr_low, r.asr_high, digits, mark)
             )
             styles.append("dim" if mark else "")
         columns.append(Column(text.fold(name, fold), tuple(cells), styles=tuple(styles)))
@@ -159,7 +166,8 @@ def _matrix(frame: pd.DataFrame, fold: int) -> tuple[list[Column], list[Column],
     white = " * white-box, not in the mean." if frame["white_box"].any() else ""
     seeds = f", mean over {max(frame['seeds'])} seeds" if max(frame["seeds"]) > 1 else ""
     lines = [
-        f"Attack success rate in % over {over}, n = {n}{seeds} [95 % Wilson interval].",
+        f"Attack success rate in % over {over}, n = {n}{seeds} "
+        f"{'± the longer half of the 95 % Wilson interval' if short else '[95 % Wilson interval]'}.",
         f"Mean over {held}.{white}",
     ]
     if drawn := frame.attrs.get("randomized"):

@@ -37,6 +37,13 @@ def interval(value: float, low: float, high: float, digits: int = 0, mark: str =
     return f"{percent(value, digits)}{mark} [{percent(low, digits)}\u2013{percent(high, digits)}]"
 
 
+def plus_minus(value: float, low: float, high: float, digits: int = 0, mark: str = "") -> str:
+    """``63 ±4`` in %: the longer half of the interval; a dash when there is nothing to say."""
+    if math.isnan(value):
+        return "-"
+    return f"{percent(value, digits)}{mark} ±{percent(max(value - low, high - value), digits)}"
+
+
 def digits_for(low: pd.Series, high: pd.Series) -> int:
     """Decimals of a percentage that its interval can carry: one when it is within 1.5 points."""
     half = ((high - low) / 2).median()

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 
 import advens
 from advens.benchmarks.suite import tomllib  # tomli before Python 3.11
-from advens.cli import COMMANDS, invoke
+from advens.cli import COMMANDS, EXAMPLES, cli, invoke
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,31 @@ def test_the_group_lists_its_commands(say):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(say, command):
+def test_every_command_explains_itself(say, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
     text = say(command, "--help").done()
     assert text.startswith(f"Usage: advens {command}")
-    assert len(text.splitlines()) > 4
+    before, examples = text.split("Examples:\n")
+    assert max(map(len, text.splitlines())) <= 80
+    assert len(before.splitlines()) > 4
+    assert len(examples.splitlines()) >= (1 if command == "doctor" else 2)
+
+
+@pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
+def test_examples_can_be_typed(line):
+    """They are parsed as they stand, by the command that they name."""
+    name, *arguments = shlex.split(line)
+    command = cli.get_command(click.Context(cli), name)
+    with command.make_context(name, arguments) as context:
+        assert context.command is command
+
+
+@pytest.mark.parametrize("command", ["attacks", "builders", "defenses", "suites"])
+def test_lists_fit_the_terminal(say, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = say(command).done().splitlines()
+    assert len(lines) > 5
+    assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize(
@@ -112,7 +135,7 @@ def test_every_command_explains_itself(say, command):
         (["run", "quickstart", "more"], ["more"]),
         (["run", "quickstrat"], ["unknown suite 'quickstrat'", "'quickstart'"]),
         (["run", "nowhere.toml"], ["no suite file at nowhere.toml"]),
-        (["run", "quickstart", "--dry-run", "--attacks", "mii"], ["unknown attack", "'mi'"]),
+        (["run", "quickstart", "--dry-run", "--attacks", "mifgms"], ["unknown attack", "'mifgsm'"]),
         (["run", "quickstart", "--dry-run", "--attacks", ","], ["--attacks names nothing"]),
         (["run", "quickstart", "--dry-run", "--set", "threat.epss=1"], ["'threat.epss'", "'eps'"]),
         (["run", "quickstart", "--dry-run", "--set", "threat.eps=7"], ["eps = 7", "at most 1"]),
@@ -228,12 +251,12 @@ def test_what_a_dry_run_says(say):
     changed = say("run", "quickstart", "--dry-run", "--set", "threat.steps=3", "--seed", 4,
                   "--limit", 7).done()  # fmt: skip
     assert "data digits:test?limit=7" in changed
-    assert "mi on digits:vit: 3 F, 3 B" in changed
+    assert "mifgsm on digits:vit: 3 F, 3 B" in changed
 
 
 def test_a_run_from_the_outside(say, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    said = say("run", "quickstart", "--limit", 6, "--set", "threat.steps=1", "--attacks", "mi",
+    said = say("run", "quickstart", "--limit", 6, "--set", "threat.steps=1", "--attacks", "mifgsm",
                "--set", "surrogates={'each': ['digits:mambaout']}",
                "--set", "attacks.1.surrogates=['each']", "--set", "attacks.2.surrogates=['each']",
                "--set", "targets=['digits:mambaout', 'digits:byobnet']", "--device", "cpu")  # fmt: skip

@@ -34,8 +34,8 @@ def test_nothing_is_wider_than_the_terminal_and_nothing_is_lost(samples, width):
         assert "…" not in shown
     shown = render_matrix(matrix, width=width)
     for row in matrix.itertuples():
-        mark = "*" if row.white_box else ""
-        assert text.interval(row.asr, row.asr_low, row.asr_high, 0, mark) in shown
+        cell = (row.asr, row.asr_low, row.asr_high, 0, "*" if row.white_box else "")
+        assert text.interval(*cell) in shown or text.plus_minus(*cell) in shown
     assert "[bold]cwa" in shown  # a name is no markup
 
 
@@ -43,6 +43,11 @@ def test_wide_is_one_table_and_narrow_is_blocks(samples):
     matrix = transfer_matrix(samples)
     assert render_matrix(matrix, width=200).count("attack ") == 1
     assert render_matrix(matrix, width=80).count("target   ") == 1  # turned round: three rows
+    five = pd.concat([matrix, matrix[matrix["attack"] != "pgd"].assign(attack=lambda f: "x" + f["attack"])])
+    five.attrs = matrix.attrs
+    shown = render_matrix(five, width=66)
+    assert shown.count("target   ") == 1
+    assert "± the longer half of the 95 % Wilson interval" in " ".join(shown.split())
     many = pd.concat([matrix.assign(attack=matrix["attack"] + str(k)) for k in range(3)])
     many.attrs = matrix.attrs
     assert render_matrix(many, width=80).count("attack  ") > 1
@@ -115,6 +120,8 @@ def test_fold(name, width, expected):
 
 def test_numbers():
     assert text.interval(0.632, 0.59, 0.671) == "63 [59\u201367]"
+    assert text.plus_minus(0.632, 0.57, 0.671, 0, "*") == "63* \u00b16"
+    assert text.plus_minus(float("nan"), 0, 1) == "-"
     assert text.interval(float("nan"), 0, 1) == "-"
     assert [text.number(v) for v in (0.0123456, 2.0, 40.0, 12345.6)] == [
         "0.0123", "2", "40", "12346"
