@@ -132,10 +132,11 @@ def defend(
     rows: dict[str, dict[str, Any]] = {name: about(model) for name, model in models.items()}
     images: list[pd.DataFrame] = []
     _ = [outline(suite, held_out=False) for suite in suites.values()]  # mistakes first
-    for folder, suite in suites.items():
+    for number, (folder, suite) in enumerate(suites.items(), 1):
         report = run_suite(
-            suite, directory / folder, device=device, executor=executor, workers=workers, progress=progress
-        )
+            suite, directory / folder, device=device, executor=executor, workers=workers,
+            progress=progress.of(f"{folder} ({number} of {len(suites) + 1} parts)"),
+        )  # fmt: skip
         _whole(report)
         samples, _ = load([directory / folder])
         for name in trial.defenses:
@@ -156,7 +157,8 @@ def defend(
     paths = {name: _measures(directory, model, data, trial) for name, model in models.items()}
     tasks = [Measure(name, trial, suites["open"].source, str(path)) for name, path in paths.items()]
     outcomes = execute(tasks, executor, workers, device)
-    with progress.task("measuring members", len(tasks)) as advance, closing(outcomes):
+    last = progress.of(f"members ({len(suites) + 1} of {len(suites) + 1} parts)")
+    with last.task("measuring", len(tasks)) as advance, closing(outcomes):
         for task, outcome in outcomes:
             if isinstance(outcome, RunError):
                 raise RunError(f"{task.title}: {outcome}")

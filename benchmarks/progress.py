@@ -17,15 +17,22 @@ class Progress:
     Args:
         console: where to; None says nothing.
         every: seconds between two lines of a log.
+        part: which part of a longer work this is, said before every task.
     """
 
-    def __init__(self, console: Console | None = None, every: float = 10.0) -> None:
+    def __init__(self, console: Console | None = None, every: float = 10.0, part: str = "") -> None:
         self.console = console
         self.every = every
+        self.part = part
+
+    def of(self, part: str) -> Progress:
+        """The same for one part of a longer work."""
+        return Progress(self.console, self.every, part)
 
     @contextmanager
     def task(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
         """A context for ``total`` tasks; call what it gives with a title after each."""
+        what = f"{self.part}, {what}" if self.part else what
         if self.console is None or total == 0:
             yield lambda title: None
         elif self.console.is_terminal:

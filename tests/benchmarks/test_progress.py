@@ -43,3 +43,13 @@ def test_silence():
     said = io.StringIO()
     follow(Progress(Console(file=said)), [])
     assert said.getvalue() == ""
+
+
+def test_a_part_of_a_longer_work_says_which():
+    said = io.StringIO()
+    whole = Progress(Console(file=said), every=0.0)
+    follow(whole.of("transfer-0.1 (2 of 4 parts)"), ["one"])
+    follow(whole, ["two"])
+    assert said.getvalue().splitlines() == [
+        "transfer-0.1 (2 of 4 parts), crafting: 1/1, 0 s, last: one", "crafting: 1/1, 0 s, last: two",
+    ]  # fmt: skip
