@@ -13,6 +13,7 @@ import numpy as np
 from advens.benchmarks.building import Build, build_sets
 from advens.benchmarks.stages import Stage, stages_of, with_budget
 from advens.benchmarks.suite import AttackEntry, Suite
+from advens.datasets.classes import check_classes
 from advens.digest import value_digest
 from advens.errors import InputError, unknown
 from advens.models import ModelCard, check_name, describe, expand, origins
@@ -276,11 +277,7 @@ def _check_classes(suite: Suite, cards: dict[str, ModelCard], data: Dataset) -> 
                 f"suite '{suite.name}': {name} has {width} classes and {first} has {classes}; "
                 "surrogates and targets share one label space"
             )
-    highest = int(np.max(data.labels))
-    if highest >= classes:
-        raise InputError(
-            f"label {highest} in {suite.source} is out of range; the models have {classes} classes"
-        )
+    check_classes(data, classes)
 
 
 __all__ = ["Cell", "Outline", "Plan", "make_plan", "outline", "unknown", "with_budget"]

@@ -25,6 +25,7 @@ def select(
     """
     from advens.attacks.selection import examine
     from advens.datasets import load_data
+    from advens.datasets.classes import check_classes
     from advens.errors import InputError
     from advens.models import expand, load_model
 
@@ -36,8 +37,10 @@ def select(
     opened = load_data(data if "limit=" in data else f"{data}{first}limit={limit}&seed=0")
     models = [load_model(name).to(where) for name in names]
     for name, model in zip(names, models, strict=True):
-        if int(opened.labels.max()) >= model.num_classes:
-            raise InputError(f"label {int(opened.labels.max())} is out of range for {name}")
+        try:
+            check_classes(opened, model.num_classes)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
     batch = next(opened.batches([slice(0, len(opened))]))
     found = examine(models, batch.pixels.to(where).float() / 255, batch.labels.to(where))
     click.echo(f"{'surrogate':<28}{'adds':>8}{'agreement':>11}{'likeness to others':>20}")

@@ -10,6 +10,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from advens.datasets.classes import mapped
 from advens.datasets.dataset import Dataset
 from advens.datasets.decoding import Crop
 from advens.datasets.source import Source
@@ -17,7 +18,7 @@ from advens.errors import InputError, first_line, unknown
 from advens.spec import Spec
 
 GROUP = "advens.data"
-OPTIONS = ("size", "crop_pct", "interpolation", "limit", "seed")
+OPTIONS = ("size", "crop_pct", "interpolation", "classes", "limit", "seed")
 INTERPOLATIONS = ("bicubic", "bilinear")
 LARGEST_SIZE = 8192
 
@@ -52,7 +53,8 @@ def load_data(spec: str) -> Dataset:
 
     Every source takes ``size=S`` (the shorter side is resized to S, bicubic with antialiasing, and
     the centre square cropped), and with it ``crop_pct=P`` (the side is resized to S / P instead, rounded
-    down as timm does; ``224/232`` is a number, too) and ``interpolation=bilinear``; and
+    down as timm does; ``224/232`` is a number, too) and ``interpolation=bilinear``; ``classes=FILE``,
+    which says which outputs of a model its classes are (see `advens.datasets.classes`); and
     ``limit=N&seed=S`` (the first N rows of a shuffle drawn from S, 0 by default, so that a smaller
     limit is a prefix of a larger one).
 
@@ -74,6 +76,9 @@ def load_data(spec: str) -> Dataset:
         raise InputError(f"'{spec}': seed shuffles nothing without a limit; add &limit=N")
     query = {key: v for key, v in parsed.query.items() if key not in OPTIONS or key in named}
     data = _dataset(_open(parsed, factory, query), spec, None if "size" in named else crop)
+    if "classes" in parsed.query and "classes" not in named:
+        source = mapped(data.source, parsed.query["classes"], spec)
+        data = Dataset(source, spec, data.rows, data.resized)
     if limit is not None:
         data = data.take(limit, seed or 0)
     _ = data.size  # reads headers where that is all it takes, and complains of mixed sizes now

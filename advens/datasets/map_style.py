@@ -83,7 +83,7 @@ def wrap(data: Any, name: str, prefix: str = "row") -> MapStyleSource:
     if count == 0:
         raise InputError(f"data '{name}' holds no images")
     labels = _labels(data, count, name)
-    classes = getattr(data, "classes", None)
+    classes = getattr(data, "wnids", None) or getattr(data, "classes", None)  # wnids: of ImageNet's
     names = (
         tuple(map(str, classes))
         if isinstance(classes, (list, tuple)) and len(classes) > labels.max()

@@ -25,6 +25,7 @@ from advens.attacks.builders.train import Images
 from advens.attacks.parts import to_spec
 from advens.classifier import Classifier
 from advens.datasets import Dataset
+from advens.datasets.classes import check_classes
 from advens.digest import value_digest
 from advens.errors import InputError, RunError
 from advens.models import origins
@@ -286,3 +287,4 @@ def check(models: Sequence[object], data: Dataset) -> None:
                 f"data '{data.name}' has label {low if low < 0 else high}, out of range: "
                 f"model '{model.name}' has {model.num_classes} classes"
             )
+        check_classes(data, model.num_classes)

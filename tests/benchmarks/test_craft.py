@@ -160,7 +160,8 @@ def test_no_two_samples_share_a_picture(craft, tmp_path):
     for i, name in enumerate(names):
         (folder / "0").mkdir(parents=True, exist_ok=True)
         Image.fromarray(data.pixels(i).transpose(1, 2, 0)).save(folder / "0" / name)
-    craft("fgsm", data=f"folder:{folder}").done()
+    (tmp_path / "classes.txt").write_text("0 0\n")
+    craft("fgsm", data=f"folder:{folder}?classes={tmp_path}/classes.txt").done()
     found = sorted(path.name for path in (tmp_path / "out/images/0").iterdir())
     assert found == ["a.bmp.png", "a.png.png", "b.v1.png", "b.v2.png"]
     assert png_names(["x.1", "x.2", "y.JPG"]) == {

@@ -101,11 +101,15 @@ def test_bad_data(refuse, tmp_path):
     for i in range(11):
         picture(tmp_path / "eleven" / f"{i:02d}" / "a.png")
     refuse("label 10", "out of range", "10 classes", data=f"folder:{tmp_path}/eleven")
+    for label in "01":
+        picture(tmp_path / "two" / label / "a.png")
+    refuse("2 classes (0, 1, ...) and the models have 10", "?classes=FILE", data=f"folder:{tmp_path}/two")
+    refuse("classes = 'nowhere' is neither a file", data=f"folder:{tmp_path}/two?classes=nowhere")
 
 
 def test_an_image_that_breaks_off(advens, suite, tmp_path):
     """Its header is sound: only decoding tells."""
-    for label in range(3):
+    for label in range(10):
         picture(tmp_path / "photos" / str(label) / "a.png")
     path = tmp_path / "photos" / "1" / "b.png"
     Image.effect_noise((32, 32), 90).save(path)

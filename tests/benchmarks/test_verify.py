@@ -327,7 +327,7 @@ def test_nothing_to_verify(advens, tmp_path):
 def test_a_run_without_its_data(advens, suite, tmp_path):
     from PIL import Image
 
-    for label in range(3):
+    for label in range(10):
         (tmp_path / "photos" / str(label)).mkdir(parents=True)
         Image.new("RGB", (32, 32), (label, 0, 0)).save(tmp_path / "photos" / str(label) / "a.png")
     advens("run", suite(data=f"folder:{tmp_path}/photos"), "--out", tmp_path / "out").done()

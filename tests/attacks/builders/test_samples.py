@@ -121,7 +121,7 @@ def test_uniform_soup(make: Any, data: Dataset, cache: Path) -> None:
     for name, p in models[0].net.named_parameters():
         wanted = (p.double() + sum(m.net.get_parameter(name).double() for m in models[1:])) / 3
         torch.testing.assert_close(state[name], wanted.float(), rtol=1e-6, atol=1e-9)
-    assert soup.bases == tuple(m.digest for m in models)  # type: ignore[attr-defined]
+    assert soup.bases == tuple(digest for m in models for digest in (m.digest, m.weights))  # type: ignore[attr-defined]
     wanted_norm = copy.deepcopy(models[0])
     wanted_norm.net.load_state_dict(state)
     refresh(wanted_norm, Images(data), torch.arange(200))
