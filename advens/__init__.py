@@ -17,6 +17,7 @@ _HOMES = {
     "list_models": "advens.models",
     "load_model": "advens.models",
     "load_data": "advens.datasets",
+    "trusting": "advens.trust",
     "list_defenses": "advens.defenses",
     "create_defense": "advens.defenses",
 }
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from advens.datasets import load_data as load_data
     from advens.models import list_models as list_models
     from advens.models import load_model as load_model
+    from advens.trust import trusting as trusting
 
 
 def __getattr__(name: str) -> Any:
@@ -46,4 +48,5 @@ __all__ = [
     "list_models",
     "load_data",
     "load_model",
+    "trusting",
 ]

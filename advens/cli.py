@@ -8,6 +8,7 @@ import sys
 import textwrap
 import warnings
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -135,6 +136,10 @@ def main() -> None:
 
 def invoke(args: list[str]) -> int:
     """The exit code of a command line; errors are one line on stderr."""
+    return copy_context().run(_invoke, args)  # what a command trusts ends with it
+
+
+def _invoke(args: list[str]) -> int:
     _set_up()
     try:
         with warnings.catch_warnings():

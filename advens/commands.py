@@ -6,15 +6,19 @@ from pathlib import Path
 
 import click
 
+from advens.trust import trust_option, typed
+
 
 @click.command()
 @click.argument("name", required=False)
+@trust_option
 def models(name: str | None) -> None:
     """List models (NAME may be a wildcard, as timm:*resnet*), or show one."""
     from advens.models import describe, list_models
     from advens.models.embedded import index
 
     if name is not None and not any(c in name.partition("?")[0] for c in "*["):
+        typed(name)
         card = describe(name)
         size = "x".join(map(str, card.input_size)) if card.input_size else "any"
         click.echo(f"{card.name}: {card.family}, {card.num_classes} classes, input {size}")
@@ -42,15 +46,17 @@ def models(name: str | None) -> None:
 
 @click.command()
 @click.argument("name", required=False)
+@trust_option
 def data(name: str | None) -> None:
     """List data sources, or open one and say what is in it."""
-    from advens.datasets import list_data, load_data
+    from advens.datasets import find_data, list_data
 
     if name is None:
         for scheme, usage in list_data():
             click.echo(f"{scheme:<12} {usage}")
         return
-    opened = load_data(name)
+    typed(name)
+    opened = find_data(name)
     click.echo(f"{name}: {len(opened)} images, {opened.num_classes} classes")
     sample = opened[0]
     click.echo(f"first: {sample.sample_id}, label {sample.label}, {tuple(sample.image.shape)}")

@@ -10,6 +10,7 @@ import click
 
 from advens.benchmarks.commands import _progress, device_option, resolve_device
 from advens.errors import InputError, RunError
+from advens.trust import trust_option
 
 if TYPE_CHECKING:
     from advens.results.store import RunStore
@@ -54,6 +55,7 @@ def _status(store: RunStore) -> None:
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @device_option
+@trust_option
 def verify(directory: Path, device: str) -> None:
     """Audit and re-evaluate what a run stored; exit code 1 on any lie."""
     from advens.benchmarks.verify import verify_run

@@ -81,12 +81,12 @@ def build_sets(
         InputError: a set would be built on images that are attacked.
     """
     from advens.benchmarks.progress import Progress as Bars
-    from advens.datasets import load_data
-    from advens.models import load_model
+    from advens.datasets import find_data
+    from advens.models import find_model
 
     found: dict[tuple[str, int], tuple[str, ...]] = {}
     bars = progress or Bars()
-    trained_on = {name: load_data(each.source) for name, each in wanted.items()}
+    trained_on = {name: find_data(each.source) for name, each in wanted.items()}
     for name, data in trained_on.items():
         if attacked is not None and (shared := images_of_both(data, attacked)):
             raise InputError(
@@ -94,7 +94,7 @@ def build_sets(
                 "build on others"
             )
     for name, each in wanted.items():
-        models = [load_model(model).to(device) for model in each.models]
+        models = [find_model(model).to(device) for model in each.models]
         builder = each.builder()
         ticks = getattr(builder, "ticks", builder.members)(len(models))
         ways = list(dict.fromkeys(seeds if each.seed is None else [each.seed]))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from advens.errors import InputError, RunError
+from advens.trust import trust_option, typed
 
 if TYPE_CHECKING:
     from advens.benchmarks.progress import Progress
@@ -56,6 +57,7 @@ def _purpose(text: str) -> str:
 @click.argument("suite")
 @click.option("--out", type=click.Path(path_type=Path), help="Default: runs/SUITE.")
 @device_option
+@trust_option
 @click.option("--executor", default="local", help="local or ray.")
 @click.option("--workers", type=click.IntRange(1), default=1, help="Worker processes.")
 @click.option("--attacks", "only", help="Only these attacks, by label: A,B.")
@@ -96,6 +98,7 @@ def run(suite: str, out: Path | None, device: str, executor: str, workers: int, 
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--targets", required=True, help="Models, with wildcards: M,N.")
 @device_option
+@trust_option
 @batch_option
 def evaluate(directory: Path, targets: str, device: str, batch_size: int | None) -> None:
     """Show the stored examples of a run to new targets; nothing is crafted again."""
@@ -122,6 +125,7 @@ def evaluate(directory: Path, targets: str, device: str, batch_size: int | None)
 @click.option("--png/--no-png", default=True, help="Also write PNG files under images/.")
 @click.option("--trace", is_flag=True, help="Write per-step losses and more to traces/.")
 @device_option
+@trust_option
 @batch_option
 @set_option
 def craft(attack: str, surrogates: str, data: str, out: Path, limit: int | None, targets: str | None,
@@ -135,6 +139,7 @@ def craft(attack: str, surrogates: str, data: str, out: Path, limit: int | None,
     from advens.benchmarks.craft import PLAIN, craft_images, suite_for
     from advens.benchmarks.suite import parse_settings
 
+    typed(data, *([train] if train else []))
     suite = suite_for(
         attack, _names(surrogates, "--surrogates"), data, norm=norm, eps=eps, steps=steps, targeted=targeted,
         seed=seed, options=parse_settings(settings), batch_size=batch_size, build=build, train=train,
@@ -176,6 +181,7 @@ def _names(text: str, option: str) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
         raise InputError(f"{option} names nothing; write {option} A,B")
+    typed(*names)
     return names
 
 

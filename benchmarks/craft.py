@@ -16,7 +16,7 @@ from advens.benchmarks.progress import Progress
 from advens.benchmarks.suite import Suite, from_table
 from advens.benchmarks.traces import trace_path
 from advens.benchmarks.work import Craft, stored_pixels
-from advens.datasets import load_data
+from advens.datasets import find_data
 from advens.datasets.decoding import SUFFIXES
 from advens.errors import InputError, RunError
 from advens.results.files import os_errors
@@ -61,7 +61,7 @@ def craft_images(
     from advens.benchmarks.workshop import workshop
 
     progress, store = progress or Progress(), RunStore(directory)
-    data = load_data(suite.source)
+    data = find_data(suite.source)
     build = next((each for each in suite.surrogates.values() if isinstance(each, Build)), None)
     same = build is not None and build.source == suite.source
     if build is not None and same and getattr(build.builder(), "calibrates", False):

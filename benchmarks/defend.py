@@ -23,11 +23,11 @@ from advens.benchmarks.progress import Progress
 from advens.benchmarks.runner import Report, run_suite
 from advens.benchmarks.suite import Suite, from_table
 from advens.classifier import Classifier
-from advens.datasets import Dataset, load_data
+from advens.datasets import Dataset, find_data
 from advens.defenses.measures import cost, diversity, transfer_between
 from advens.digest import value_digest
 from advens.errors import InputError, RunError
-from advens.models import expand, load_model
+from advens.models import expand, find_model
 from advens.results.files import write_bytes
 from advens.results.robustness import expected
 from advens.results.statistics import wilson
@@ -127,7 +127,7 @@ def defend(
         RunError: some cells failed; finished ones are kept.
     """
     progress = progress or Progress()
-    models = {name: load_model(name) for name in trial.defenses}
+    models = {name: find_model(name) for name in trial.defenses}
     suites = trial.suites([name for name, model in models.items() if is_randomized(model)])
     rows: dict[str, dict[str, Any]] = {name: about(model) for name, model in models.items()}
     images: list[pd.DataFrame] = []
@@ -153,7 +153,7 @@ def defend(
                 values.rename("left").reset_index().assign(defense=name, measure=measure)
                 for measure, values in left.items() if len(values)
             ]
-    data = load_data(suites["open"].source)
+    data = find_data(suites["open"].source)
     paths = {name: _measures(directory, model, data, trial) for name, model in models.items()}
     tasks = [Measure(name, trial, suites["open"].source, str(path)) for name, path in paths.items()]
     outcomes = execute(tasks, executor, workers, device)
@@ -237,7 +237,7 @@ class Measure:
         path = Path(self.path)
         if path.is_file():
             return 1
-        model, data = load_model(self.name).to(device), load_data(self.source)
+        model, data = find_model(self.name).to(device), find_data(self.source)
         members = list(getattr(model, "members", ()))
         found = {"defense": model.name, "flops": cost(model, model.input_size or data.size)}
         if len(members) > 1:

@@ -15,6 +15,7 @@ from advens.benchmarks.commands import (
     device_option,
     resolve_device,
 )
+from advens.trust import trust_option, typed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +47,7 @@ NOTES = (
 @click.option("--format", "form", default="table", show_default=True,
               type=click.Choice(["table", "csv", "json", "markdown"]), help="How to write it.")
 @device_option
+@trust_option
 @batch_option
 def defend(defenses: tuple[str, ...], data: str, surrogates: str | None, attacks: str | None, eps: str | None,
            opened: str | None, limit: int | None, open_limit: int | None, seed: int, out: Path, form: str,
@@ -57,6 +59,7 @@ def defend(defenses: tuple[str, ...], data: str, surrogates: str | None, attacks
     def names(text: str | None, option: str) -> list[str]:
         return _names(text, option) if text is not None else []
 
+    typed(*defenses, data)
     trial = trial_of(
         defenses, data, names(surrogates, "--surrogates"), names(attacks, "--attacks"), names(eps, "--eps"),
         names(opened, "--open"), limit=limit, open_limit=open_limit, seed=seed, batch_size=batch_size,

@@ -11,9 +11,9 @@ from advens.benchmarks.progress import Progress
 from advens.benchmarks.runner import Report, doubtful, plan_path, save_plan, work
 from advens.benchmarks.suite import parse
 from advens.benchmarks.work import cell_from
-from advens.datasets import load_data
+from advens.datasets import find_data
 from advens.digest import value_digest
-from advens.errors import InputError
+from advens.errors import InputError, RunError, first_line
 from advens.models import describe, expand
 from advens.results.store import RunStore, read_cell, write_bytes
 from advens.results.summary import summarise
@@ -35,7 +35,7 @@ def evaluate_targets(
     if not store.suite.is_file():
         raise InputError(f"{directory} holds no suite.toml; was it made by 'advens run'?")
     with store.lock():
-        cells = tuple(cell_from(read_cell(store.examples_path(name))) for name in store.cells())
+        cells = tuple(_cell(store, name) for name in store.cells())
         if not cells:
             raise InputError(f"{directory} holds no examples yet")
         _same_data(cells)
@@ -68,10 +68,18 @@ def evaluate_targets(
     return report
 
 
+def _cell(store: RunStore, name: str) -> Cell:
+    path = store.examples_path(name)
+    try:
+        return cell_from(read_cell(path))
+    except ValueError as error:
+        raise RunError(f"{path.name}: its description is not that of a cell ({first_line(error)})") from error
+
+
 def _same_data(cells: Sequence[Cell]) -> None:
     """Raise InputError unless the data are those the cells were crafted on."""
     shards = {(cell.data, cell.shard): cell.fingerprint for cell in cells}
-    data = {source: load_data(source) for source in {source for source, _ in shards}}
+    data = {source: find_data(source) for source in {source for source, _ in shards}}
     for (source, shard), fingerprint in shards.items():
         if data[source].fingerprint(slice(*shard)) != fingerprint:
             raise InputError(f"{source}: the data are not those this run was crafted on")

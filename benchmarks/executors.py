@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from advens.errors import InputError, RunError, first_line, nearest
+from advens.trust import trusted, trusting
 
 EXECUTORS = ("local", "ray")
 PROCESS_SETTINGS = (
@@ -94,7 +95,7 @@ def _processes(tasks: Sequence[T], workers: int, device: str) -> Outcomes[T]:
     others = set(active_children())
     try:
         # neighbours in the list share models: hand them out in order
-        futures = {pool.submit(_in_worker, task, device): task for task in tasks}
+        futures = {pool.submit(_in_worker, task, device, trusted()): task for task in tasks}
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool:
@@ -126,9 +127,15 @@ def _outlive_nobody() -> None:
         os._exit(1)
 
 
-def _in_worker(task: Task, device: str) -> int | RunError:
+def _in_worker(task: Task, device: str, names: frozenset[str]) -> int | RunError:
     number = current_process().name.rpartition("-")[2]  # SpawnProcess-1, -2, ...
-    return attempt(task, device_of_worker(device, int(number)))
+    return _trustingly(task, device_of_worker(device, int(number)), names)
+
+
+def _trustingly(task: Task, device: str, names: frozenset[str]) -> int | RunError:
+    """`attempt` in another process, where these names are trusted as they are here."""
+    with trusting(*names):
+        return attempt(task, device)
 
 
 def device_of_worker(device: str, worker: int) -> str:
@@ -155,8 +162,8 @@ def _ray(tasks: Sequence[T], device: str) -> Outcomes[T]:
     gpus = 1 if device.startswith("cuda") else 0
     remote = ray.remote(
         num_cpus=1, num_gpus=gpus, max_retries=3, runtime_env={"env_vars": _inherited()}
-    )(attempt)  # fmt: skip
-    pending = {remote.remote(task, device): task for task in tasks}
+    )(_trustingly)  # fmt: skip
+    pending = {remote.remote(task, device, trusted()): task for task in tasks}
     try:
         while pending:
             (done,), _ = ray.wait(list(pending), num_returns=1)

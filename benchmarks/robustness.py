@@ -17,6 +17,7 @@ from advens.benchmarks.commands import (
     set_option,
 )
 from advens.errors import InputError
+from advens.trust import trust_option, typed
 
 NAME = "robustness"
 
@@ -40,6 +41,7 @@ NAME = "robustness"
 @click.option("--format", "form", default="table", show_default=True,
               type=click.Choice(["table", "csv", "json", "markdown"]), help="How to write it.")
 @device_option
+@trust_option
 @batch_option
 @set_option
 def robustness(directory: Path | None, models: str | None, data: str | None, attacks: str, out: Path | None,
@@ -64,6 +66,7 @@ def robustness(directory: Path | None, models: str | None, data: str | None, att
     from advens.benchmarks.suite import from_table, parse_settings
     from advens.models import expand
 
+    typed(data)
     names = [name for pattern in _names(models, "--models") for name in expand(pattern)]
     suite = from_table(
         {

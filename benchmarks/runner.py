@@ -15,7 +15,7 @@ from advens.benchmarks.frame import agree
 from advens.benchmarks.plan import Cell, Plan, make_plan
 from advens.benchmarks.progress import Progress
 from advens.benchmarks.suite import Suite
-from advens.datasets import load_data
+from advens.datasets import find_data
 from advens.digest import value_digest
 from advens.errors import InputError, RunError
 from advens.results.files import os_errors
@@ -70,7 +70,7 @@ def run_suite(
     progress = progress or Progress()
     store = RunStore(directory)
     agree(store.suite, suite)  # before anything is built for a run that will be refused
-    data = load_data(suite.source)
+    data = find_data(suite.source)
     plan = make_plan(suite, data, progress=progress, device=device)
     with store.lock():
         whole = agree(store.suite, suite)

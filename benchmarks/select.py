@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from advens.benchmarks.commands import _names, device_option, resolve_device
+from advens.trust import trust_option, typed
 
 
 @click.command(name="select")
@@ -16,6 +17,7 @@ from advens.benchmarks.commands import _names, device_option, resolve_device
 @click.option("--redundancy", type=click.FloatRange(0), default=1.0, show_default=True,
               help="Weight of what surrogates have in common.")
 @device_option
+@trust_option
 def select(
     candidates: str, count: int, data: str, limit: int, redundancy: float, device: str
 ) -> None:
@@ -24,18 +26,19 @@ def select(
     It takes one forward and one backward pass of every candidate an image, and no target.
     """
     from advens.attacks.selection import examine
-    from advens.datasets import load_data
+    from advens.datasets import find_data
     from advens.datasets.classes import check_classes
     from advens.errors import InputError
-    from advens.models import expand, load_model
+    from advens.models import expand, find_model
 
+    typed(data)
     where = resolve_device(device)
     names = list(dict.fromkeys(n for p in _names(candidates, "--from") for n in expand(p)))
     if count > len(names):
         raise InputError(f"-k {count}: only {len(names)} models to choose from")
     first = "&" if "?" in data else "?"
-    opened = load_data(data if "limit=" in data else f"{data}{first}limit={limit}&seed=0")
-    models = [load_model(name).to(where) for name in names]
+    opened = find_data(data if "limit=" in data else f"{data}{first}limit={limit}&seed=0")
+    models = [find_model(name).to(where) for name in names]
     for name, model in zip(names, models, strict=True):
         try:
             check_classes(opened, model.num_classes)

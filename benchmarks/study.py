@@ -21,7 +21,7 @@ from advens.benchmarks.executors import execute
 from advens.benchmarks.plan import outline
 from advens.benchmarks.progress import Progress
 from advens.benchmarks.suite import NAME, Suite, from_table, read, validated
-from advens.datasets import Dataset, load_data
+from advens.datasets import Dataset, find_data
 from advens.defenses.members import architecture
 from advens.errors import RunError
 from advens.results.study import pooled
@@ -151,7 +151,7 @@ class Train:
 @lru_cache(maxsize=1)
 def _data(source: str) -> Dataset:
     """Opened once: its digest is needed for every training."""
-    return load_data(source)
+    return find_data(source)
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def run_study(
     how: dict[str, Any] = {"executor": executor, "workers": workers, "device": device}
     check(study)
     for source in (study.data, study.training.data):
-        load_data(source)
+        find_data(source)
     tasks = dict.fromkeys(line.training for line in lines)
     _train_all(sorted(tasks, key=_size, reverse=True), progress, how)  # long ones first
     trained = {task: task.model() for task in tasks}

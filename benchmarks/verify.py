@@ -18,8 +18,8 @@ from advens.benchmarks.predictions import Voice, logits_of, sample_rows, voices
 from advens.benchmarks.progress import Progress
 from advens.benchmarks.workshop import Workshop
 from advens.digest import value_digest
-from advens.errors import InputError, RunError
-from advens.models import origins
+from advens.errors import InputError, RunError, first_line
+from advens.models import known_card, origins
 from advens.results.leaderboard import leaderboard
 from advens.results.schema import to_table
 from advens.results.store import RunStore, read_cell, read_table
@@ -106,15 +106,19 @@ def _cell(store: RunStore, clean: _Clean, name: str, keys: list[str], audit: Aud
     try:
         cell, threat = work.cell_from(said), Threat(said["norm"], said["eps"])
     except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{path.name}: its description is not that of a cell ({error})") from error
+        raise RunError(f"{path.name}: its description is not that of a cell ({first_line(error)})") from error
     where = f"{path.name} ({cell.attack} on {cell.surrogates})"
     if cell.key != name:
         raise RunError(f"{where}: its description does not hash to its name")
-    if cell.params["threat"] != {"norm": threat.norm, "eps": threat.eps}:
+    if cell.params.get("threat") != {"norm": threat.norm, "eps": threat.eps}:
         raise RunError(f"{where}: the ball it names is not the attack's")
     if shop.data(cell.data).fingerprint(slice(*cell.shard)) != cell.fingerprint:
         raise RunError(f"{where}: the data are not those it was crafted on")
     spent = (said.get("forwards_per_sample"), said.get("backwards_per_sample"))
+    for spec, digest in zip(cell.specs, cell.digests, strict=True):
+        known = known_card(spec)
+        if known is not None and known.digest != digest:
+            raise RunError(f"{where}: the weights of its surrogates are not those it was crafted with")
     models = shop.models.get(cell.specs)
     members = sum(_members(model) for model in models)
     if not _possible(spent, cell, members):
@@ -194,6 +198,10 @@ def _rows(
         yield f"no rows in {cell.key}.{key}"
         return
     target = stored.column("target")[0].as_py()
+    known = known_card(target)
+    if known is not None and value_digest([target, known.digest], 16) != key:
+        yield f"the weights of {target} are not those that were evaluated"
+        return
     model = clean.shop.models.get([target])[0]
     answering = voices(model)
     if stored.num_rows != n * len(answering):
@@ -208,9 +216,9 @@ def _rows(
             "clean_pred": clean.logits(cell, target, voice),
             "adv_pred": logits_of(clean.shop, voice.model, pixels, None),
         }
-        known = cell.knows(model)
+        white = cell.knows(model)
         rows = stored.slice(k * n, n)
-        yield from _voice(cell, table, target, voice, rows, found, known, model.family, audit)
+        yield from _voice(cell, table, target, voice, rows, found, white, model.family, audit)
 
 
 def _voice(

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 import advens
@@ -29,6 +30,7 @@ from advens.seeding import derive
 from advens.threat import norms
 
 AUDIT_TOLERANCE = 1e-9
+_CELL = TypeAdapter(Cell)
 
 
 @dataclass(frozen=True)
@@ -213,12 +215,12 @@ def silence(silent: Tensor | None) -> dict[str, int]:
 
 
 def cell_from(description: dict[str, Any]) -> Cell:
-    """The cell an examples file describes."""
-    said = description
-    return Cell(
-        said["suite"], said["attack"], said["family"], said["attack_params"], said["surrogates"],
-        tuple(said["surrogate_specs"]), tuple(said["surrogate_digests"]), said["seed"],
-        tuple(said["shard"]), said["data"], said["data_fingerprint"], said["targeted"],
-        said["shard_size"], said.get("goal", "transfer"), said.get("after", ""),
-        tuple(said.get("bases", ())),
-    )  # fmt: skip
+    """The cell an examples file describes. Raises ValueError when it describes none."""
+    said = {"goal": "transfer", "after": "", "bases": [], **description}
+    named = {"params": "attack_params", "specs": "surrogate_specs", "digests": "surrogate_digests",
+             "fingerprint": "data_fingerprint"}  # fmt: skip
+    cell = _CELL.validate_python({f.name: said.get(named.get(f.name, f.name)) for f in fields(Cell)})
+    start, stop = cell.shard
+    if not 0 <= start < stop or cell.shard_size < 1 or not cell.specs or len(cell.specs) != len(cell.digests):
+        raise ValueError("its shard is empty, or its surrogates have not a digest each")
+    return cell

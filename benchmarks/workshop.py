@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advens.datasets import Batch, Dataset, load_data
+from advens.datasets import Batch, Dataset, find_data
 from advens.models.pool import ModelPool
 
 SHARD_BYTES = 1 << 30
@@ -43,7 +43,7 @@ class Workshop:
     def data(self, source: str) -> Dataset:
         """A data source, opened once."""
         if source not in self._data:
-            self._data[source] = load_data(source)
+            self._data[source] = find_data(source)
         return self._data[source]
 
     def images(self, pixels: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from advens.trust import trust_option, typed
+
 
 @click.command()
 @click.argument("name", metavar="DEFENSE")
@@ -17,6 +19,7 @@ import click
 @click.option("--epochs", type=click.IntRange(1), help="Of every phase.")
 @click.option("--seed", type=click.IntRange(0), default=0)
 @click.option("--device", default="cpu", show_default=True)
+@trust_option
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any option: eps=0.1, lr=0.05.")
 def train(name: str, arch: str | None, data: str, out: Path, members: int | None, epochs: int | None,
           seed: int, device: str, settings: tuple[str, ...]) -> None:  # fmt: skip
@@ -30,7 +33,7 @@ def train(name: str, arch: str | None, data: str, out: Path, members: int | None
         TimeRemainingColumn,
     )
 
-    from advens.datasets import load_data
+    from advens.datasets import find_data
     from advens.defenses import create_defense
     from advens.defenses.members import architecture
     from advens.defenses.training import train as run
@@ -46,6 +49,7 @@ def train(name: str, arch: str | None, data: str, out: Path, members: int | None
             raise InputError(f"--set '{setting}': write KEY=VALUE, as eps=0.1")
         options[key.strip()] = literal(value.strip())
     defense = create_defense(name, **options)
+    typed(data, *([arch] if arch else []))
     built = architecture(arch, data)
     phases = defense.phases()
     bar = Progress(
@@ -60,7 +64,7 @@ def train(name: str, arch: str | None, data: str, out: Path, members: int | None
             done = order[row["phase"]] * defense.training.epochs + row["epoch"]
             bar.update(task, completed=done, description=f"{name}, {row['phase']}", loss=row["loss"])
 
-        ensemble = run(defense, built, load_data(data), out, seed=seed, device=device, on_epoch=say)
+        ensemble = run(defense, built, find_data(data), out, seed=seed, device=device, on_epoch=say)
     click.echo(f"defense:{out}: {len(ensemble.members)} members, {ensemble.kind}")
 
 

@@ -174,9 +174,9 @@ class FoRDE(Everyone):
 
     def phases(self) -> list[Phase]:
         """One, in which all learn; the components are found at its first update."""
-        from advens.datasets import load_data
+        from advens.datasets import find_data
 
-        data = None if self.pca is None else load_data(self.pca)
+        data = None if self.pca is None else find_data(self.pca)
         found: list[Tensor] = []
 
         def loss(team: Team, batch: Batch) -> Tensor:

@@ -8,7 +8,7 @@ from advens.classifier import Classifier
 from advens.defenses.ensembles import Together
 from advens.defenses.saved import bare
 from advens.errors import InputError
-from advens.models import check_name, load_model
+from advens.models import check_name, find_model
 from advens.seeding import derive
 from advens.spec import Spec
 
@@ -59,7 +59,7 @@ def architecture(name: str | None, data: str) -> str:
 
 
 def _single(name: str) -> Classifier:
-    model = load_model(name)
+    model = find_model(name)
     if isinstance(model, Together):
         raise InputError(f"{name} is an ensemble; give the architecture of one member")
     return model

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -19,11 +20,17 @@ from torch import nn
 
 from advens.classifier import Classifier
 from advens.defenses.ensembles import Ensemble, RandomizedEnsemble, Together
+from advens.digest import weights_digest
 from advens.errors import InputError, first_line
+from advens.files import read_regular
+from advens.models import find_model, load_model
+from advens.models.embedded import index
 from advens.spec import Spec
 
 INDEX = "ensemble.json"
 FORMAT = 1
+_inside: ContextVar[tuple[Path, ...]] = ContextVar("_inside", default=())
+"""The ensembles that are being read, from the outermost on: a member may be an ensemble."""
 
 
 def save(ensemble: Together, path: Path) -> None:
@@ -57,39 +64,54 @@ def load(path: str | Path, count: int | None = None) -> Ensemble | RandomizedEns
         InputError: no ensemble stands there, its files are damaged or not those it was saved with, or the
             first members would have been others without the later ones.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from advens.models import load_model
-
     path = Path(path)
+    if path.resolve() in _inside.get():
+        raise InputError(f"{path} is no saved ensemble: it is a member of itself")
+    token = _inside.set((*_inside.get(), path.resolve()))
     try:
-        about = json.loads((path / INDEX).read_text())
+        about = json.loads(read_regular(path / INDEX))
         if about["format"] != FORMAT or about["kind"] not in ("mean", "randomized"):
             raise InputError(f"{path} is a saved ensemble of a format that is not known here")
-        members: list[nn.Module] = []
         if count is not None:
             about |= _first(path, about["members"], count)
-        for k, card in enumerate(about["members"]):
-            member = load_model(bare(card["name"], card["num_classes"]))
-            member.net.load_state_dict(load_file(path / _file(k)), assign=True)
-            member.name, member.input_size = card["name"], _pair(card["input_size"])
-            member.interpolation = card["interpolation"]
-            member.mean, member.std = (
-                torch.tensor(card[key], dtype=torch.float64).to(getattr(member, key)).view(1, 3, 1, 1)
-                for key in ("mean", "std")
-            )
-            member.requires_grad_(False)
-            if member.weights != card["digest"]:
-                raise InputError(f"{path}: the weights in {_file(k)} are not those that were saved")
-            members.append(member)
+        members = [_member(path / _file(k), card) for k, card in enumerate(about["members"])]
         if about["kind"] == "mean":
             return Ensemble(members, about["over"])
         return RandomizedEnsemble(members, about["probabilities"], about["seed"])
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # a description may be wrong in any way, and safetensors raise their own kinds
         raise InputError(f"{path} is no saved ensemble, or damaged ({first_line(error)})") from error
+    finally:
+        _inside.reset(token)
+
+
+def _member(path: Path, card: Any) -> Classifier:
+    """One member from its weights and what is said of it; the weights are checked before it is built."""
+    from safetensors.torch import load as read
+
+    # cloned, so that the memory is aligned as torch does it and the arithmetic the same
+    state = {key: tensor.clone() for key, tensor in read(read_regular(path)).items()}
+    name = str(card["name"])
+    if not _is_ensemble(name) and weights_digest(state) != card["digest"]:
+        raise InputError(f"{path.parent}: the weights in {path.name} are not those that were saved")
+    member = find_model(bare(name, int(card["num_classes"])))
+    member.net.load_state_dict(state, assign=True)
+    member.name, member.input_size = name, _pair(card["input_size"])
+    member.interpolation = card["interpolation"]
+    member.mean, member.std = (
+        torch.tensor(card[key], dtype=torch.float64).to(getattr(member, key)).view(1, 3, 1, 1)
+        for key in ("mean", "std")
+    )
+    member.requires_grad_(False)
+    if member.weights != card["digest"]:
+        raise InputError(f"{path.parent}: the weights in {path.name} are not those that were saved")
+    return member
+
+
+def _is_ensemble(name: str) -> bool:
+    """Whether a name is of an ensemble, whose digest is of more than its weights."""
+    return name.startswith(("defense:", "trained:")) or "ensemble" in index().get(name, {})
 
 
 def source(spec: Spec) -> Classifier:
@@ -103,7 +125,7 @@ def source(spec: Spec) -> Classifier:
 def _first(path: Path, cards: list[Any], count: int) -> dict[str, Any]:
     """The description of the ensemble of the first members."""
     training = path / "training.json"
-    nested = json.loads(training.read_text()).get("nested") if training.is_file() else None
+    nested = json.loads(read_regular(training)).get("nested") if training.is_file() else None
     if not nested:
         raise InputError(f"{path} was not trained member by member; train one with {count} members")
     if not 1 <= count <= len(cards):
@@ -113,8 +135,6 @@ def _first(path: Path, cards: list[Any], count: int) -> dict[str, Any]:
 
 def _card(k: int, member: nn.Module) -> dict[str, Any]:
     """What rebuilds a member, beside its weights; it is tried at once."""
-    from advens.models import load_model
-
     if not isinstance(member, Classifier) or ":" not in member.name:
         raise InputError(
             f"member {k} is no Classifier of a source such as 'digits:resnet'; it could not be rebuilt"

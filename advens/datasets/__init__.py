@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from advens.datasets.dataset import Batch as Batch
     from advens.datasets.dataset import Dataset as Dataset
     from advens.datasets.dataset import Sample as Sample
+    from advens.datasets.loading import find_data as find_data
     from advens.datasets.loading import list_data as list_data
     from advens.datasets.loading import load_data as load_data
     from advens.datasets.source import ArraySource as ArraySource
@@ -28,6 +29,7 @@ _HOMES = {
     "Dataset": "advens.datasets.dataset",
     "Sample": "advens.datasets.dataset",
     "Source": "advens.datasets.source",
+    "find_data": "advens.datasets.loading",
     "list_data": "advens.datasets.loading",
     "load_data": "advens.datasets.loading",
 }
@@ -50,6 +52,7 @@ __all__ = [
     "Dataset",
     "Sample",
     "Source",
+    "find_data",
     "list_data",
     "load_data",
 ]

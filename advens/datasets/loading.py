@@ -16,6 +16,7 @@ from advens.datasets.decoding import Crop
 from advens.datasets.source import Source
 from advens.errors import InputError, first_line, unknown
 from advens.spec import Spec
+from advens.trust import confirm, trusting
 
 GROUP = "advens.data"
 OPTIONS = ("size", "crop_pct", "interpolation", "classes", "limit", "seed")
@@ -49,7 +50,7 @@ SOURCES = {
 
 
 def load_data(spec: str) -> Dataset:
-    """The data set of a name.
+    """The data set of a name. Who calls this in Python trusts the name, which may be of a plug-in.
 
     Every source takes ``size=S`` (the shorter side is resized to S, bicubic with antialiasing, and
     the centre square cropped), and with it ``crop_pct=P`` (the side is resized to S / P instead, rounded
@@ -62,8 +63,14 @@ def load_data(spec: str) -> Dataset:
         InputError: unknown source or option, missing or damaged files, images of several sizes
             where no size is asked for.
     """
+    with trusting(spec):
+        return find_data(spec)
+
+
+def find_data(spec: str) -> Dataset:
+    """The same for a name that may come from a file: a plug-in is called only if the name is trusted."""
     parsed = Spec.parse(spec, "data")
-    factory = _factory(parsed.scheme)
+    factory = _factory(parsed)
     parameters = list(inspect.signature(factory).parameters.values())
     named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     named -= {parameters[0].name} if parameters else set()
@@ -94,7 +101,8 @@ def list_data() -> list[tuple[str, str]]:
     return listed
 
 
-def _factory(scheme: str) -> Callable[..., Any]:
+def _factory(spec: Spec) -> Callable[..., Any]:
+    scheme = spec.scheme
     points: list[EntryPoint] = list(entry_points(group=GROUP))
     claims = [point for point in points if point.name == scheme]
     if len(claims) + (scheme in SOURCES) > 1:
@@ -105,6 +113,7 @@ def _factory(scheme: str) -> Callable[..., Any]:
         return factory
     if not claims:
         raise unknown("data source", scheme, [*SOURCES, *(point.name for point in points)])
+    confirm(spec, "data", f"call the plug-in '{scheme}' ({claims[0].value})")
     try:
         loaded = claims[0].load()
     except Exception as error:

@@ -1,5 +1,5 @@
 """Model sources: ``digits:``, ``shapes:``, ``timm:``, ``torchvision:``, ``robustbench:``, and
-``pkg.module:factory``.
+``pkg.module:factory``. Those that only read weights are loaded whoever names them; see `advens.trust`.
 
 A source is a function from a parsed name to a `Classifier`. Third-party packages add theirs through
 the entry-point group ``advens.models``: the entry point's name is the scheme, and it loads a function
@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING
 
 from advens.errors import InputError, first_line, unknown
 from advens.spec import Spec
+from advens.trust import call_text, confirm, trusting
 
 if TYPE_CHECKING:
     from advens.classifier import Classifier
 
+GROUP = "advens.models"
 SOURCES = {
     "digits": "advens.models.embedded",
     "shapes": "advens.models.embedded",
@@ -62,23 +64,38 @@ def origins(model: Classifier | ModelCard) -> tuple[str, ...]:
 def load_model(name: str) -> Classifier:
     """The `Classifier` of a source name such as ``"digits:resnet"``, on the CPU.
 
+    Who calls this in Python trusts the name, which may be ``pkg.module:factory``; names in files that it
+    leads to are not trusted by that.
+
     Raises:
         InputError: unknown source or name, missing or corrupt weights.
     """
+    with trusting(name):
+        return find_model(name)
+
+
+def find_model(name: str) -> Classifier:
+    """The same for a name that may come from a file: code is called only if the name is trusted."""
     return _source(spec := Spec.parse(name, "model"))(spec)
 
 
 def describe(name: str) -> ModelCard:
     """The card of a model: from its source where that has one, else from the model, loaded once."""
-    spec = Spec.parse(name, "model")
-    card: Callable[[Spec], ModelCard] | None = getattr(_module(spec), "card", None)
+    card = known_card(name)
     if card is not None:
-        return card(spec)
-    model = _source(spec)(spec)
+        return card
+    model = find_model(name)
     return ModelCard(
         name, model.family, model.digest, model.num_classes, model.input_size, model.bases,
         model.weights,
     )  # fmt: skip
+
+
+def known_card(name: str) -> ModelCard | None:
+    """The card of a model whose source tells it without loading weights; None for others."""
+    spec = Spec.parse(name, "model")
+    card: Callable[[Spec], ModelCard] | None = getattr(_module(spec), "card", None)
+    return None if card is None else card(spec)
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -132,27 +149,59 @@ def _from_plugin(point: EntryPoint, spec: Spec) -> Classifier:
 
 def _module(spec: Spec) -> object:
     """The module of a source; None for one that does not import, which loading says in a line."""
+    _permitted(spec)
     if spec.scheme in SOURCES:
         return import_module(SOURCES[spec.scheme])
-    for point in entry_points(group="advens.models", name=spec.scheme):
+    point = _point(spec.scheme)
+    if point is not None:
         with suppress(Exception):
             return import_module(point.module)
     return None
 
 
 def _source(spec: Spec) -> Callable[[Spec], Classifier]:
+    _permitted(spec)
     if spec.scheme in SOURCES:
         load: Callable[[Spec], Classifier] = import_module(SOURCES[spec.scheme]).load
         return load
-    for point in entry_points(group="advens.models", name=spec.scheme):
+    point = _point(spec.scheme)
+    if point is not None:
         return partial(_from_plugin, point)
-    from advens.models.module import importable
     from advens.models.module import load as load_module
 
-    if "." in spec.scheme or importable(spec.scheme):
-        return load_module
-    plugins = [point.name for point in entry_points(group="advens.models")]
-    raise unknown("model source", spec.scheme, [*SOURCES, *plugins])
+    return load_module
+
+
+def _permitted(spec: Spec) -> None:
+    """Raise InputError for an unknown source, and for one that calls code for a name nobody trusts."""
+    if spec.scheme in SOURCES:
+        if spec.scheme == "robustbench":
+            confirm(spec, "model", "let RobustBench unpickle what it downloads")
+        return
+    point = _point(spec.scheme)
+    if point is not None:
+        if not _is_ours(point):
+            confirm(spec, "model", f"call the plug-in '{point.name}' ({point.value})")
+        return
+    from advens.models.module import importable
+
+    if "." not in spec.scheme and not importable(spec.scheme):
+        plugins = [point.name for point in entry_points(group=GROUP)]
+        raise unknown("model source", spec.scheme, [*SOURCES, *plugins])
+    confirm(spec, "model", call_text(spec))
+
+
+def _point(scheme: str) -> EntryPoint | None:
+    """The entry point of a source. Raises InputError when two packages claim it."""
+    points = {point.value: point for point in entry_points(group=GROUP, name=scheme)}
+    if len(points) > 1:
+        raise InputError(f"model source '{scheme}' is defined more than once: by {', '.join(points)}")
+    return next(iter(points.values()), None)
+
+
+def _is_ours(point: EntryPoint) -> bool:
+    """Whether a source belongs to advens: it reads weights, and names inside its files follow this rule."""
+    return point.value.startswith(("advens.attacks.", "advens.defenses."))
 
 
 __all__ = [
@@ -161,6 +210,8 @@ __all__ = [
     "check_name",
     "describe",
     "expand",
+    "find_model",
+    "known_card",
     "list_models",
     "load_model",
     "origins",

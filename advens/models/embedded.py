@@ -8,7 +8,7 @@ from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Any
 
 from advens.errors import InputError, first_line, unknown
-from advens.models import ModelCard, load_model
+from advens.models import ModelCard, find_model
 from advens.spec import Spec
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _ensemble(spec: Spec) -> Classifier:
     """A saved ensemble, by the source that reads those."""
     with as_file(files("advens.zoo") / "weights" / spec.rest) as folder:
         try:
-            model = load_model(f"defense:{folder}")
+            model = find_model(f"defense:{folder}")
         except InputError as error:
             raise InputError(f"{spec.text}: {error}") from error
     model.name = spec.text

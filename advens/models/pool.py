@@ -10,7 +10,7 @@ import torch
 
 from advens.classifier import Classifier
 from advens.errors import InputWarning
-from advens.models import load_model
+from advens.models import find_model
 
 
 class ModelPool:
@@ -33,7 +33,7 @@ class ModelPool:
                 self._evict(keep=names)
                 with warnings.catch_warnings():  # the plan has described the model, and warned
                     warnings.simplefilter("ignore", InputWarning)
-                    model = load_model(name).to(self.device)
+                    model = find_model(name).to(self.device)
                 # convolutions are up to 1.5 times as fast, and nothing is slower
                 self._held[name] = model.to(memory_format=torch.channels_last)
             self._held.move_to_end(name)

@@ -11,7 +11,7 @@ from advens.attacks.builders.build import digests, member
 from advens.attacks.builders.cached import Folder, default_cache
 from advens.attacks.builders.snapshot import Snapshot, bare
 from advens.errors import InputError
-from advens.models import ModelCard, load_model
+from advens.models import ModelCard, find_model
 from advens.spec import Spec
 
 _held: defaultdict[tuple[str, str], WeakSet[Snapshot]] = defaultdict(WeakSet)
@@ -29,7 +29,7 @@ def load(spec: Spec) -> Snapshot:
     siblings = _held[str(folder.path), key]
     sibling = next(iter(siblings), None)
     if sibling is None:
-        base = load_model(about["names"][0])
+        base = find_model(about["names"][0])
         made = member(key, folder, about, index, base, bare(base.net))
     else:
         made = member(key, folder, about, index, sibling, sibling.shared).cpu()

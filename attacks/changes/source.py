@@ -15,7 +15,7 @@ from advens.attacks.parts import from_spec, name_of, options, to_spec
 from advens.classifier import Classifier, borrowed
 from advens.digest import value_digest
 from advens.errors import InputError
-from advens.models import ModelCard, check_name, describe, load_model, origins
+from advens.models import ModelCard, check_name, describe, find_model, origins
 from advens.seeding import Draws
 from advens.spec import Spec
 
@@ -78,7 +78,7 @@ def load(spec: Spec) -> ChangedModel:
         InputError: an unknown change, option or model, or one with nothing to change.
     """
     changes, member, of = _parsed(spec)
-    base = load_model(of)
+    base = find_model(of)
     with attached(base, changes, Moment()):
         pass  # refused here, by the model's name
     model = ChangedModel(base, changes, member)

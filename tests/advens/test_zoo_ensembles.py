@@ -50,7 +50,7 @@ def test_they_are_what_the_index_says(name: str) -> None:
 
 
 def test_the_card_needs_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("advens.models.embedded.load_model", lambda name: pytest.fail("loaded"))
+    monkeypatch.setattr("advens.models.embedded.find_model", lambda name: pytest.fail("loaded"))
     for name in NAMES:
         assert describe(name).digest == index()[name]["digest"]
 

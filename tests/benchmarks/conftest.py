@@ -19,6 +19,7 @@ import torch
 from advens.benchmarks.suite import Suite, set_key
 from advens.cli import invoke
 from advens.results.store import RunStore, read_table
+from advens.trust import trusting
 
 HERE = Path(__file__).parent
 
@@ -78,7 +79,8 @@ def _surroundings() -> Iterator[None]:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("COLUMNS", "120")
-        yield
+        with trusting("toys:*"):
+            yield
     torch.set_num_threads(threads)
 
 
@@ -102,7 +104,7 @@ def process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     def start(*arguments: object) -> subprocess.Popen[str]:
         # Ctrl-C is heard also where the tests themselves run in the background, who are deaf to it
         code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); " \
-            "from advens.cli import main; main()"
+            "import advens; from advens.cli import main\nwith advens.trusting('toys:*'): main()"
         child = subprocess.Popen(
             [sys.executable, "-c", code, *map(str, arguments)], text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,

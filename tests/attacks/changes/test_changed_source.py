@@ -133,7 +133,7 @@ def test_card(changes: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr(source, "load_model", never)
+    monkeypatch.setattr(source, "find_model", never)
     monkeypatch.setattr("advens.models.embedded.load", never)
     card = describe(name)
     assert (card.name, card.family, card.digest) == (name, "vit", model.digest)
