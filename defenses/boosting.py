@@ -25,13 +25,14 @@ from advens.threat import Threat
 
 
 class Boosted:
-    """Member m starts from member m - 1 and learns on images that fool the first m together."""
+    """Member m learns on images that fool the first m together; a warm start is from member m - 1."""
 
     members: int
     eps: float
     step_size: float
     steps: int
     margin: float
+    warm_start: bool
     training: Training
 
     def phases(self) -> list[Phase]:
@@ -45,8 +46,8 @@ class Boosted:
         ]  # fmt: skip
 
     def begin(self, team: Team, m: int) -> None:
-        """The new member has the weights of the last, and all are drawn equally often."""
-        if m:
+        """A warm start gives the new member the last one's weights; all are drawn equally often."""
+        if m and self.warm_start:
             team.members[m].load_state_dict(team.members[m - 1].state_dict())
         team.uniform(m + 1)
 
@@ -86,6 +87,8 @@ class MRBoost(Boosted):
     Args:
         eps, step_size, steps: of the l_inf PGD, from a uniform point of half the ball.
         margin: weight of the margin-maximising term.
+        warm_start: whether a member starts from the weights of the last one, and so learns longer in all
+            than those before it; an option of the published code, off in its commands.
     """
 
     members: Count = 3
@@ -93,6 +96,7 @@ class MRBoost(Boosted):
     step_size: Positive = 2 / 255
     steps: Count = 10
     margin: NonNegative = 1.0
+    warm_start: bool = False
     training: Training = Training(epochs=100, weight_decay=5e-4)
 
     def mixed(self, team: Team, x: Tensor, m: int) -> Tensor:
@@ -109,15 +113,21 @@ class BARRE(Boosted):
 
     The adversary sees members and probabilities and attacks the log of the mean of probabilities. Every
     ``osp_every`` epochs of the second half of a phase the probabilities are optimised on a slice of the
-    training images, attacked by ARC. The published code does so from the fourth member on only:
-    ``osp_from=4``.
+    training images, attacked by ARC with two hyperplanes. The published training does so from the fourth
+    member on only (``osp_from=4``), on augmented images, and starts from ten times the current learning
+    rate, which leaves the probabilities where they are once that has decayed. Here the step is the one of
+    the authors' evaluation, whatever the optimizer and its schedule.
 
     Args:
         eps, step_size, steps: of the adaptive l_inf PGD, from a uniform point of half the ball.
         margin: weight of the margin-maximising term.
+        warm_start: whether a member starts from the weights of the last one, as published, and so learns
+            longer in all than those before it.
         osp_from: the smallest ensemble whose probabilities are optimised.
         osp_every: epochs between.
-        osp_rounds: sub-gradients taken each time.
+        osp_rounds: sub-gradients taken each time, at most.
+        osp_lr: the first step of each time; step t is ``osp_lr / (t + 1)``.
+        osp_patience: rounds in a row without a lower risk, after which the optimisation ends.
         osp_images: first training images that are attacked.
         arc_steps: of ARC.
     """
@@ -127,9 +137,12 @@ class BARRE(Boosted):
     step_size: Positive = 2 / 255
     steps: Count = 10
     margin: NonNegative = 1.0
+    warm_start: bool = True
     osp_from: Count = 2
     osp_every: Count = 10
     osp_rounds: Whole = 10
+    osp_lr: Positive = 2.0
+    osp_patience: Count = 3
     osp_images: Count = 4096
     arc_steps: Count = 10
     training: Training = Training(epochs=100, weight_decay=5e-4, batch_size=256)
@@ -152,8 +165,8 @@ class BARRE(Boosted):
         def rates(a: Tensor) -> Tensor:
             return arc_error_rates(members, a, images, labels, eps=self.eps, steps=self.arc_steps)
 
-        lr = 10 * self.training.rate(epoch / epochs)
-        best, _ = optimal_sampling(rates, team.probabilities[: m + 1], rounds=self.osp_rounds, lr=lr)
+        start, lr = team.probabilities[: m + 1], self.osp_lr
+        best, _ = optimal_sampling(rates, start, rounds=self.osp_rounds, lr=lr, patience=self.osp_patience)
         team.probabilities[: m + 1] = best
 
     def finish(self, team: Team) -> RandomizedEnsemble:

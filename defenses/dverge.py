@@ -11,7 +11,7 @@ from advens.defenses.ensembles import Ensemble
 from advens.defenses.phases import Batch, Phase, Team, Training
 from advens.defenses.ranges import Count, NonNegative, Positive, Several
 from advens.defenses.registry import defense
-from advens.defenses.stacked import LOGITS, Members, features
+from advens.defenses.stacked import Members, features
 
 
 @defense("dverge", family="diversity", paper="Yang et al., NeurIPS 2020 (DVERGE)", year=2020)
@@ -22,10 +22,10 @@ class DVERGE:
     source x_s whose features in one layer of i are those of a target x_t. The others learn that it is
     still what x_s is. The layer is drawn for the epoch. There is no loss on clean images, as published.
 
-    Layers are the outputs of convolutions and linear maps, which lie before the nonlinearity, and the
-    logits. The published code makes the distilled images in train mode: batch-norm then uses the
-    batch's statistics, and its running ones drift to those of distilled images. ``train_mode=False``
-    keeps them clean.
+    Layers are what goes into each nonlinearity, behind batch-norm and the residual sum, and the logits: of
+    a ResNet-20 the 20 of the published code. That makes the distilled images in train mode: batch-norm
+    then uses the batch's statistics, and its running ones, up to the layer, drift to those of distilled
+    images. ``train_mode=False`` keeps them clean.
 
     Args:
         eps, step_size, steps: of the distillation, momentum-signed steps around the source.
@@ -57,8 +57,8 @@ class DVERGE:
 
     def loss(self, team: Team, batch: Batch) -> Tensor:
         """``sum_i sum_{j != i} CE(f_i(x'_j), y_s)``; in every turn each member sees the images of another."""
-        k, names, (x_t, _) = len(team.members), layers(team.members[0]), batch.other()
-        layer = names[batch.epoch_draws.integers(len(names), 1, "layer")[0]]
+        k, known, (x_t, _) = len(team.members), team.layers(batch.x), batch.other()
+        layer = known[batch.epoch_draws.integers(len(known), 1, "layer")[0]]
         others = torch.tensor([[j for j in range(k) if j != i] for i in range(k)])  # (i, turn)
         y_s = batch.y.repeat(k)
         with team.together(batch.x, self.training.stacked) as everyone:
@@ -68,7 +68,7 @@ class DVERGE:
                 losses.append(self.adversarial * F.cross_entropy(everyone(self.pgd(everyone, batch)), y_s))
         return k * torch.stack(losses).sum()
 
-    def distil(self, f: nn.Module, layer: str, x_s: Tensor, x_t: Tensor) -> Tensor:
+    def distil(self, f: nn.Module, layer: int, x_s: Tensor, x_t: Tensor) -> Tensor:
         """An image near ``x_s`` (N, C, H, W) whose features in ``f`` are those of ``x_t``."""
         with standing([f], train_mode=self.train_mode):
             with torch.no_grad():
@@ -92,13 +92,6 @@ class DVERGE:
     def finish(self, team: Team) -> Ensemble:
         """The mean of their probabilities."""
         return Ensemble(team.members)
-
-
-def layers(model: nn.Module) -> list[str]:
-    """Names of the layers features are taken from; ``""`` is the logits."""
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-    names = [name for name, module in model.named_modules() if isinstance(module, kinds)]
-    return [*names[:-1], LOGITS]  # the last is the head
 
 
 def repeated(x: Tensor, k: int) -> Tensor:

@@ -18,7 +18,7 @@ from advens.attacks.attack import Attack
 from advens.attacks.registry import create_attack, override
 from advens.classifier import Classifier, borrowed
 from advens.defenses.cost import cost
-from advens.defenses.dverge import layers
+from advens.defenses.layers import layers
 from advens.defenses.registry import create_defense
 from advens.errors import InputError, nearest
 from advens.seeding import Draws, RowDraws, derive
@@ -66,7 +66,7 @@ def diversity(
     y: Tensor,
     x_source: Tensor | None = None,
     *,
-    layer: str | None = None,
+    layer: int | None = None,
     eps: float = 0.07,
     step_size: float | None = None,
     steps: int = 10,
@@ -85,7 +85,7 @@ def diversity(
         x: targets (N, C, H, W) in [0, 1], on the members' device.
         y: their labels (N,).
         x_source: a source (N, C, H, W) for each; by default another target that all get right, drawn.
-        layer: the layer of all images, as `advens.defenses.dverge.layers` names it, ``""`` for the logits;
+        layer: the layer of all images, as `advens.defenses.layers.layers` counts them, -1 for the logits;
             by default drawn from the layers of each member, at the same part of its depth for all.
         eps: radius of the l_inf ball around the source.
         step_size: of the distillation; a tenth of eps by default.
@@ -102,7 +102,7 @@ def diversity(
         raise InputError("diversity needs at least two members")
     step_size = eps / 10 if step_size is None else step_size
     how = create_defense("dverge", eps=eps, step_size=step_size, steps=steps, train_mode=False)
-    names = [_layers(member, layer) for member in members]
+    known = [_layers(member, x, layer) for member in members]
     with borrowed(members):
         kept = _right(members, x, y, micro_batch).all(0).nonzero().flatten()
         if len(kept) < (2 if x_source is None else 1):
@@ -116,10 +116,10 @@ def diversity(
         depth = RowDraws(seed).uniform(place, torch.zeros_like(place), (), "layer").to(kept.device)
         seen = torch.zeros(len(members), len(members), dtype=torch.float64)
         for i, member in enumerate(members):
-            drawn = (depth * len(names[i])).long()
+            drawn = (depth * len(known[i])).long()
             for at in drawn.unique().tolist():
                 for rows in kept[drawn == at].split(micro_batch or len(kept)):
-                    felt = how.distil(member, names[i][at], x_source[rows], x[rows])
+                    felt = how.distil(member, known[i][at], x_source[rows], x[rows])
                     with torch.no_grad():
                         for j, other in enumerate(members):
                             seen[i, j] += float(F.cross_entropy(other(felt), y[rows], reduction="sum"))
@@ -229,12 +229,12 @@ def _attack(attack: str | Attack, threat: Threat | None, options: dict[str, Any]
     return attack if threat is None else override(attack, norm=threat.norm, eps=threat.eps)
 
 
-def _layers(member: Classifier, layer: str | None) -> list[str]:
-    names = layers(member)
+def _layers(member: Classifier, x: Tensor, layer: int | None) -> list[int]:
+    known = layers(member, x)
     if layer is None:
-        return names
-    if layer not in names:
-        raise InputError(f"a member has no layer '{layer}'{nearest(layer, names)}")
+        return known
+    if layer not in known:
+        raise InputError(f"layer = {layer}: a member has layers 0 to {len(known) - 2}, and -1, the logits")
     return [layer]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from advens.classifier import Classifier
 from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
+from advens.defenses.layers import layers
 from advens.defenses.ranges import Count, NonNegative, Positive, Several
 from advens.defenses.stacked import Members, Stacking, stackable, together
 from advens.seeding import Draws
@@ -81,16 +82,30 @@ class Batch:
 
 @dataclass
 class Team:
-    """The members so far, how often each is drawn, and whether they can be stacked, once that is known."""
+    """The members so far, how often each is drawn, and what is known of them once it was asked for.
+
+    Args:
+        members: networks of one architecture.
+        probabilities: (M,) float64.
+        stacks: whether they can be stacked.
+        known: their layers.
+    """
 
     members: list[Classifier]
     probabilities: Tensor
     stacks: bool | None = None
+    known: list[int] | None = None
 
     def uniform(self, count: int) -> None:
         """The first ``count`` members, equally often; the others never."""
         self.probabilities = torch.zeros(len(self.members), dtype=torch.float64)
         self.probabilities[:count] = 1 / count
+
+    def layers(self, x: Tensor) -> list[int]:
+        """The members' layers, as images like ``x`` (N, C, H, W) show them."""
+        if self.known is None:
+            self.known = layers(self.members[0], x)
+        return self.known
 
     def together(self, x: Tensor, how: Stacking) -> AbstractContextManager[Members]:
         """The members as one network, for one update on images like ``x`` (N, C, H, W)."""

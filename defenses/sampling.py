@@ -12,28 +12,32 @@ ErrorRates = Callable[[Tensor], Tensor]
 
 
 def optimal_sampling(
-    rates: ErrorRates, start: Tensor, *, rounds: int = 10, lr: float = 1.0
+    rates: ErrorRates, start: Tensor, *, rounds: int = 10, lr: float = 2.0, patience: int = 3
 ) -> tuple[Tensor, float]:
     """Projected sub-gradient descent of the adversarial risk on the simplex; the best probabilities seen.
 
-    The risk ``r(a) = E max_delta sum_m a_m 1[f_m errs]`` is convex and piecewise linear in a; the members'
-    error rates on images crafted for a are a sub-gradient, and a's mean of them is r(a).
+    The risk ``r(a) = E max_delta sum_m a_m 1[f_m errs]`` is convex and piecewise linear in a. The members'
+    error rates on images crafted for a are a sub-gradient, and their mean weighted by a is r(a).
 
     Args:
         rates: crafts and counts.
         start: probabilities (M,).
-        rounds: sub-gradients taken.
-        lr: the first step; step t is ``lr / (t + 1)``. The published one is ten times the learning rate.
+        rounds: sub-gradients taken at most.
+        lr: the first step; step t is ``lr / (t + 1)``. The authors' evaluation starts from 2.
+        patience: rounds in a row without a lower risk, after which the search has converged and ends.
 
     Returns:
         Probabilities (M,) and their risk.
     """
-    a, best, lowest = start.double(), start.double(), float("inf")
+    a, best, lowest, waited = start.double(), start.double(), float("inf"), 0
     for t in range(rounds):
         g = rates(a).double()
         risk = float(a @ g)
+        waited += 1
         if risk < lowest:
-            best, lowest = a, risk
+            best, lowest, waited = a, risk, 0
+        if waited == patience:
+            break
         a = onto_simplex(a - lr / (t + 1) * g)
     return best, lowest
 

@@ -15,12 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from advens.defenses.layers import LOGITS, before
 from advens.errors import InputError, first_line
 
 Stacking = Literal["auto", "always", "never"]
-
-LOGITS = ""
-"""The layer whose features are the answer."""
 
 
 class Members(nn.Module):
@@ -34,10 +32,10 @@ class Members(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(members)
 
-    def forward(self, x: Tensor, layer: str = LOGITS) -> Tensor:
-        """What a layer of every member gives for its rows of ``x`` (K N, ...), (K N, ...)."""
+    def forward(self, x: Tensor, layer: int = LOGITS) -> Tensor:
+        """What goes into a layer of every member for its rows of ``x`` (K N, ...), (K N, ...)."""
         parts = x.chunk(len(self.members))
-        return torch.cat([features(f, part, layer) for f, part in zip(self.members, parts, strict=True)])
+        return torch.cat([before(f, part, layer) for f, part in zip(self.members, parts, strict=True)])
 
     def keep(self) -> None:
         """Buffers are the members' own."""
@@ -66,7 +64,7 @@ class Stacked(Members):
             for name, _ in members[0].named_buffers()
         }
 
-    def forward(self, x: Tensor, layer: str = LOGITS) -> Tensor:
+    def forward(self, x: Tensor, layer: int = LOGITS) -> Tensor:
         """As in a loop. Dropout is refused: its draws would not be those of the loop."""
         weights = self.weights
         if not any(p.requires_grad for p in self.parameters()):
@@ -95,22 +93,14 @@ class Part(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, x: Tensor, layer: str) -> Tensor:
-        return features(self.model, x, layer)
+    def forward(self, x: Tensor, layer: int) -> Tensor:
+        return before(self.model, x, layer)
 
 
-def features(model: nn.Module, x: Tensor, layer: str) -> Tensor:
-    """What a layer gives for ``x``, (N, ...)."""
-    if layer == LOGITS or isinstance(model, Members):
-        out: Tensor = model(x, layer) if layer else model(x)
-        return out
-    seen: list[Tensor] = []
-    hook = model.get_submodule(layer).register_forward_hook(lambda _, args, given: seen.append(given))
-    try:
-        model(x)
-    finally:
-        hook.remove()
-    return seen[0]
+def features(model: nn.Module, x: Tensor, layer: int) -> Tensor:
+    """What goes into a layer for ``x``, (N, ...), of one network or of members run together."""
+    out: Tensor = model(x, layer) if isinstance(model, Members) else before(model, x, layer)
+    return out
 
 
 @contextmanager

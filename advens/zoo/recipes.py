@@ -194,7 +194,7 @@ ENSEMBLES: dict[str, EnsembleRecipe] = {
     "barre3": EnsembleRecipe(
         "advens train barre --arch digits:mambaout --members 3 --epochs 20 --data digits:train --out barre3 "
         f"{ADAM} --set batch_size=32 --set augment=0.5 --set eps=0.2 --set step_size=0.08 --set steps=4 "
-        "--set osp_every=5 --set osp_rounds=5 --set osp_images=512 --set arc_steps=5",
+        "--set osp_every=5 --set osp_images=512 --set arc_steps=5",
         adversarial=True,
     ),
     "dverge3": EnsembleRecipe(

@@ -29,10 +29,9 @@ from advens.classifier import Classifier
 from advens.datasets import load_data
 from advens.defenses import create_defense
 from advens.defenses.adversaries import standing
-from advens.defenses.dverge import layers
+from advens.defenses.layers import LOGITS
 from advens.defenses.members import fresh
 from advens.defenses.phases import Batch, Team
-from advens.defenses.stacked import LOGITS
 from advens.seeding import Draws
 
 SIZE = (32, 32)
@@ -77,10 +76,10 @@ class Epoch:
     def dverge(self, stacked: Literal["always", "never"]) -> Work:
         """Its updates."""
         team = Team(self.members(), torch.empty(0))
-        names = layers(team.members[0])
+        known = team.layers(self.x)
         draws = next(
             d for d in (Draws(seed, self.batch_size) for seed in count())
-            if names[d.integers(len(names), 1, "layer")[0]] == LOGITS
+            if known[d.integers(len(known), 1, "layer")[0]] == LOGITS
         )  # fmt: skip
         optimizer = torch.optim.SGD([p for f in team.members for p in f.parameters()], 1e-3)
         defense = create_defense("dverge", members=self.k, stacked=stacked)

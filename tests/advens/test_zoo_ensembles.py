@@ -69,6 +69,8 @@ def test_one_is_a_mean_the_other_randomized() -> None:
 def test_the_command_is_the_one_that_was_run(name: str) -> None:
     key = name.partition(":")[2]
     entry, how = index()[name], json.loads((WEIGHTS / key / "training.json").read_text())
+    if "nested" in how:  # what smaller ensembles would draw; the last is the whole
+        assert how.pop("nested")[-1] == load_model(name).probabilities.tolist()
     assert entry["command"] == ENSEMBLES[key].command
     program, verb, defense, *words = shlex.split(entry["command"])
     assert (program, verb) == ("advens", "train")

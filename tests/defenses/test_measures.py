@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from advens.attacks.registry import create_attack
 from advens.classifier import Classifier
-from advens.defenses.dverge import layers
+from advens.defenses.layers import LOGITS, layers
 from advens.defenses.measures import diversity, transfer_between
 from advens.errors import InputError
 from advens.seeding import Draws, RowDraws, derive
@@ -98,9 +98,13 @@ def agreed(nets: Sequence[nn.Module], x: Tensor, y: Tensor) -> list[int]:
     return [i for i in range(len(x)) if all(int(f(x[i : i + 1]).argmax()) == int(y[i]) for f in nets)]
 
 
-def distilled(f: nn.Sequential, layer: str, x_s: Tensor, x_t: Tensor, eps: float, steps: int) -> Tensor:
+PARTS = {0: slice(2), 1: slice(6), LOGITS: slice(8)}
+"""The beginning of a member that gives what goes into a layer."""
+
+
+def distilled(f: nn.Sequential, layer: int, x_s: Tensor, x_t: Tensor, eps: float, steps: int) -> Tensor:
     """One image, plainly: momentum signs of a tenth of eps that bring features to the target's."""
-    part = f if layer == "" else f[: int(layer.removeprefix("net.")) + 1]
+    part = f[PARTS[layer]]
     z, v = x_s.clone(), torch.zeros_like(x_s)
     for _ in range(steps):
         leaf = z.clone().requires_grad_()
@@ -111,7 +115,7 @@ def distilled(f: nn.Sequential, layer: str, x_s: Tensor, x_t: Tensor, eps: float
 
 
 def plainly(
-    nets: list[nn.Sequential], x: Tensor, y: Tensor, x_s: Tensor, at: list[list[str]], rows: list[int]
+    nets: list[nn.Sequential], x: Tensor, y: Tensor, x_s: Tensor, at: list[list[int]], rows: list[int]
 ) -> Tensor:
     """Mean cross-entropy of j on images of i, (K, K)."""
     seen = torch.zeros(K, K, dtype=torch.float64)
@@ -124,8 +128,8 @@ def plainly(
     return seen
 
 
-@pytest.mark.parametrize("layer", ["", "net.1", "net.5"])
-def test_diversity_of_a_layer(layer: str, members: list[Classifier], x: Tensor, y: Tensor) -> None:
+@pytest.mark.parametrize("layer", PARTS)
+def test_diversity_of_a_layer(layer: int, members: list[Classifier], x: Tensor, y: Tensor) -> None:
     nets, x_s = [evaluated(m) for m in members], x.flip(0).roll(1, 0)
     rows = agreed(nets, x, y)
     assert 0 < len(rows) < N
@@ -146,8 +150,9 @@ def test_diversity_over_drawn_layers_and_sources(members: list[Classifier], x: T
     rows = agreed(nets, x, y)
     place = torch.arange(N)
     depth = RowDraws(5).uniform(place, torch.zeros_like(place), (), "layer")
-    names = layers(members[0])
-    at = [[names[int(float(d) * len(names))] for d in depth]] * K
+    known = list(PARTS)
+    assert layers(members[0], x) == known
+    at = [[known[int(float(d) * len(known))] for d in depth]] * K
     assert len({at[0][n] for n in rows}) > 1
     x_s = x.clone()
     others = Draws(5, len(rows)).others("source")
@@ -175,15 +180,15 @@ def test_an_image_draws_its_layer_by_its_place(members: list[Classifier], x: Ten
 
 def test_equal_members_are_less_diverse(members: list[Classifier], x: Tensor, y: Tensor) -> None:
     """Images of a member look like their target to that member more than to the others."""
-    found = diversity(members, x, y, layer="", steps=30)
+    found = diversity(members, x, y, layer=LOGITS, steps=30)
     assert float(found.seen.diagonal().mean()) < found.value
-    reached = diversity(members, x, y, layer="", eps=1.0, step_size=0.02, steps=60)
+    reached = diversity(members, x, y, layer=LOGITS, eps=1.0, step_size=0.02, steps=60)
     nets = [evaluated(member) for member in members]
     rows = agreed(nets, x, y)
     clean = [float(nn.functional.cross_entropy(f(x[rows]), y[rows]).detach()) for f in nets]
     assert reached.seen.diagonal().tolist() == pytest.approx(clean, abs=0.05), "the target itself is felt"
     same = [members[1]] * 2
-    twins = diversity(same, x, y, layer="")
+    twins = diversity(same, x, y, layer=LOGITS)
     assert twins.n == int((nets[1](x).argmax(1) == y).sum())
     assert float(twins.seen.max() - twins.seen.min()) < 1e-12
 
@@ -242,8 +247,8 @@ def test_mistakes(members: list[Classifier], x: Tensor, y: Tensor) -> None:
     attack = create_attack("fgsm")
     with pytest.raises(InputError, match="at least two members"):
         diversity(members[:1], x, y)
-    with pytest.raises(InputError, match=r"no layer 'net\.0'"):
-        diversity(members, x, y, layer="net.0")
+    with pytest.raises(InputError, match="layer = 2: a member has layers 0 to 1, and -1, the logits"):
+        diversity(members, x, y, layer=2)
     with pytest.raises(InputError, match="as many sources"):
         diversity(members, x, y, x[:2])
     with pytest.raises(InputError, match="eps = -1"):

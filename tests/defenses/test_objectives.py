@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from advens.defenses import create_defense
 from advens.defenses.adversaries import ascend, standing
 from advens.defenses.diverse import adp_terms, repulsion
-from advens.defenses.dverge import features, layers
 from advens.defenses.losses import margin_maximising, mixed_log_probs
 from advens.defenses.plain import comp_sum, margins
 from advens.defenses.training import Batch, Team
@@ -283,63 +282,12 @@ def test_mixture_far_into_saturation() -> None:
     torch.testing.assert_close(found.exp(), torch.tensor([[0.25, 0.75]], dtype=torch.float64))
 
 
-# DVERGE
-
-
-def test_distilled_images_by_the_algorithm(team: Any, batch: Batch) -> None:
-    """Ten momentum-sign steps of 0.007 around the source, features of a layer before its nonlinearity."""
-    f, x_t = team.members[0], batch.other()[0]
-    for layer in layers(f):
-        found = create_defense("dverge").distil(f, layer, batch.x, x_t)
-        part = f[0] if layer == "0" else f[:4] if layer == "3" else f
-        z, v = batch.x.clone(), torch.zeros_like(batch.x)
-        for _ in range(10):
-            leaf = z.clone().requires_grad_()
-            gap = ((part(leaf) - part(x_t).detach()) ** 2).flatten(1).sum(1)
-            (g,) = torch.autograd.grad(gap.sum(), leaf)
-            v = v + g / g.abs().mean((1, 2, 3), keepdim=True)
-            z = torch.clamp(z - 0.007 * v.sign(), batch.x - 0.07, batch.x + 0.07).clamp(0, 1)
-        torch.testing.assert_close(found, z, rtol=0, atol=1e-12)
-        before, after = (((part(at) - part(x_t)) ** 2).sum() for at in (batch.x, found))
-        assert after < before
-    assert layers(f) == ["0", "3", ""]
-    assert torch.equal(features(f, x_t, ""), f(x_t))
-
-
-def test_dverge_loss(team: Any, batch: Batch) -> None:
-    defense = create_defense("dverge", steps=2)
-    names = layers(team.members[0])
-    layer = names[batch.epoch_draws.integers(len(names), 1, "layer")[0]]
-    felt = [defense.distil(f, layer, batch.x, batch.other()[0]) for f in team.members]
-    wanted = sum(
-        F.cross_entropy(team.members[i](felt[j]), batch.y) for i in range(3) for j in range(3) if i != j
-    )
-    close(defense.loss(team, batch), wanted)
-    both = create_defense("dverge", steps=2, adversarial=0.5).loss(team, batch)
-    assert float(both.detach()) > float(wanted.detach())
-
-
 def gradients_of(loss: Tensor, team: Any) -> list[bool]:
     """Which members a loss teaches."""
     for member in team.members:
         member.zero_grad()
     loss.backward()
     return [any(p.grad is not None and bool(p.grad.any()) for p in m.parameters()) for m in team.members]
-
-
-def test_members_learn_only_from_their_own_graph(team: Any, batch: Batch) -> None:
-    """A member's gradient under DVERGE is that of its own terms: images of the others are constants."""
-    defense = create_defense("dverge", steps=2)
-    for member in team.members:
-        member.zero_grad()
-    defense.loss(team, batch).backward()
-    found = [p.grad.clone() for p in team.members[0].parameters()]
-    names = layers(team.members[0])
-    layer = names[batch.epoch_draws.integers(len(names), 1, "layer")[0]]
-    felt = [defense.distil(f, layer, batch.x, batch.other()[0]) for f in team.members]
-    own = sum(F.cross_entropy(team.members[0](felt[j]), batch.y) for j in (1, 2))
-    for a, b in zip(found, torch.autograd.grad(own, list(team.members[0].parameters())), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["barre", "mrboost"])
@@ -349,11 +297,25 @@ def test_only_the_newest_member_learns(name: str, team: Any, batch: Batch) -> No
     assert [list(phase.learners) for phase in phases] == [[0], [1], [2]]
     for m, phase in enumerate(phases):
         phase.before(team)
-        if m:
-            for a, b in zip(team.members[m].parameters(), team.members[m - 1].parameters(), strict=True):
-                assert torch.equal(a, b)
         assert team.probabilities.tolist() == [1 / (m + 1)] * (m + 1) + [0] * (2 - m)
         assert gradients_of(phase.objective(team, batch), team) == [k == m for k in range(3)]
+
+
+@pytest.mark.parametrize(("name", "warm"), [("barre", True), ("mrboost", False)])
+def test_where_members_start(name: str, warm: bool, team: Any) -> None:
+    """From the last one's weights with a warm start, which is the default where it is published."""
+    assert create_defense(name).warm_start is warm
+    for asked in (True, False):
+        members = [net(k) for k in range(3)]
+        before = [[p.clone() for p in f.parameters()] for f in members]
+        team.members = members
+        create_defense(name, members=3, warm_start=asked).phases()[1].before(team)
+        source = 0 if asked else 1
+        for p, q in zip(members[1].parameters(), before[source], strict=True):
+            assert torch.equal(p, q)
+        for k in (0, 2):
+            for p, q in zip(members[k].parameters(), before[k], strict=True):
+                assert torch.equal(p, q)
 
 
 def test_ascend_stays_in_the_ball_and_rises(team: Any, batch: Batch) -> None:

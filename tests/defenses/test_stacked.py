@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import advens
 from advens.classifier import Classifier
 from advens.defenses import create_defense, stacked
-from advens.defenses.dverge import layers
+from advens.defenses.layers import LOGITS, layers
 from advens.defenses.members import fresh
 from advens.defenses.stacked import Members, Stacked, differs, features, stackable, together
 from advens.defenses.training import Batch, Team, train
@@ -72,7 +72,8 @@ def test_answers_features_and_gradients(train_mode: bool) -> None:
     for f in [*one, *two]:
         f.train(train_mode)
     x, many = images(), images(K * N)
-    for layer in [*layers(one[0]), "net.5"]:
+    assert layers(one[0], x) == [0, 1, LOGITS]
+    for layer in (0, 1, LOGITS):
         with together(one, stacked=True) as stacked_ones:
             assert isinstance(stacked_ones, Stacked)
             for rows in (x.repeat(K, 1, 1, 1), many):  # shared, and of each member its own
@@ -90,7 +91,8 @@ def test_answers_features_and_gradients(train_mode: bool) -> None:
                     close(g, h)
     for s, t in zip(states(one), states(two), strict=True):
         close(s, t)
-    assert int(one[0].net[0].num_batches_tracked) == 2 * len([*layers(one[0]), "net.5"]) * train_mode
+    assert int(one[0].net[0].num_batches_tracked) == 2 * 3 * train_mode
+    assert int(one[0].net[5].num_batches_tracked) == 2 * 2 * train_mode, "not run for the first layer"
 
 
 def test_one_by_hand() -> None:
@@ -144,7 +146,8 @@ def test_passes() -> None:
     """A member is run as often: once for the features of the target, steps times, and for each other."""
     for how in ("never", "always"):
         team, seen = Team(members(), torch.empty(0), stacks=how == "always"), []
-        team.members[0].register_forward_hook(lambda _, args, out, seen=seen: seen.append(len(args[0])))
+        team.known = layers(team.members[0], images())
+        team.members[0].register_forward_pre_hook(lambda _, args, seen=seen: seen.append(len(args[0])))
         create_defense("dverge", members=K, steps=3, stacked=how).loss(team, batch())
         assert len(seen) == 1 + 3 + K - 1
 
