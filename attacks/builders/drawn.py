@@ -89,7 +89,7 @@ class DrawnSnapshot(Snapshot):
         self.net.draws = draws  # type: ignore[assignment]
 
     @property
-    def digest(self) -> str:
+    def weights(self) -> str:
         """Hex sha256 of mean and spread, and of the surrogate's place among its siblings."""
         return self._drawn_digest
 

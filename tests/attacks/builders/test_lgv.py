@@ -218,7 +218,7 @@ def test_weights_that_explode_are_told(model: Classifier, data: Dataset, cache: 
 
 def plain_refresh(model: Classifier, images: Tensor) -> State:
     """Batch-norm of a small model by hand, in one batch: its mean, and its unbiased variance."""
-    x = F.interpolate(images, (16, 16), mode="bicubic", antialias=True)
+    x = F.interpolate(images, (16, 16), mode="bicubic", antialias=True).clamp(0, 1)
     z = model.net.get_submodule("0")((x - model.mean) / model.std)
     return {"1.running_mean": z.mean((0, 2, 3)), "1.running_var": z.var((0, 2, 3), unbiased=True)}
 

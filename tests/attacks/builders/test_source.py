@@ -17,7 +17,7 @@ from advens.attacks.changes import begin_step
 from advens.classifier import Classifier
 from advens.datasets import Dataset
 from advens.errors import InputError
-from advens.models import load_model
+from advens.models import load_model, origins
 from advens.seeding import Draws
 from advens.spec import Spec
 
@@ -70,7 +70,9 @@ def test_surrogates_that_are_drawn(
     assert len({m.digest for m in made}) == 3
     for drawn in made:
         loaded = load(drawn.name)
-        assert loaded.digest == drawn.digest == source.card(Spec.parse(drawn.name, "model")).digest
+        card = source.card(Spec.parse(drawn.name, "model"))
+        assert loaded.digest == drawn.digest == card.digest
+        assert origins(loaded) == origins(drawn) == origins(card)
         for each in (drawn, loaded):
             begin_step(each, Draws(1, len(x)).at(5))
         assert torch.equal(loaded(x), drawn(x))
