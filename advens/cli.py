@@ -17,6 +17,7 @@ import click
 
 from advens import __version__
 from advens.errors import InputError, InputWarning, RunError, nearest
+from advens.printable import say
 
 COMMANDS = {
     "run": ("advens.benchmarks.commands:run", "Run a suite and print its transferability matrix."),
@@ -161,6 +162,10 @@ def _invoke(args: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:  # a path that no file can have, as one that is too long
+        return _fail(f"{str(error.filename or 'a file')[:200]}: {error.strerror or error}", 2)
+    except RecursionError:
+        return _fail("a file is nested too deeply", 2)
 
 
 def _set_up() -> None:
@@ -193,5 +198,5 @@ def _show(others: Any, message: Warning | str, category: type[Warning], *where: 
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"advens: {message}", err=True)
+    say(f"advens: {message}", err=True)
     return code

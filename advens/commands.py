@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from advens.printable import say
 from advens.trust import trust_option, typed
 
 
@@ -21,10 +22,10 @@ def models(name: str | None) -> None:
         typed(name)
         card = describe(name)
         size = "x".join(map(str, card.input_size)) if card.input_size else "any"
-        click.echo(f"{card.name}: {card.family}, {card.num_classes} classes, input {size}")
-        click.echo(f"weights {card.digest}")
+        say(f"{card.name}: {card.family}, {card.num_classes} classes, input {size}")
+        say(f"weights {card.digest}")
         for key, value in index().get(name, {}).items():
-            click.echo(f"  {key:<16} {value}")
+            say(f"  {key:<16} {value}")
         return
     found = list_models(name or "*")
     if not found:
@@ -39,9 +40,9 @@ def models(name: str | None) -> None:
             if entry
             else ""
         )
-        click.echo(f"{each:<22} {about}".rstrip())
+        say(f"{each:<22} {about}".rstrip())
     if name is None:
-        click.echo("also: timm:NAME, torchvision:NAME, robustbench:NAME, pkg.module:factory")
+        say("also: timm:NAME, torchvision:NAME, robustbench:NAME, pkg.module:factory")
 
 
 @click.command()
@@ -53,14 +54,14 @@ def data(name: str | None) -> None:
 
     if name is None:
         for scheme, usage in list_data():
-            click.echo(f"{scheme:<12} {usage}")
+            say(f"{scheme:<12} {usage}")
         return
     typed(name)
     opened = find_data(name)
-    click.echo(f"{name}: {len(opened)} images, {opened.num_classes} classes")
+    say(f"{name}: {len(opened)} images, {opened.num_classes} classes")
     sample = opened[0]
-    click.echo(f"first: {sample.sample_id}, label {sample.label}, {tuple(sample.image.shape)}")
-    click.echo(f"digest {opened.digest}")
+    say(f"first: {sample.sample_id}, label {sample.label}, {tuple(sample.image.shape)}")
+    say(f"digest {opened.digest}")
 
 
 @click.group()
@@ -84,10 +85,10 @@ def build(out: Path, only: str | None) -> None:
         if name not in RECIPES:
             raise unknown("embedded model", name, [*RECIPES, *ENSEMBLES])
     build_zoo(names, out, on_model=_say_model)
-    click.echo(f"{len(names)} models in {out}")
+    say(f"{len(names)} models in {out}")
     if not only:
         for name, ensemble in ENSEMBLES.items():
-            click.echo(f"the ensemble {name}: {ensemble.command}")
+            say(f"the ensemble {name}: {ensemble.command}")
 
 
 @zoo.command()
@@ -111,13 +112,13 @@ def check() -> None:
         found = accuracy(model, batch.pixels.float() / 255, batch.labels)
         if abs(found - promised) > 0.005:
             wrong.append(name)
-        click.echo(f"{name:<22} clean {found:.1%}, promised {promised:.1%}")
+        say(f"{name:<22} clean {found:.1%}, promised {promised:.1%}")
     if wrong:
         raise RunError(f"not as promised: {', '.join(wrong)}")
 
 
 def _say_model(name: str, entry: dict[str, object]) -> None:
-    click.echo(
+    say(
         f"{name:<14} clean {entry['clean_accuracy']:.1%}  robust {entry['robust_accuracy']:.1%}"
         f"  {entry['seconds']:.0f} s"
     )
@@ -135,7 +136,7 @@ def doctor() -> None:
     from advens.errors import InputError, RunError
 
     broken: list[str] = []
-    click.echo(f"advens       {advens.__version__}, Python {platform.python_version()}")
+    say(f"advens       {advens.__version__}, Python {platform.python_version()}")
     for package in ("torch", "torchvision", "timm", "pandas", "pyarrow", "scikit-learn", "ray"):
         try:
             found = version(package)
@@ -143,22 +144,22 @@ def doctor() -> None:
             found = "not installed"
             if package != "ray":
                 broken.append(package)
-        click.echo(f"{package:<12} {found}")
+        say(f"{package:<12} {found}")
     try:
         import timm  # imports torchvision: fails when it does not match torch
     except Exception as error:
         broken.append("timm")
-        click.echo(f"timm does not import: {error}")
+        say(f"timm does not import: {error}")
     else:
-        click.echo(f"timm         {len(timm.list_models())} architectures")
+        say(f"timm         {len(timm.list_models())} architectures")
     import torch
 
-    click.echo(f"cpu          {os.cpu_count()} cores, {torch.get_num_threads()} torch threads")
+    say(f"cpu          {os.cpu_count()} cores, {torch.get_num_threads()} torch threads")
     for i in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(i)
-        click.echo(f"cuda:{i}       {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
+        say(f"cuda:{i}       {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB")
     if not torch.cuda.is_available():
-        click.echo("cuda         none")
+        say("cuda         none")
     from advens.models import list_models, load_model
 
     embedded = list_models()
@@ -167,14 +168,14 @@ def doctor() -> None:
             load_model(name)
         except InputError as error:
             broken.append(name)
-            click.echo(str(error))
-    click.echo(f"zoo          {len(embedded)} embedded models")
+            say(str(error))
+    say(f"zoo          {len(embedded)} embedded models")
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    click.echo(f"disk         {free:.1f} GiB free here")
-    click.echo(f"hub          {_hub()}")
+    say(f"disk         {free:.1f} GiB free here")
+    say(f"hub          {_hub()}")
     if broken:
         raise RunError(f"broken: {', '.join(broken)}")
-    click.echo("all is well")
+    say("all is well")
 
 
 def _hub() -> str:

@@ -5,13 +5,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from advens.printable import printable
+
 
 class InputError(ValueError):
     """What the caller gave cannot be used. The message is one line: what was given, what is allowed."""
 
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(message))
+
 
 class RunError(RuntimeError):
     """The input was fine but the work failed or found failures: exit code 1 on the command line."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(message))
 
 
 class InputWarning(UserWarning):

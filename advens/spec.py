@@ -10,6 +10,9 @@ from urllib.parse import parse_qsl
 
 from advens.errors import InputError, nearest
 
+LONGEST = 4096
+"""Characters of a name, as of a path."""
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -30,6 +33,10 @@ class Spec:
     @staticmethod
     def parse(text: str, kind: str) -> Spec:
         """Split a name; ``kind`` (``"model"``, ``"data"``) is the word used in messages."""
+        if len(text) > LONGEST:
+            raise InputError(f"{kind} '{text[:60]}...': a name has at most {LONGEST} characters")
+        if not text.isprintable():
+            raise InputError(f"{kind} '{text}' has control characters in its name")
         head, _, tail = text.partition("?")
         scheme, colon, rest = head.partition(":")
         if not colon or not scheme or not rest:

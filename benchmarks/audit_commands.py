@@ -10,6 +10,7 @@ import click
 
 from advens.benchmarks.commands import _progress, device_option, resolve_device
 from advens.errors import InputError, RunError
+from advens.printable import say
 from advens.trust import trust_option
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def status(directory: Path) -> None:
     """Cells done, left and failed of a run, or of all runs of a trial."""
     for store in _stores(directory):
         if store.directory != directory:
-            click.echo(f"{store.directory.name}")
+            say(f"{store.directory.name}")
         _status(store)
 
 
@@ -45,11 +46,11 @@ def _status(store: RunStore) -> None:
         key in seen.get(cell, ()) and is_whole(store.samples_path(cell, key), "samples")
         for cell, key in store.evaluated()
     )
-    click.echo(f"cells        {len(done)} of {len(cells)} crafted, {len(cells) - len(done)} left")
-    click.echo(f"evaluations  {pairs} of {sum(map(len, seen.values()))} done")
-    click.echo(f"failed       {len(failures)}")
+    say(f"cells        {len(done)} of {len(cells)} crafted, {len(cells) - len(done)} left")
+    say(f"evaluations  {pairs} of {sum(map(len, seen.values()))} done")
+    say(f"failed       {len(failures)}")
     for cell, note in failures.items():
-        click.echo(f"  {cell}  {note['task']}: {note['error']}")
+        say(f"  {cell}  {note['task']}: {note['error']}")
 
 
 @click.command()
@@ -64,14 +65,14 @@ def verify(directory: Path, device: str) -> None:
     for store in _stores(directory):
         audit = verify_run(store, resolve_device(device), _progress())
         for lie in audit.lies:
-            click.echo(f"LIE  {lie}", err=True)
+            say(f"LIE  {lie}", err=True)
         close = f", {audit.borderline} borderline" if audit.borderline else ""
         where = "" if store.directory == directory else f"{store.directory.name}: "
-        click.echo(f"{where}{audit.cells} cells and {audit.rows} predictions checked{close}")
+        say(f"{where}{audit.cells} cells and {audit.rows} predictions checked{close}")
         lies += len(audit.lies)
     if lies:
         raise RunError(f"{directory}: {lies} things stored there are not true")
-    click.echo("every image is in its ball and every number follows from the stored bytes")
+    say("every image is in its ball and every number follows from the stored bytes")
 
 
 def _stores(directory: Path) -> list[RunStore]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from advens.errors import InputError, RunError
+from advens.printable import say
 from advens.trust import trust_option, typed
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def suites(name: str | None) -> None:
     if name is not None:
         load(name)
         inside = files("advens.benchmarks") / "suites" / f"{name}.toml"
-        click.echo((inside if name in bundled() else Path(name)).read_text().rstrip())
+        say(*(inside if name in bundled() else Path(name)).read_text().rstrip().split("\n"))
         return
     folder = files("advens.benchmarks") / "suites"
     texts = ((each, (folder / f"{each}.toml").read_text()) for each in bundled())
@@ -153,13 +154,13 @@ def craft(attack: str, surrogates: str, data: str, out: Path, limit: int | None,
     for name, rate in made.fooled["surrogates"].items():
         beside = f"; on the plain surrogates {plain[name]:.1%}" if plain else ""
         known = f" ({'a surrogate' if not plain else 'built from it'})" if name in made.surrogates else ""
-        click.echo(f"{rate:6.1%} of the images {verb} {name}{known}{beside}")
+        say(f"{rate:6.1%} of the images {verb} {name}{known}{beside}")
     if made.same_images:
-        click.echo("surrogates were built on the images that are attacked; --train DATA builds on others")
+        say("surrogates were built on the images that are attacked; --train DATA builds on others")
     for warning in made.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
     where = f"{out}/images and {out}/examples" if png else f"{out}/examples"
-    click.echo(f"{made.images} images in {where}{f', traces in {out}/traces' if trace else ''}")
+    say(f"{made.images} images in {where}{f', traces in {out}/traces' if trace else ''}")
 
 
 def resolve_device(device: str) -> str:
@@ -203,25 +204,25 @@ def _print_outline(suite: Suite) -> None:
     from advens.benchmarks.plan import outline
 
     seen = outline(suite)
-    click.echo(
+    say(
         f"suite      {suite.name}: {suite.threat.norm} {suite.threat.eps}, data {suite.source}"
     )
     for name, models in seen.sets.items():
         wanted = suite.surrogates.get(name)
         if isinstance(wanted, Build):
             made = f"{len(models)} by '{wanted.build}' of {', '.join(wanted.models)}, on {wanted.source}"
-        click.echo(f"surrogates {name}: {made if isinstance(wanted, Build) else ', '.join(models)}")
+        say(f"surrogates {name}: {made if isinstance(wanted, Build) else ', '.join(models)}")
     for target in seen.targets:
         inside = [name for name, models in seen.sets.items() if target in models]
-        click.echo(
+        say(
             f"target     {target}{'  (white-box for ' + ', '.join(inside) + ')' if inside else ''}"
         )
     most = "" if suite.goal == "transfer" else "at most "
     for (label, name), stage in seen.stages.items():
         spent = stage.attack.passes(len(seen.sets[name]))
-        click.echo(f"attack     {label} on {name}: {most}{spent.forward} F, {spent.backward} B per image")
+        say(f"attack     {label} on {name}: {most}{spent.forward} F, {spent.backward} B per image")
     cells = len(seen.stages) * len(suite.seeds)
-    click.echo(
+    say(
         f"{cells} cells per shard of {suite.shard} images, each shown to {len(seen.targets)} targets"
     )
 
@@ -239,21 +240,21 @@ def _conclude(report: Report, goal: str = "transfer", form: str = "table") -> No
 
     show = show_matrix if goal == "transfer" else show_robustness
     for warning in report.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
     if report.crafted or report.evaluated:
         done = f"{report.crafted} cells crafted, {report.evaluated} evaluations"
     else:
         done = f"nothing to do: all {report.cells} cells are there"
     if not report.failures:
         show(report.directory, form)
-    click.echo(done)
+    say(done)
     if report.failures:
         for _, why in report.failures:
-            click.echo(f"failed: {why}", err=True)
+            say(f"failed: {why}", err=True)
         raise RunError(
             f"{len(report.failures)} cells failed; see 'advens status {report.directory}'"
         )
-    click.echo(
+    say(
         f"files in {report.directory}: matrix.parquet, leaderboard.parquet, samples/, examples/"
     )
 

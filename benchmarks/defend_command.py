@@ -15,6 +15,7 @@ from advens.benchmarks.commands import (
     device_option,
     resolve_device,
 )
+from advens.printable import printable, say
 from advens.trust import trust_option, typed
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def defend(defenses: tuple[str, ...], data: str, surrogates: str | None, attacks
         names(opened, "--open"), limit=limit, open_limit=open_limit, seed=seed, batch_size=batch_size,
     )  # fmt: skip
     show(run(trial, out, device=resolve_device(device), progress=_progress()), form)
-    click.echo(f"runs in {out}; the table in {out}/defenses.parquet", err=form != "table")
+    say(f"runs in {out}; the table in {out}/defenses.parquet", err=form != "table")
 
 
 def study(found: Study, directory: Path | None, only: str | None, how: Callable[[], dict[str, Any]]) -> None:
@@ -83,17 +84,17 @@ def study(found: Study, directory: Path | None, only: str | None, how: Callable[
     if directory is not None:
         run_study(found, directory, progress=_progress(), **how())
         show_study(directory)
-        click.echo(f"runs in {directory}; the tables in {directory}/study.parquet")
+        say(f"runs in {directory}; the tables in {directory}/study.parquet")
         return
     lines = contestants(found)
     check(found)
-    click.echo(f"suite      {found.name}: l_inf {', '.join(map(str, found.eps))}, data {found.data}")
+    say(f"suite      {found.name}: l_inf {', '.join(map(str, found.eps))}, data {found.data}")
     for training in dict.fromkeys(line.training for line in lines):
         sizes = sorted({line.members for line in lines if line.training == training})
-        click.echo(f"train      {training.title}: members {', '.join(map(str, sizes))}")
-    click.echo(f"transfer   {', '.join(found.attacks)} on {', '.join(found.surrogates)}")
-    click.echo(f"open       {', '.join((*found.trial([]).open, *ADAPTIVE))} at the largest eps")
-    click.echo(f"{len(lines)} models of {len({line.training for line in lines})} trainings")
+        say(f"train      {training.title}: members {', '.join(map(str, sizes))}")
+    say(f"transfer   {', '.join(found.attacks)} on {', '.join(found.surrogates)}")
+    say(f"open       {', '.join((*found.trial([]).open, *ADAPTIVE))} at the largest eps")
+    say(f"{len(lines)} models of {len({line.training for line in lines})} trainings")
 
 
 def show(table: pd.DataFrame, form: str) -> None:
@@ -109,12 +110,13 @@ def show(table: pd.DataFrame, form: str) -> None:
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     made = Table(box=None, pad_edge=False, header_style="bold")
     for k, name in enumerate(header):
-        made.add_column(text.fold(name, WIDE), justify="right" if k else "left", overflow="fold")
+        made.add_column(Text(text.fold(name, WIDE)), justify="right" if k else "left", overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*(Text(printable(cell)) for cell in row))
     console = Console(highlight=False)
     console.print(made)
     for line in ("", *NOTES):

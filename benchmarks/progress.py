@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from advens.printable import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -51,7 +53,7 @@ class Progress:
         )  # fmt: skip
         with Bar(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task(what, total=total, title="")
-            yield lambda title: bar.update(task, advance=1, title=escape(title))
+            yield lambda title: bar.update(task, advance=1, title=escape(printable(title)))
 
     def _lines(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
         assert self.console is not None
@@ -65,7 +67,7 @@ class Progress:
                 state["said"] = now
                 done = int(state["done"])
                 console.print(
-                    f"{what}: {done}/{total}, {now - started:.0f} s, last: {title}",
+                    f"{what}: {done}/{total}, {now - started:.0f} s, last: {printable(title)}",
                     soft_wrap=True, markup=False, highlight=False,
                 )  # fmt: skip
 

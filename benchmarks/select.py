@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from advens.benchmarks.commands import _names, device_option, resolve_device
+from advens.printable import say
 from advens.trust import trust_option, typed
 
 
@@ -46,7 +47,7 @@ def select(
             raise InputError(f"{name}: {error}") from error
     batch = next(opened.batches([slice(0, len(opened))]))
     found = examine(models, batch.pixels.to(where).float() / 255, batch.labels.to(where))
-    click.echo(f"{'surrogate':<28}{'adds':>8}{'agreement':>11}{'likeness to others':>20}")
+    say(f"{'surrogate':<28}{'adds':>8}{'agreement':>11}{'likeness to others':>20}")
     others = (found.similarity.sum(0) - 1) / max(1, len(names) - 1)
     for k, gain in found.greedy(count, redundancy):
-        click.echo(f"{names[k]:<28}{gain:>8.4f}{float(found.agreement[k]):>11.3f}{float(others[k]):>20.4f}")
+        say(f"{names[k]:<28}{gain:>8.4f}{float(found.agreement[k]):>11.3f}{float(others[k]):>20.4f}")

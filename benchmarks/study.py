@@ -20,7 +20,7 @@ from advens.benchmarks.defend import Trial, defend, trial_of
 from advens.benchmarks.executors import execute
 from advens.benchmarks.plan import outline
 from advens.benchmarks.progress import Progress
-from advens.benchmarks.suite import NAME, Suite, from_table, read, validated
+from advens.benchmarks.suite import NAME, Suite, Title, from_table, read, validated
 from advens.datasets import Dataset, find_data
 from advens.defenses.members import architecture
 from advens.errors import RunError
@@ -50,8 +50,8 @@ class DefenseEntry(BaseModel):
 
     name: str
     members: list[int] = Field(min_length=1)
-    label: str | None = None
-    table: str = "defenses"
+    label: Title | None = None
+    table: Title = "defenses"
 
     @field_validator("members", mode="before")
     @classmethod
@@ -84,7 +84,7 @@ class Study(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=NAME)
+    name: Title = Field(pattern=NAME)
     goal: Literal["defense"]
     data: str
     limit: int | None = Field(None, ge=1)

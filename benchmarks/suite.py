@@ -12,13 +12,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+)
 
 from advens.benchmarks.building import Build
 from advens.errors import InputError, first_line, nearest, unknown
+from advens.printable import printable
 from advens.spec import literal
 from advens.threat import Threat
 
@@ -31,6 +40,19 @@ else:
 Surrogates = list[str] | str | Build
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 M = TypeVar("M", bound=BaseModel)
+LONGEST = 100
+
+
+def _title(name: str) -> str:
+    """What rows are called by, and folders. Raises ValueError for what cannot be shown."""
+    if len(name) > LONGEST:
+        raise ValueError(f"'{name[:20]}...': a name has at most {LONGEST} characters")
+    if not name.isprintable():
+        raise ValueError(f"'{printable(name)}': a name has no control characters")
+    return name
+
+
+Title = Annotated[str, AfterValidator(_title)]
 
 
 class ThreatTable(BaseModel):
@@ -54,7 +76,7 @@ class AttackEntry(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     name: str
-    label: str | None = None
+    label: Title | None = None
     budget: int | None = Field(None, ge=1)
     surrogates: list[str] | None = None
 
@@ -102,7 +124,7 @@ class Suite(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=NAME)
+    name: Title = Field(pattern=NAME)
     goal: Literal["transfer", "robustness"] = "transfer"
     crossed: bool = True
     data: str
@@ -142,6 +164,7 @@ class Suite(BaseModel):
         if not sets:
             raise ValueError("a suite needs at least one surrogate set")
         for name, models in sets.items():
+            _title(name)
             if not models or (isinstance(models, Build) and not models.model):
                 raise ValueError(f"surrogate set '{name}' is empty")
             if isinstance(models, Build) and name == "each":
@@ -309,7 +332,9 @@ def _explain(error: ValidationError, model: type[BaseModel], text: str) -> str:
     if first["type"] == "missing":
         return f"'{dotted}' is missing"
     message = first["msg"].removeprefix("Value error, ")
-    return f"{dotted} = {first['input']!r}: {message}{_line(text, key)}"
+    given = repr(first["input"])
+    given = given if len(given) <= LONGEST else f"{given[:LONGEST]}..."
+    return f"{dotted} = {given}: {message}{_line(text, key)}"
 
 
 def _known(model: type[BaseModel], loc: Sequence[Any]) -> list[str]:

@@ -12,6 +12,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from advens.printable import printable
+
 
 @dataclass(frozen=True)
 class Column:
@@ -54,14 +56,19 @@ def table(keys: Sequence[Column], columns: Sequence[Column]) -> Table:
     everything = [*keys, *columns]
     for column in everything:
         drawn.add_column(
-            Text(column.header), justify="right" if column.right else "left", overflow="fold",
+            Text(_shown(column.header)), justify="right" if column.right else "left", overflow="fold",
         )
     for k in range(len(everything[0].cells)):
         drawn.add_row(*[
-            Text(column.cells[k], style=column.styles[k] if column.styles else "")
+            Text(_shown(column.cells[k]), style=column.styles[k] if column.styles else "")
             for column in everything
         ])
     return drawn
+
+
+def _shown(cell: str) -> str:
+    """A cell of several lines, each printable."""
+    return "\n".join(map(printable, cell.split("\n")))
 
 
 def text_of(parts: Sequence[RenderableType], width: int) -> str:

@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from advens.errors import unknown
+from advens.printable import printable
 from advens.results import text
 from advens.results.blocks import Column, fits, split, table, text_of
 from advens.results.matrix import held_out_means
@@ -302,4 +303,4 @@ def _spaced(tables: Sequence[RenderableType]) -> list[RenderableType]:
 
 
 def _caption(lines: Sequence[str]) -> list[RenderableType]:
-    return [Text(""), *(Text(line, style="italic") for line in lines)]
+    return [Text(""), *(Text(printable(line), style="italic") for line in lines)]

@@ -157,8 +157,11 @@ class RunStore:
         """Keeps every other process from writing here, and cleans up after those that were killed.
 
         Raises:
-            InputError: when another process is at work here.
+            InputError: when another process is at work here, or its folders are links.
         """
+        for folder in (self.examples, self.samples):
+            if folder.is_symlink():
+                raise InputError(f"{folder} is a link; the folders of a run are its own")
         with locked(self.directory):
             self.clean()
             yield self
@@ -182,7 +185,7 @@ def _scan(paths: Sequence[Path], columns: list[str]) -> pa.Table:
 
 
 def _parquet(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.parquet")) if folder.is_dir() else []
+    return sorted(path for path in folder.glob("*.parquet") if path.is_file()) if folder.is_dir() else []
 
 
 def _checked(what: str, value: str, dots: bool) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 from rich.console import RenderableType
 from rich.text import Text
 
+from advens.printable import markdown, printable
 from advens.results import text
 from advens.results.blocks import Column, split
 from advens.results.robustness import groups
@@ -109,7 +110,7 @@ def study_parts(table: pd.DataFrame, width: int) -> list[RenderableType]:
     """What ``pooled`` gives for a terminal of that width, as rich renderables."""
     parts: list[RenderableType] = []
     for name, columns in laid_out(table):
-        parts.append(Text(name, style="bold"))
+        parts.append(Text(printable(name), style="bold"))
         parts += [each for part in split(columns[:2], columns[2:], width) for each in (part, Text(""))]
     return [*parts, *(Text(line, style="italic") for line in notes(table))]
 
@@ -120,7 +121,7 @@ def study_markdown(table: pd.DataFrame) -> str:
     for name, columns in laid_out(table):
         rows = zip(*(column.cells for column in columns), strict=True)
         header = [column.header for column in columns]
-        texts.append(f"**{name}**\n\n" + text.as_markdown(header, rows, ()).rstrip() + "\n")
+        texts.append(f"**{markdown(name)}**\n\n" + text.as_markdown(header, rows, ()).rstrip() + "\n")
     return "\n".join([*texts, "\n\n".join(notes(table)), ""])
 
 

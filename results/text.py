@@ -10,6 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from advens.printable import markdown, printable, table_cell
+
 FORMATS = ("table", "csv", "json", "markdown")
 
 
@@ -60,7 +62,7 @@ def number(value: float, digits: int = 3) -> str:
 def fold(name: str, width: int) -> str:
     """The name on lines of at most ``width``, broken after ``-_/:,+@.`` and blanks if it can be."""
     lines = [""]
-    for piece in re.findall(r"[^-_/:,+@. ]*[-_/:,+@. ]?", name):
+    for piece in re.findall(r"[^-_/:,+@. ]*[-_/:,+@. ]?", printable(name)):
         while len(lines[-1]) + len(piece.rstrip()) > width:
             if lines[-1]:
                 lines.append("")
@@ -71,8 +73,12 @@ def fold(name: str, width: int) -> str:
 
 
 def as_csv(frame: pd.DataFrame) -> str:
-    """Every column, unrounded, with a header."""
-    return str(frame.to_csv(index=False, lineterminator="\n"))
+    """Every column, unrounded, with a header; text is no formula to a spreadsheet."""
+    shown = frame.rename(columns=table_cell)
+    for name in shown.columns:
+        if not pd.api.types.is_numeric_dtype(shown[name]):
+            shown[name] = shown[name].astype(object).map(table_cell, na_action="ignore")
+    return str(shown.to_csv(index=False, lineterminator="\n"))
 
 
 def as_json(frame: pd.DataFrame) -> str:
@@ -82,19 +88,15 @@ def as_json(frame: pd.DataFrame) -> str:
 
 def dump(value: Any) -> str:
     """Indented JSON that is strict: nan becomes null."""
-    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(_plain(value), indent=2, allow_nan=False) + "\n"
 
 
 def as_markdown(header: Sequence[str], rows: Iterable[Sequence[str]], lines: Iterable[str]) -> str:
     """A markdown table with its caption below; numbers to the right."""
     table = [header, ["---"] * len(header), *rows]
-    text = ["| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in table]
-    caption = "\n\n".join(line.replace("*", "\\*") for line in lines)
+    text = ["| " + " | ".join(map(markdown, row)) + " |" for row in table]
+    caption = "\n\n".join(map(markdown, lines))
     return "\n".join([*text, "", caption]) + "\n"
-
-
-def _escaped(cell: str) -> str:
-    return cell.replace("\n", " ").replace("|", "\\|").replace("*", "\\*")
 
 
 def _plain(value: Any) -> Any:
