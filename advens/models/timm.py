@@ -18,6 +18,7 @@ from torch import nn
 
 from advens.classifier import FAMILIES, Classifier
 from advens.errors import InputError, first_line, nearest, unknown
+from advens.models import hub
 from advens.models.checkpoint import check as check_checkpoint
 from advens.models.checkpoint import misfit, read
 from advens.models.preprocessing import check_size, triple, warn_of_assumed
@@ -125,14 +126,40 @@ def _build(spec: Spec) -> nn.Module:
     options: dict[str, Any] = spec.literals(skip=OWN)
     if "checkpoint" in spec.query:
         return _from_checkpoint(spec, options)
-    pretrained = bool(spec.literals().get("pretrained", True))
+    away = _asks_the_hub(spec) and not hub.reachable(hub.endpoint())
     try:
-        return _create(spec, options, pretrained=pretrained)
+        with hub.offline(away):
+            return _create(spec, options, pretrained=_pretrained(spec))
     except (RuntimeError, OSError) as error:
+        why = f"they are not in the cache, and {hub.endpoint()} cannot be reached"
         raise InputError(
-            f"'{spec.text}': pretrained weights could not be had ({first_line(error)}); "
+            f"'{spec.text}': pretrained weights could not be had ({why if away else first_line(error)}); "
             f"give a local file with ?checkpoint=PATH"
         ) from error
+
+
+def _pretrained(spec: Spec) -> bool:
+    return bool(spec.literals().get("pretrained", True))
+
+
+def _asks_the_hub(spec: Spec) -> bool:
+    return "checkpoint" not in spec.query and (_pretrained(spec) or _on_hub(spec))
+
+
+def _repository(spec: Spec) -> tuple[str, str | None]:
+    """Where the weights of a name lie on the hub, and their file if it is not the usual one."""
+    import timm
+
+    if _on_hub(spec):
+        return spec.rest.partition(":")[2], None
+    config = timm.get_pretrained_cfg(spec.rest)
+    return ("", None) if config is None else (config.hf_hub_id or "", config.hf_hub_filename)
+
+
+def absent(spec: Spec) -> str:
+    """What has to be downloaded before a name can be loaded; empty where nothing has to."""
+    repository, filename = _repository(spec) if _asks_the_hub(spec) else ("", None)
+    return "" if not repository or hub.cached(repository, filename) else f"{hub.endpoint()}/{repository}"
 
 
 def _create(spec: Spec, options: Mapping[str, Any], **how: Any) -> nn.Module:

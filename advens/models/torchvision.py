@@ -20,6 +20,7 @@ from torch import nn
 
 from advens.classifier import Classifier
 from advens.errors import InputError, first_line, unknown
+from advens.models import hub
 from advens.models.checkpoint import check as check_checkpoint
 from advens.models.checkpoint import fill, read
 from advens.models.preprocessing import check_size, triple, warn_of_assumed
@@ -77,6 +78,12 @@ def load(spec: Spec) -> Classifier:
     return model
 
 
+def absent(spec: Spec) -> str:
+    """What has to be downloaded before a name can be loaded; empty where nothing has to."""
+    entry = None if "checkpoint" in spec.query else _entry(spec)
+    return "" if entry is None or hub.downloaded(entry.url) else str(entry.url)
+
+
 def family(name: str) -> str:
     """Of an architecture."""
     return next((family for start, family in FAMILIES.items() if name.startswith(start)), "cnn")
@@ -105,6 +112,12 @@ def _built(spec: Spec, entry: Any, classes: int) -> nn.Module:
     options: dict[str, Any] = {"num_classes": classes}
     if entry is None and spec.rest in INCEPTIONS:
         options["init_weights"] = True  # the default, of which torchvision warns unless it is asked for
+    url = absent(spec)
+    if url and not hub.reachable(url):
+        raise InputError(
+            f"'{spec.text}': pretrained weights could not be had (they are not in the cache, and {url} "
+            f"cannot be reached); give a local file with ?checkpoint=PATH"
+        )
     try:
         net: nn.Module = models.get_model(spec.rest, weights=entry, **options)
     except (OSError, RuntimeError, ValueError) as error:

@@ -109,3 +109,58 @@ def test_a_model_the_hub_does_not_have_is_one_line(hub: tuple[str, list[str], st
     assert "pretrained weights could not be had" in done.stderr
     assert "checkpoint=PATH" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def nowhere() -> str:
+    """The address of a hub that has gone."""
+    server = serve({}, [])
+    server.shutdown()
+    server.server_close()
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+def test_offline_is_one_line_without_further_attempts(nowhere: str, tmp_path: Path) -> None:
+    done = ask("timm:test_vit.r160_in1k", nowhere, tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"they are not in the cache, and {nowhere} cannot be reached" in line
+    assert "checkpoint=PATH" in line
+
+
+def test_offline_weights_come_from_the_cache(
+    hub: tuple[str, list[str], str], nowhere: str, tmp_path: Path
+) -> None:
+    assert ask("timm:test_vit.r160_in1k", hub[0], tmp_path).returncode == 0
+    done = ask("timm:test_vit.r160_in1k", nowhere, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout.splitlines()[-1])[0] == hub[2]
+
+
+def test_offline_torchvision_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The download is not tried: it would wait for as long as the network lets it."""
+    from advens.errors import InputError
+    from advens.models import hub, load_model
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("a download"))
+    monkeypatch.setattr(hub, "reachable", lambda url: False)
+    with pytest.raises(InputError, match=r"not in the cache, and https://\S+\.pth cannot be reached"):
+        load_model("torchvision:squeezenet1_1?weights=IMAGENET1K_V1")
+
+
+def test_a_proxy_is_asked_in_place_of_the_host(nowhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from advens.models.hub import reachable
+
+    server = serve({}, [])
+    try:
+        monkeypatch.setenv("no_proxy", "")
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.server_port}")
+        assert reachable("http://hub.invalid")
+        monkeypatch.setenv("http_proxy", nowhere)
+        assert not reachable("http://hub.invalid")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert reachable(f"http://127.0.0.1:{server.server_port}")
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,72 @@
+"""Whether weights are at hand or can be downloaded: asked once, before a library tries again for a minute."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Thread
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+PATIENCE = 3.0
+"""Seconds that a host has to accept a connection."""
+FILES = ("model.safetensors", "pytorch_model.bin")
+"""What timm looks for in a repository, in order."""
+
+
+def cached(repository: str, filename: str | None = None) -> bool:
+    """Whether the weights of a repository on the hub are in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    name, _, revision = repository.partition("@")
+    files = (filename,) if filename else FILES
+    found = (try_to_load_from_cache(name, file, revision=revision or None) for file in files)
+    return any(isinstance(path, str) for path in found)
+
+
+def downloaded(url: str) -> bool:
+    """Whether torch's cache has the file of a URL."""
+    import torch
+
+    return (Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name).is_file()
+
+
+def endpoint() -> str:
+    """The hub's URL."""
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT
+
+
+def reachable(url: str) -> bool:
+    """Whether the host of a URL, or the proxy before it, accepts a connection soon."""
+    parts = urlsplit(url)
+    proxy = None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
+    if proxy:
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    where = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    answers: list[bool] = []
+
+    def ask() -> None:
+        with suppress(OSError), socket.create_connection(where, PATIENCE):
+            answers.append(True)
+
+    thread = Thread(target=ask, daemon=True)  # looking up a name has no time limit of its own
+    thread.start()
+    thread.join(PATIENCE)
+    return bool(answers)
+
+
+@contextmanager
+def offline(wanted: bool) -> Iterator[None]:
+    """The hub's client takes what is in its cache, and does not ask the network; if wanted."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or wanted
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
