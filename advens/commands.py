@@ -23,7 +23,8 @@ def models(name: str | None) -> None:
         card = describe(name)
         size = "x".join(map(str, card.input_size)) if card.input_size else "any"
         say(f"{card.name}: {card.family}, {card.num_classes} classes, input {size}")
-        say(f"weights {card.digest}")
+        say(f"digest  {card.digest}")
+        say(f"weights {card.weights or card.digest}")
         for key, value in index().get(name, {}).items():
             say(f"  {key:<16} {value}")
         return

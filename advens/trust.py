@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 GROUPS = ("advens.models", "advens.data")
-VIEW = ("size", "limit", "seed")
-"""Options that every data source takes; they choose among images and are no arguments of its factory."""
+VIEW = ("size", "crop_pct", "interpolation", "classes", "limit", "seed")
+"""Options that every data source takes; they change what is seen of it, and its factory is not given them."""
 
 _trusted: ContextVar[frozenset[str]] = ContextVar("trusted", default=frozenset())
 

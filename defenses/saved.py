@@ -103,6 +103,8 @@ def _member(path: Path, card: Any) -> Classifier:
         torch.tensor(card[key], dtype=torch.float64).to(getattr(member, key)).view(1, 3, 1, 1)
         for key in ("mean", "std")
     )
+    if "transform_input" in card:
+        vars(member.net)["transform_input"] = bool(card["transform_input"])
     member.requires_grad_(False)
     if member.weights != card["digest"]:
         raise InputError(f"{path.parent}: the weights in {path.name} are not those that were saved")
@@ -142,10 +144,12 @@ def _card(k: int, member: nn.Module) -> dict[str, Any]:
     again = load_model(bare(member.name, member.num_classes))
     if _shapes(again) != _shapes(member):
         raise InputError(f"member {k} is not of the architecture that '{member.name}' stands for")
+    # torchvision's inception_v3 says it outside its weights, and a bare one otherwise
+    transformed = {k: v for k, v in vars(member.net).items() if k == "transform_input"}
     return {
         "name": member.name, "digest": member.weights, "num_classes": member.num_classes,
         "mean": member.mean.flatten().tolist(), "std": member.std.flatten().tolist(),
-        "input_size": member.input_size, "interpolation": member.interpolation,
+        "input_size": member.input_size, "interpolation": member.interpolation, **transformed,
     }  # fmt: skip
 
 

@@ -57,6 +57,7 @@ def check(spec: Spec) -> None:
             raise unknown("timm model", spec.rest, timm.list_models())
         if "num_classes" not in spec.query and _embeds(spec.rest):
             raise _headless(spec, _width(spec.rest))
+        _check_head(spec)
     for key in spec.query:
         close = get_close_matches(key, OWN, n=1, cutoff=0.8)
         if key not in OWN and close:
@@ -112,6 +113,17 @@ def _width(name: str) -> int:
 def _embeds(name: str) -> bool:
     """Whether the weights of a name end in an embedding or features, not in classes."""
     return _width(name) % EMBEDDING_STEP == 0
+
+
+def _check_head(spec: Spec) -> None:
+    """Raise InputError when the hub's weights have other classes than are asked for."""
+    asked, own = spec.number("num_classes"), _width(spec.rest)
+    filled = "checkpoint" in spec.query or spec.literals().get("pretrained", True) is not True
+    if asked is not None and asked != own and not filled:
+        raise InputError(
+            f"'{spec.text}': the weights of {spec.rest} are for {own:,} classes, not {asked:,}, and timm "
+            f"would draw a head at random; give ?checkpoint=PATH, or pretrained=false"
+        )
 
 
 def _headless(spec: Spec, width: int) -> InputError:

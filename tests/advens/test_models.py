@@ -594,6 +594,10 @@ def test_module_factory(mine: str) -> None:
         ("digits:resnet?a=1", "'digits:resnet?a=1': unknown option 'a'"),
         ("timm:resnt18", "unknown timm model 'resnt18'; did you mean 'resnet18'?"),
         ("timm:test_vit?checkpoint=/nope.pth", "'timm:test_vit?checkpoint=/nope.pth': no checkpoin"),
+        ("timm:test_vit?num_classes=7", "'timm:test_vit?num_classes=7': the weights of test_vit are for "
+         "1,000 classes, not 7, and timm would draw a head at random; give ?checkpoint=PATH, or pretr"),
+        ("timm:vit_small_patch14_dinov2?num_classes=7", "'timm:vit_small_patch14_dinov2?num_classes=7': the "
+         "weights of vit_small_patch14_dinov2 are for 0 classes, not 7, and timm would draw a head at"),
         ("timm:test_vit?chekpoint=x", "'timm:test_vit?chekpoint=x': unknown option 'chekpoint'; did you "
          "mean 'checkpoint'?"),
         ("timm:test_vit?checkpoint_path=x", "'timm:test_vit?checkpoint_path=x': unknown option 'checkpoi"),

@@ -23,6 +23,7 @@ from advens.errors import InputError
 from advens.models import load_model
 from advens.spec import Spec
 from advens.threat import Threat
+from advens.trust import trusting
 
 torch.set_num_threads(1)
 
@@ -282,6 +283,30 @@ def test_damage_is_one_line(tmp_path: Path) -> None:
         refused("saved ensemble")
     (path / "ensemble.json").write_text("{")
     refused("damaged")
+
+
+def test_channels_that_a_network_transforms_are_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchvision's inception_v3 says so beside its weights."""
+    (tmp_path / "inceptive.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(6, 4)\n"
+        "        self.transform_input = False\n"
+        "    def forward(self, x):\n"
+        "        return super().forward((2 * x - 1 if self.transform_input else x).mean((1, 2)))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with trusting("inceptive:*"):
+        plain, model = load_model("inceptive:Net"), load_model("inceptive:Net")
+        model.net.transform_input = True
+        assert not torch.equal(plain(images(2)), model(images(2)))
+        Ensemble([plain, model]).save(tmp_path / "two")
+        again = load(tmp_path / "two")
+    assert [m.net.transform_input for m in again.members] == [False, True]  # type: ignore[union-attr]
+    assert torch.equal(again(images(2)), Ensemble([plain, model])(images(2)))
 
 
 def test_what_cannot_be_saved(tmp_path: Path) -> None:
