@@ -9,11 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advens.attacks.running import AttackResult
 from advens.attacks.whitebox.checks import inspect
 from advens.attacks.whitebox.engine import WhiteBox, search
 from advens.attacks.whitebox.oracle import RowOracle
 from advens.benchmarks.plan import Cell
-from advens.benchmarks.work import cell_seed, describe_cell, example_rows, stored_pixels, wanted
+from advens.benchmarks.work import (
+    cell_seed,
+    describe_cell,
+    example_rows,
+    silence,
+    stored_pixels,
+    wanted,
+)
 from advens.benchmarks.workshop import default_batch, workshop
 from advens.classifier import Classifier, borrowed
 from advens.datasets import Batch
@@ -57,7 +65,7 @@ class Break:
         with borrowed([model]):
             places = self._standing(oracle, store, batch, size)
             stood = len(places)
-            self._attack(attack, model, oracle, places, size)
+            silent = self._attack(attack, model, oracle, places, size)
         adversarial = attack.threat.quantise(oracle.x_adv.float().cpu(), batch.pixels.float() / 255)
         seconds = time.perf_counter() - started
         rows = example_rows(cell.key, batch.pixels, adversarial, attack.threat) | {
@@ -68,7 +76,7 @@ class Break:
         n = len(batch.labels)
         spent = (float(oracle.forwards.sum()) / n, float(oracle.backwards.sum()) / n)
         about = describe_cell(cell, device, attack, spent, seconds)  # type: ignore[arg-type]
-        about |= {"stood": stood, "notes": self._notes(attack, model, oracle, x, y)}
+        about |= {"stood": stood, "notes": self._notes(attack, model, oracle, x, y)} | silence(silent)
         write_examples(store.examples_path(cell.key), rows, about)
         return n
 
@@ -87,20 +95,22 @@ class Break:
 
     def _attack(
         self, attack: Any, model: Classifier, oracle: RowOracle, places: Tensor, size: int
-    ) -> None:
+    ) -> Tensor | None:
+        """Attacks the samples at ``places``; the steps each had no gradient in, where these are counted."""
         if isinstance(attack, WhiteBox):
             search(attack, oracle, places, batch=size)  # type: ignore[arg-type]
-            return
+            return None
         if not len(places):
-            return
+            return None
         target = None if oracle.target is None else oracle.target[places]
-        result = attack.run(
+        result: AttackResult = attack.run(
             [model], oracle.x[places], oracle.y[places], target, seed=cell_seed(self.cell), micro_batch=size
         )  # fmt: skip
         oracle.forwards[places] += result.passes.forward
         oracle.backwards[places] += result.passes.backward
         for part, images in zip(places.split(size), result.x_adv.split(size), strict=True):
             oracle.accuracy(images, oracle.rows(part))
+        return result.silent
 
     def _notes(
         self, attack: Any, model: Classifier, oracle: RowOracle, x: Tensor, y: Tensor

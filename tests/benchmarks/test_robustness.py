@@ -91,6 +91,22 @@ def test_any_attack_takes_part(attacked: Any, tmp_path: Path) -> None:
         assert sum(second.values()) <= sum(first.values()) < 30
 
 
+def test_steps_without_a_gradient_are_counted(advens: Any, tmp_path: Path) -> None:
+    """Of the samples that are attacked: those the model is right on; an attack row by row counts none."""
+    said = advens(
+        "robustness", "--models", "toys:numb?seed=1", "--data", "digits:test?limit=12", "--eps", "0.06",
+        "--attack", "mifgsm+pgd-ce", "--steps", 3, "--shard", 10, "--out", tmp_path / "out",
+    ).done()  # fmt: skip
+    store = RunStore.open(tmp_path / "out")
+    cells = [read_cell(store.examples_path(name)) for name in store.cells()]
+    first = [cell for cell in cells if not cell["after"]]
+    assert sum(cell["stood"] for cell in first) > 6
+    assert all(cell["silent_images"] == cell["stood"] for cell in first)
+    assert all(cell["silent_steps"] == 3 * cell["stood"] for cell in first)
+    assert not any("silent_images" in cell for cell in cells if cell["after"])
+    assert "the surrogates' gradient was zero for" in said.err
+
+
 def test_formats_and_showing_again(attacked: Any, advens: Any, tmp_path: Path) -> None:
     said = json.loads(attacked("pgd-ce", "--format", "json").done().out.rpartition("}")[0] + "}")
     again = json.loads(advens("robustness", tmp_path / "run", "--format", "json").done().out)
