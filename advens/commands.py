@@ -48,8 +48,9 @@ def models(name: str | None) -> None:
 
 @click.command()
 @click.argument("name", required=False)
+@click.option("--check", is_flag=True, help="Decode every image; name those that cannot be used.")
 @trust_option
-def data(name: str | None) -> None:
+def data(name: str | None, check: bool) -> None:
     """List data sources, or open one and say what is in it."""
     from advens.datasets import find_data, list_data
 
@@ -58,11 +59,30 @@ def data(name: str | None) -> None:
             say(f"{scheme:<12} {usage}")
         return
     typed(name)
+    if check:
+        _check_images(name)
     opened = find_data(name)
     say(f"{name}: {len(opened)} images, {opened.num_classes} classes")
     sample = opened[0]
     say(f"first: {sample.sample_id}, label {sample.label}, {tuple(sample.image.shape)}")
     say(f"digest {opened.digest}")
+
+
+def _check_images(name: str) -> None:
+    """Say which images of a data source cannot be used. Raises RunError when there are any."""
+    from advens.datasets.loading import open_data
+    from advens.errors import InputError, RunError
+
+    opened, bad = open_data(name), 0
+    for index in range(len(opened)):
+        try:
+            opened.pixels(index)
+        except InputError as error:
+            bad += 1
+            say(f"bad: {error}")
+    if bad:
+        raise RunError(f"{bad} of the {len(opened)} images of '{name}' cannot be used")
+    say(f"all {len(opened)} images can be decoded")
 
 
 @click.group()

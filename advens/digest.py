@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from advens.files import open_regular
+
 if TYPE_CHECKING:
     import torch
 
@@ -19,9 +21,9 @@ def value_digest(value: Any, length: int = 64) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
+    """Hex sha256 of a file's bytes. Raises InputError for a pipe or a device."""
     total = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 20):
             total.update(block)
     return total.hexdigest()

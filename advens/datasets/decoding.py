@@ -12,6 +12,7 @@ import numpy as np
 
 from advens.datasets.source import Bytes
 from advens.errors import InputError, first_line
+from advens.files import open_regular
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,11 +26,17 @@ SUFFIXES = (
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error)
 """What PIL's decoders raise on damaged files."""
 
+ORIENTATION, SIDEWAYS = 0x0112, 5
+TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+"""EXIF orientation: how PIL's ``transpose`` undoes it (0 and 1 flip, 2 to 4 turn, 5 and 6 do both)."""
+
 WIDE_MODES = ("I", "F")  # and "I;16", "I;16B", ...: PIL would clip these to 255, not scale them
 
 
 def decode(encoded: bytes | Path, name: str) -> Bytes:
-    """The pixels of an encoded image (PNG, JPEG, ...), (3, H, W).
+    """The pixels of an encoded image (PNG, JPEG, ...) as a viewer shows them, (3, H, W).
+
+    An EXIF orientation is honoured: cameras store pixels as they were read and say how to turn them.
 
     Args:
         encoded: the file's bytes, or where it lies.
@@ -38,19 +45,24 @@ def decode(encoded: bytes | Path, name: str) -> Bytes:
     Raises:
         InputError: it is not an image, is cut off, or has more than 8 bits a channel.
     """
-    return rgb(_open(encoded, name, load=True), name)
+    from PIL import Image
+
+    image = _open(encoded, name, load=True)
+    turn = TURNS.get(_orientation(image))
+    return rgb(image if turn is None else image.transpose(Image.Transpose(turn)), name)
 
 
 def header_size(path: Path, name: str) -> tuple[int, int]:
     """(H, W) from an image's header. Raises InputError when there is none."""
     image = _open(path, name, load=False)
+    if _orientation(image) >= SIDEWAYS:
+        return image.width, image.height
     return image.height, image.width
 
 
 def rgb(image: Image.Image, name: str) -> Bytes:
     """(3, H, W) bytes of a PIL image: grey is repeated, a palette looked up, alpha dropped.
 
-    Orientation tags are ignored: the pixels are used as they are stored.
     """
     if image.mode.partition(";")[0] in WIDE_MODES:
         raise InputError(
@@ -124,14 +136,27 @@ def from_any(image: Any, name: str) -> Bytes:
     return np.ascontiguousarray(np.broadcast_to(array, (3, *array.shape[1:])))
 
 
+def _orientation(image: Image.Image) -> int:
+    """1 to 8, as EXIF counts; 1 is upright, and so is an image whose tags are damaged."""
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # whatever a damaged block of tags leads to
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
 def _open(encoded: bytes | Path, name: str, load: bool) -> Image.Image:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as opened:
+        with (
+            io.BytesIO(encoded) if isinstance(encoded, bytes) else open_regular(encoded) as file,
+            Image.open(file) as opened,
+        ):
             image: Image.Image = opened
             if load:
                 image.load()
+            _orientation(image)  # read while the file is open, and kept
             return image
     except FileNotFoundError:
         raise InputError(f"image {name} does not exist") from None

@@ -18,11 +18,14 @@ def load(path: str) -> FileSource:
     Hidden files and folders, and files that are not named as images, are passed over.
 
     Raises:
-        InputError: no such folder, no class folders, or a class folder without images.
+        InputError: no such folder, no class folders, a class folder without images, links to folders or
+            out of the folder, or something else than a file that is named as an image.
     """
     root = existing_folder(path)
-    folders = (entry.name for entry in os.scandir(root) if entry.is_dir())
-    classes = sorted(name for name in folders if not name.startswith("."))
+    folders = [e for e in list(os.scandir(root)) if e.is_dir() and not e.name.startswith(".")]
+    for link in (Path(entry.path) for entry in folders if entry.is_symlink()):
+        raise InputError(f"'{link}' is a link to a folder; a class is a folder of its own")
+    classes = sorted(entry.name for entry in folders)
     if not classes:
         hint = "every class needs a sub-folder of its own"
         if (root / "labels.csv").is_file():
@@ -59,14 +62,27 @@ def nearby(path: Path) -> str:
     return nearest(path.name, [entry.name for entry in os.scandir(path.parent)])
 
 
+def inside(root: Path, link: Path) -> None:
+    """Raise InputError for a link that leads out of a folder."""
+    if not link.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"'{link}' is a link that leads out of '{root}'; data stay in their folder")
+
+
 def _images(root: Path, name: str) -> list[str]:
-    found = []
-    for folder, folders, files in os.walk(root / name, followlinks=True):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        relative = Path(folder).relative_to(root)
-        found += [
-            (relative / file).as_posix()
-            for file in files
-            if not file.startswith(".") and os.path.splitext(file)[1].lower() in SUFFIXES
-        ]
+    """Names of the images of a class, relative to the root; links to folders are not followed."""
+    found, waiting = [], [root / name]
+    while waiting:
+        for entry in list(os.scandir(waiting.pop())):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                if entry.is_symlink():
+                    raise InputError(f"'{entry.path}' is a link to a folder; its images would count twice")
+                waiting.append(Path(entry.path))
+            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+                if entry.is_symlink():
+                    inside(root, Path(entry.path))
+                if not entry.is_file():
+                    raise InputError(f"'{entry.path}' is not a regular file")
+                found.append(Path(entry.path).relative_to(root).as_posix())
     return sorted(found)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from advens.datasets.files import FileSource
-from advens.datasets.folder import nearby
+from advens.datasets.folder import inside, nearby
 from advens.datasets.source import Integers
 from advens.errors import InputError, nearest
 
@@ -30,8 +30,8 @@ def load(path: str, label_offset: str = "0") -> FileSource:
         label_offset: what the file's first class is called.
 
     Raises:
-        InputError: the file, a column or an image is missing, a label is not a class, or a name
-            is there twice.
+        InputError: the file, a column or an image is missing, a label is not a class, a name is there
+            twice, or leads out of the folder.
     """
     file = _table_path(path)
     rows = _read(file)
@@ -40,17 +40,39 @@ def load(path: str, label_offset: str = "0") -> FileSource:
     has_targets = TARGET in rows[0][1]
     targets = _classes(file, rows, TARGET, label_offset) if has_targets else None
     root = file.parent / "images" if (file.parent / "images").is_dir() else file.parent
+    inside(file.parent, root)
     seen: dict[str, int] = {}
+    folders: set[Path] = set()
     for (line, _), name in zip(rows, names, strict=True):
         if name in seen:
             raise InputError(f"{file} line {line}: '{name}' is on line {seen[name]} already")
         seen[name] = line
-        if not (root / name).is_file():
-            raise InputError(
-                f"{file} line {line}: image '{root / name}' does not exist{nearby(root / name)}"
-            )
+        try:
+            _below(root, name, folders)
+        except InputError as error:
+            raise InputError(f"{file} line {line}: {error}") from None
     largest = max(int(labels.max()), int(targets.max()) if targets is not None else 0)
     return FileSource(root, tuple(names), labels, largest + 1, None, targets)
+
+
+def _below(root: Path, name: str, known: set[Path]) -> None:
+    """Raise InputError unless a name is of a regular file below a folder.
+
+    Args:
+        known: folders that were found to be inside, to ask once for each.
+    """
+    path = root / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InputError(f"image '{name}' leads out of '{root}'; data stay in their folder")
+    if not path.exists():
+        raise InputError(f"image '{path}' does not exist{nearby(path)}")
+    if path.parent not in known:
+        inside(root, path.parent)
+        known.add(path.parent)
+    if path.is_symlink():
+        inside(root, path)
+    if not path.is_file():
+        raise InputError(f"image '{path}' is not a regular file")
 
 
 def _table_path(path: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from advens.datasets import load_data
 from advens.errors import InputError
@@ -72,14 +72,26 @@ def test_colour_modes_become_rgb(tmp_path: Path, mode: str, noise: Any, save: An
     assert np.array_equal(pixels, grey_or_colour.transpose(2, 0, 1))
 
 
-def test_orientation_tags_are_ignored(tmp_path: Path, noise: Any, save: Any) -> None:
+@pytest.mark.parametrize("orientation", range(10))
+def test_orientation_tags_are_honoured(orientation: int, tmp_path: Path, noise: Any) -> None:
+    """As Pillow's own function turns them; 0 and 9 mean nothing."""
     (tmp_path / "c").mkdir()
     exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(noise(0, 8, 16).transpose(1, 2, 0)).save(tmp_path / "c" / "i.png", exif=exif)
+    exif[0x0112] = orientation
+    image = Image.fromarray(noise(0, 8, 16).transpose(1, 2, 0))
+    image.save(tmp_path / "c" / "i.png", exif=exif)
+    with Image.open(tmp_path / "c" / "i.png") as opened:
+        upright = np.asarray(ImageOps.exif_transpose(opened))
     data = load_data(f"folder:{tmp_path}")
-    assert data.size == (8, 16)
-    assert np.array_equal(data.pixels(0), noise(0, 8, 16))
+    assert data.size == upright.shape[:2]
+    assert np.array_equal(data.pixels(0), upright.transpose(2, 0, 1))
+
+
+def test_damaged_tags_are_passed_over(tmp_path: Path, noise: Any) -> None:
+    (tmp_path / "c").mkdir()
+    image = Image.fromarray(noise(0, 8, 16).transpose(1, 2, 0))
+    image.save(tmp_path / "c" / "i.png", exif=b"Exif\0\0MM\0*nonsense")
+    assert np.array_equal(load_data(f"folder:{tmp_path}").pixels(0), noise(0, 8, 16))
 
 
 def test_mixed_sizes_are_refused_up_front_unless_a_size_is_given(
