@@ -120,3 +120,8 @@ def test_held_out_means_skip_white_box_and_compare_like_with_like(rows):
     ])))
     assert common == ["C"]
     assert means.to_dict() == {("s", "pgd", "s1"): 0.0, ("s", "pgd", "s2"): 1.0}
+    own, common = held_out_means(transfer_matrix(rows([
+        row("s1", "A", 2, True), row("s1", "B", 2), row("s2", "A", 1), row("s2", "B", 2, True),
+    ])))
+    assert common is None, "each row has its own"
+    assert own.to_dict() == {("s", "pgd", "s1"): 1.0, ("s", "pgd", "s2"): 0.0}
