@@ -1,6 +1,8 @@
 # make run    the quickstart suite on the embedded data and models
 # make test   the tests
 # make check  ruff, mypy, import-linter
+# make mutants             single changes of the code that the tests should notice: all, many hours
+# make mutants SAMPLE=400  a sample of them, drawn with SEED=0; WORKERS=1
 # Each sets up .venv when it is missing.
 
 PYTHON ?= python3
@@ -8,7 +10,7 @@ BIN := .venv/bin
 # torchattacks pins an old idna: the peers are installed without their dependencies
 PEERS := torchattacks==3.5.1 foolbox==3.3.4 eagerpy==0.30.0 GitPython gitdb smmap
 
-.PHONY: run test check clean
+.PHONY: run test check mutants clean
 
 run: .venv/ready
 	$(BIN)/advens run quickstart
@@ -23,6 +25,11 @@ check: .venv/dev
 	cd build/check && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p advens
 	cd build/check && PYTHONPATH=. ../../$(BIN)/lint-imports --config ../../pyproject.toml --no-cache
 
+SEED ?= 0
+WORKERS ?= 1
+mutants: .venv/mutants
+	$(BIN)/python tests/mutants.py $(if $(SAMPLE),--sample $(SAMPLE)) --seed $(SEED) --workers $(WORKERS)
+
 .venv/ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
@@ -31,6 +38,10 @@ check: .venv/dev
 .venv/dev: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PEERS)
+	touch $@
+
+.venv/mutants: .venv/dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[mutants]'
 	touch $@
 
 clean:

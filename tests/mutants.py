@@ -77,7 +77,8 @@ def mutants(workers: int) -> dict[str, str]:
 
 def same(original: str, mutant: str) -> bool:
     """Whether a change is not counted: of ``strict=``, or of the case of letters alone."""
-    return re.sub(STRICT, "", original) == re.sub(STRICT, "", mutant) or original.lower() == mutant.lower()
+    plain = [re.sub(r",\s*\)", ")", re.sub(STRICT, "", text)) for text in (original, mutant)]
+    return plain[0] == plain[1] or original.lower() == mutant.lower()
 
 
 def drawn(named: dict[str, str], size: int, seed: int) -> list[str]:
