@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from advens.classifier import Classifier
     from advens.datasets import Dataset
 
-CRAFT_VERSION = 1
+CRAFT_VERSION = 2
 """Raised when the same cell would give other images, so that old cells are not taken for new."""
 
 
