@@ -21,7 +21,7 @@ from torch import Tensor
 from advens.digest import weights_digest
 from advens.errors import InputError, first_line
 
-ABOUT, STATE, FORMAT = "about.json", "state.pt", 1
+ABOUT, STATE, FORMAT = "about.json", "state.pt", 2
 KEYS = ("bases", "family", "input_size", "members", "names", "num_classes")
 """What is read of a finished build."""
 
