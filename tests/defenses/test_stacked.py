@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import advens
 from advens.classifier import Classifier
 from advens.defenses import create_defense, stacked
+from advens.defenses.adversaries import standing
 from advens.defenses.layers import LOGITS, layers
 from advens.defenses.members import fresh
 from advens.defenses.stacked import Members, Stacked, differs, features, stackable, together
@@ -109,6 +110,17 @@ def test_gradients_do_not_leak() -> None:
     with together(team, stacked=True) as f:
         f(images(K * N))[N : 2 * N].square().sum().backward()
     assert [any(bool(p.grad.any()) for p in f.parameters()) for f in team] == [False, True, False]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_members_that_stand_still_leave_no_graph(at_once: bool) -> None:
+    """Nothing is kept for weights that take no gradient; the image's is there."""
+    team, x = members(), images(K * N)
+    with together(team, stacked=at_once) as f:
+        with standing([f]):
+            assert not f(x).requires_grad
+            assert f(x.requires_grad_()).requires_grad
+        assert f(x.detach()).requires_grad
 
 
 def test_members_stay_whole() -> None:

@@ -173,15 +173,15 @@ def test_greedy_soup_measures_on_what_nothing_was_trained_on(
     assert all(len(rows) == 60 for rows in measured)
 
 
-@pytest.mark.parametrize(("ties", "taken"), [(False, 2), (True, 3)])
+@pytest.mark.parametrize(("options", "taken"), [({}, 2), ({"ties": False}, 2), ({"ties": True}, 3)])
 def test_greedy_soup_at_ties(
-    make: Any, data: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch, ties: bool, taken: int
+    make: Any, data: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch, options: Any, taken: int
 ) -> None:
     """Accuracies of models 0 to 3 alone, then of soups with 2, 1, 3: 2 helps, 1 changes nothing, 3 harms."""
     told = iter([0.7, 0.5, 0.6, 0.4, 0.8, 0.8, 0.7])
     monkeypatch.setattr("advens.attacks.builders.soup.accuracy", lambda *_: next(told))
     models = [make(k) for k in range(4)]
-    (soup,) = Soup(kind="greedy", ties=ties).build(models, data, cache=cache)
+    (soup,) = Soup(kind="greedy", **options).build(models, data, cache=cache)
     chosen = [models[k].net.state_dict()["7.weight"].double() for k in (0, 2, 1)[:taken]]
     wanted = sum(chosen) / taken
     torch.testing.assert_close(soup.net.state_dict()["7.weight"], wanted.float(), rtol=1e-6, atol=1e-9)  # type: ignore[union-attr]
@@ -234,13 +234,13 @@ def test_fge_triangles(model: Classifier, data: Dataset, cache: Path, rates: Rat
         FGE(cycle_epochs=1, batch_size=200).build([model], data, cache=cache)
 
 
-@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize(("options", "nesterov"), [({}, True), ({"nesterov": False}, False)])
 def test_snapshots_with_nesterov_momentum(
-    model: Classifier, data: Dataset, cache: Path, nesterov: bool
+    model: Classifier, data: Dataset, cache: Path, options: Any, nesterov: bool
 ) -> None:
     """``v = mu v + g`` and ``w - lr (g + mu v)``, where the plain momentum has ``w - lr v``."""
     model.double().net.get_submodule("3").p = 0.0  # type: ignore[assignment]
-    how = Snapshots(epochs=1, cycles=1, lr=0.05, batch_size=50, nesterov=nesterov)
+    how = Snapshots(epochs=1, cycles=1, lr=0.05, batch_size=50, **options)
     (made,) = how.build([model], data, cache=cache)
     batch = next(data.batches([slice(0, 200)]))
     net = copy.deepcopy(model).train().requires_grad_(True)
