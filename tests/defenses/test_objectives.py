@@ -15,7 +15,7 @@ from advens.defenses import create_defense
 from advens.defenses.adversaries import ascend, standing
 from advens.defenses.diverse import adp_terms, repulsion
 from advens.defenses.losses import margin_maximising, mixed_log_probs
-from advens.defenses.plain import comp_sum, margins
+from advens.defenses.plain import comp_sum, distance, margins
 from advens.defenses.training import Batch, Team
 from advens.seeding import Draws
 
@@ -97,7 +97,7 @@ def test_gal(team: Any, batch: Batch) -> None:
 
 
 def test_gal_on_noisy_images(team: Any, batch: Batch) -> None:
-    """Each image gets noise or none by a coin of its own; a batch gets it as a whole."""
+    """Each image gets noise of its own, or none by a coin of its own; a batch gets it as a whole."""
     found: dict[str, list[int]] = {"image": [], "batch": []}
     for by, counts in found.items():
         defense = create_defense("gal", noise_by=by)
@@ -106,6 +106,8 @@ def test_gal_on_noisy_images(team: Any, batch: Batch) -> None:
             moved = defense.noisy(at) - batch.x
             counts.append(int(moved.flatten(1).any(1).sum()))
             if counts[-1]:
+                noises = moved[moved.flatten(1).any(1)].flatten(1).round(decimals=9)
+                assert len(noises.unique(dim=0)) == counts[-1]
                 assert 0.03 < float(moved[moved != 0].std()) < 0.06
         close(defense.loss(team, at), gal_by_hand(team, defense.noisy(at), batch.y))
     assert set(found["batch"]) == {0, N}
@@ -187,6 +189,13 @@ def test_comp_sum(tau: float) -> None:
     if tau == 2:
         p = z.softmax(1).gather(1, y[:, None])[:, 0]
         torch.testing.assert_close(comp_sum(margins(z, y), 2.0, 1.0), 1 - p)
+
+
+def test_a_distance_of_nothing_has_a_gradient() -> None:
+    """Zero, where the root of a square alone would give NaN."""
+    here = torch.randn(N, C, dtype=torch.float64).requires_grad_()
+    (g,) = torch.autograd.grad(distance(here, here.detach()).sum(), here)
+    assert torch.equal(g, torch.zeros_like(g))
 
 
 def comp_sum_by_hand(z: Tensor, y: Tensor, tau: float, rho: float) -> Tensor:
