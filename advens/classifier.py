@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advens.digest import value_digest, weights_digest
-from advens.errors import InputError, first_line
+from advens.errors import InputError, InputWarning, first_line
 
 FAMILIES = ("cnn", "vit", "mlp", "hybrid")
+ROUNDING = 1e-4
+"""What single precision is allowed over a row of outputs."""
 AS_THEY_ARE = {"mean": [0.0] * 3, "std": [1.0] * 3, "resized": None, "transform_input": False}
 """How images are prepared for a network that takes them in [0, 1] at any size."""
 
@@ -68,6 +71,8 @@ class Classifier(nn.Module):
     std: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or x.shape[1] != 3:  # one channel would be spread over three by the mean
+            raise InputError(f"model '{self.name}' takes images (N, 3, H, W); it was given {tuple(x.shape)}")
         if self.input_size is not None and tuple(x.shape[-2:]) != self.input_size:
             x = F.interpolate(
                 x, self.input_size, mode=self.interpolation, align_corners=False, antialias=True
@@ -81,6 +86,9 @@ class Classifier(nn.Module):
             raise InputError(
                 f"model '{self.name}' takes no {height}x{width} images: {first_line(error)}"
             ) from error
+        except RuntimeError as error:
+            check_channels(f"model '{self.name}'", x, error)
+            raise
         return out
 
     @property
@@ -136,6 +144,30 @@ def borrowed(models: Sequence[nn.Module]) -> Iterator[None]:
             module.training = training
         for parameter, requires_grad in grads:
             parameter.requires_grad_(requires_grad)
+
+
+def check_channels(who: str, x: Tensor, error: Exception) -> None:
+    """Raise InputError when a model failed on images ``x`` because of how many channels they have."""
+    if x.dim() == 4 and (x.shape[1] != 3 or "channels, but got" in str(error)):
+        raise InputError(f"{who} refuses images {tuple(x.shape)}: {first_line(error)}") from error
+
+
+def looks_like_probabilities(out: Tensor) -> bool:
+    """Whether every row (N, classes) lies in [0, 1] and sums to 1, up to rounding in single precision."""
+    out = out.detach().double()
+    inside = bool((out >= -ROUNDING).all()) and bool((out <= 1 + ROUNDING).all())
+    return len(out) > 0 and out.shape[1] > 1 and inside and bool(((out.sum(1) - 1).abs() <= ROUNDING).all())
+
+
+def warn_of_probabilities(who: str, out: Tensor) -> None:
+    """Warn when a model's outputs (N, classes) look like probabilities."""
+    if looks_like_probabilities(out):
+        warnings.warn(
+            f"the outputs of {who} look like probabilities, not logits: losses take the softmax themselves, "
+            "and a second one hides most of the gradient; leave the softmax out of the model",
+            InputWarning,
+            stacklevel=2,
+        )
 
 
 def device_of(model: nn.Module) -> torch.device | None:

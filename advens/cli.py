@@ -145,7 +145,7 @@ def _invoke(args: list[str]) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default", InputWarning)
-            warnings.showwarning = partial(_show, warnings.showwarning)
+            warnings.showwarning = partial(_show, set(), warnings.showwarning)
             result = cli.main(args, prog_name="advens", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
@@ -189,9 +189,14 @@ def _set_up() -> None:
                 ctypes.CDLL(None).mallopt(parameter, size)
 
 
-def _show(others: Any, message: Warning | str, category: type[Warning], *where: Any, **how: Any) -> None:
-    """What had to be assumed is one line; other warnings are shown as Python does."""
+def _show(
+    said: set[str], others: Any, message: Warning | str, category: type[Warning], *where: Any, **how: Any
+) -> None:
+    """What had to be assumed is one line, said once; other warnings are shown as Python does."""
     if issubclass(category, InputWarning):
+        if str(message) in said:
+            return
+        said.add(str(message))
         click.echo(f"warning: {message}", err=True)
     else:
         others(message, category, *where, **how)

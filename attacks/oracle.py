@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advens.attacks.changes import begin_step
 from advens.attacks.losses import OfOdds, mean_odds
-from advens.classifier import device_of
+from advens.classifier import check_channels, device_of, warn_of_probabilities
 from advens.errors import InputError, RunError
 from advens.seeding import Draws
 from advens.threat import Threat
@@ -312,7 +312,11 @@ class GradientOracle:
 
     def forward(self, x: Tensor, k: int) -> Tensor:
         """Logits of surrogate ``k``, with a graph where ``x`` has one; counted."""
-        out = self.job.models[k](x.to(self._devices[k]))
+        try:
+            out = self.job.models[k](x.to(self._devices[k]))
+        except RuntimeError as error:
+            check_channels(f"surrogate {k}", x, error)
+            raise
         self.forwards += len(x) // max(1, len(self.job.x))
         if k not in self._checked:
             self._checked.add(k)
@@ -338,6 +342,8 @@ class GradientOracle:
                 )
         if not torch.isfinite(out).all():
             raise InputError(f"surrogate {k} returned logits that are NaN or infinite")
+        name = getattr(self.job.models[k], "name", "")
+        warn_of_probabilities(f"'{name}'" if name else f"surrogate {k}", out)
 
 
 def _softmin(losses: Sequence[Fused], temperature: float) -> Fused:

@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import traceback
+import warnings
 from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -19,7 +20,7 @@ from multiprocessing import active_children, current_process, get_context, paren
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from advens.errors import InputError, RunError, first_line, nearest
+from advens.errors import InputError, InputWarning, RunError, first_line, nearest
 from advens.trust import trusted, trusting
 
 EXECUTORS = ("local", "ray")
@@ -38,6 +39,8 @@ class Task(Protocol):
 
 
 T = TypeVar("T", bound=Task)
+Answer = tuple["int | RunError", list[str]]
+"""What comes of a task in another process, and the texts of its `InputWarning`s."""
 Outcomes = Generator[tuple[T, "int | RunError"], None, None]
 
 
@@ -97,7 +100,7 @@ def _processes(tasks: Sequence[T], workers: int, device: str) -> Outcomes[T]:
         # neighbours in the list share models: hand them out in order
         futures = {pool.submit(_in_worker, task, device, trusted()): task for task in tasks}
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            yield futures[future], _repeated(future.result())
     except BrokenProcessPool:
         raise RunError(
             "a worker process died, perhaps out of memory; finished cells are kept, "
@@ -127,15 +130,25 @@ def _outlive_nobody() -> None:
         os._exit(1)
 
 
-def _in_worker(task: Task, device: str, names: frozenset[str]) -> int | RunError:
+def _in_worker(task: Task, device: str, names: frozenset[str]) -> Answer:
     number = current_process().name.rpartition("-")[2]  # SpawnProcess-1, -2, ...
     return _trustingly(task, device_of_worker(device, int(number)), names)
 
 
-def _trustingly(task: Task, device: str, names: frozenset[str]) -> int | RunError:
+def _trustingly(task: Task, device: str, names: frozenset[str]) -> Answer:
     """`attempt` in another process, where these names are trusted as they are here."""
-    with trusting(*names):
-        return attempt(task, device)
+    with trusting(*names), warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", InputWarning)
+        outcome = attempt(task, device)
+    return outcome, [str(each.message) for each in found if issubclass(each.category, InputWarning)]
+
+
+def _repeated(answer: Answer) -> int | RunError:
+    """What came of a task in another process, whose warnings are given here again."""
+    outcome, texts = answer
+    for text in texts:
+        warnings.warn(text, InputWarning, stacklevel=2)
+    return outcome
 
 
 def device_of_worker(device: str, worker: int) -> str:
@@ -169,7 +182,7 @@ def _ray(tasks: Sequence[T], device: str) -> Outcomes[T]:
             (done,), _ = ray.wait(list(pending), num_returns=1)
             task = pending.pop(done)
             try:
-                yield task, ray.get(done)
+                yield task, _repeated(ray.get(done))
             except ray.exceptions.RayTaskError as error:
                 if isinstance(error.cause, InputError):
                     raise error.cause from None  # Ray's own text is a traceback

@@ -16,7 +16,7 @@ from torch import Tensor
 from advens.attacks.expectation import is_randomized
 from advens.benchmarks.plan import Cell
 from advens.benchmarks.workshop import Workshop, default_batch
-from advens.classifier import Classifier
+from advens.classifier import Classifier, warn_of_probabilities
 from advens.errors import InputError, RunError, first_line
 
 
@@ -67,6 +67,7 @@ def logits_of(shop: Workshop, model: Classifier, pixels: Tensor, batch_size: int
     logits = torch.cat(parts)
     if not torch.isfinite(logits).all():
         raise InputError(f"{model.name} returned logits that are NaN or infinite")
+    warn_of_probabilities(f"'{model.name}'", logits)
     return logits
 
 

@@ -7,6 +7,7 @@ random states.
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -16,11 +17,10 @@ from torch import Tensor, nn
 
 from advens.attacks.losses import CrossEntropy
 from advens.attacks.whitebox.oracle import Answer, RowOracle
-from advens.classifier import borrowed, device_of
+from advens.classifier import ROUNDING, borrowed, device_of, looks_like_probabilities
+from advens.errors import InputWarning
 from advens.threat import Threat
 
-CLOSE = 1e-4
-"""Rounding that single precision is allowed over a row of outputs."""
 CHANCE = 1e-4
 """Relative difference between forward passes that is no rounding: AutoAttack's bound."""
 STUCK = 0.25
@@ -65,13 +65,12 @@ def wrong_outputs(model: nn.Module, x: Tensor) -> str | None:
         out = _outputs(model, x).double()
     if out.shape[1] < 2:
         return f"the model has {out.shape[1]} outputs a sample, not logits of at least two classes"
-    positive = bool((out >= -CLOSE).all()) and bool((out <= 1 + CLOSE).all())
-    if positive and bool(((out.sum(1) - 1).abs() <= CLOSE).all()):
+    if looks_like_probabilities(out):
         return (
             "the outputs look like probabilities, not logits: cross-entropy would take the softmax "
             "twice; leave the softmax out"
         )
-    if bool((out <= CLOSE).all()) and bool((out.logsumexp(1).abs() <= CLOSE).all()):
+    if bool((out <= ROUNDING).all()) and bool((out.logsumexp(1).abs() <= ROUNDING).all()):
         return (
             "the outputs look like log-probabilities: where those were computed from probabilities "
             "that round to 0 or 1, gradients vanish; give logits"
@@ -176,12 +175,16 @@ def _answer(oracle: RowOracle, x: Tensor, y: Tensor) -> Answer | None:
 
 @contextmanager
 def _same_chance(device: torch.device, *models: nn.Module) -> Iterator[None]:
-    """The same random numbers every time, and afterwards the global states as they were."""
+    """The same random numbers every time, and afterwards the global states as they were.
+
+    What the attacks' oracle would warn of is for the checks to say.
+    """
     devices: Sequence[torch.device] = [device, *(d for m in models if (d := device_of(m)))]
     gpus = sorted({d.index or 0 for d in devices if d.type == "cuda"})
     states = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=gpus):
+        with torch.random.fork_rng(devices=gpus), warnings.catch_warnings():
+            warnings.simplefilter("ignore", InputWarning)
             torch.default_generator.manual_seed(0)
             for gpu in gpus:
                 torch.cuda.default_generators[gpu].manual_seed(0)

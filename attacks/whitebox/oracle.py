@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from advens.attacks.expectation import is_randomized, log_expected
 from advens.attacks.whitebox.rows import Rows
-from advens.classifier import device_of
+from advens.classifier import check_channels, device_of, warn_of_probabilities
 from advens.errors import InputError, RunError
 from advens.seeding import RowDraws, derive
 from advens.threat import Threat
@@ -197,7 +197,11 @@ class RowOracle:
         self.backwards[rows.place] += backward * self.k
 
     def _member(self, x: Tensor, k: int) -> Tensor:
-        out = self.members[k](x.to(self._devices[k]))
+        try:
+            out = self.members[k](x.to(self._devices[k]))
+        except RuntimeError as error:
+            check_channels("the model", x, error)
+            raise
         if self._classes is None:
             self._check(out, x)
         return out.to(x.device)  # type: ignore[no-any-return]
@@ -271,6 +275,7 @@ class RowOracle:
             )
         if not torch.isfinite(out).all():
             raise InputError("the model returned logits that are NaN or infinite")
+        warn_of_probabilities("the model", out)
         self._classes = out.shape[1]
 
 

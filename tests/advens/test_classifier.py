@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advens.classifier import Classifier, borrowed, device_of
+from advens.classifier import Classifier, borrowed, device_of, looks_like_probabilities
 from advens.digest import weights_digest
 from advens.errors import InputError
 
@@ -288,3 +288,22 @@ def test_device_of() -> None:
     assert device_of(nn.BatchNorm2d(2, affine=False)) == torch.device("cpu")
     assert device_of(nn.ReLU()) is None
     assert device_of(nn.Linear(2, 2, device="meta")) == torch.device("meta")
+
+
+def test_images_have_three_channels():
+    """One channel would be spread over three by the mean."""
+    model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(12, 10)), name="flat", num_classes=10)
+    assert model(torch.zeros(5, 3, 2, 2)).shape == (5, 10)
+    with pytest.raises(InputError, match=r"model 'flat' takes images \(N, 3, H, W\); .* \(5, 1, 2, 2\)"):
+        model(torch.zeros(5, 1, 2, 2))
+    grey = Classifier(nn.Sequential(nn.Conv2d(1, 10, 1), nn.Flatten()), name="grey", num_classes=10)
+    with pytest.raises(InputError, match=r"'grey' refuses images \(5, 3, 1, 1\): .* 1 channels"):
+        grey(torch.zeros(5, 3, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("rows", "are"),
+    [([[0.5, 0.5], [1, 0]], True), ([[0.5, 0.6]], False), ([[-0.5, 1.5]], False), ([[1.0]], False)],
+)
+def test_what_looks_like_probabilities(rows, are):
+    assert looks_like_probabilities(torch.tensor(rows).reshape(len(rows), -1)) is are

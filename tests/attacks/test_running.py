@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from advens.attacks import create_attack
 from advens.attacks.running import out_of_memory
-from advens.errors import InputError, RunError
+from advens.errors import InputError, InputWarning, RunError
 
 Net = Callable[..., nn.Module]
 
@@ -184,3 +184,23 @@ def test_any_image_size_and_channels(net: Net) -> None:
     x, y = torch.rand(2, 1, 9, 14), torch.tensor([0, 1])
     for name in ("difgsm", "ssa", "bsr", "tifgsm", "admix"):
         assert create_attack(name, steps=1)(model, x, y).shape == x.shape
+
+
+@pytest.mark.parametrize("name", ["mifgsm", "cwa", "pma"])
+def test_probabilities_are_warned_of(name: str, net: Net, x: Tensor, y: Tensor) -> None:
+    attack, model = create_attack(name, steps=2), nn.Sequential(net(0), nn.Softmax(1))
+    with pytest.warns(InputWarning, match="look like probabilities, not logits.*leave the softmax out"):
+        attack(model, x, y)
+    create_attack(name, steps=2)(net(0), x, y)  # warnings are errors here: logits give none
+
+
+@pytest.mark.parametrize("name", ["mifgsm", "pma"])
+def test_channels_that_a_model_refuses(name: str, x: Tensor, y: Tensor) -> None:
+    convolution = nn.Sequential(nn.Conv2d(3, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).double()
+    with pytest.raises(InputError, match=r"refuses images \(4, 1, 8, 8\): .* 3 channels, but got 1"):
+        create_attack(name)(convolution, x[:, :1], y)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).double()
+    with pytest.raises(InputError, match=r"refuses images \(4, 1, 8, 8\): .*mat1 and mat2"):
+        create_attack(name)(linear, x[:, :1], y)
+    grey = nn.Sequential(nn.Conv2d(1, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).double()
+    assert create_attack(name)(grey, x[:, :1], y).shape == (4, 1, 8, 8)

@@ -253,3 +253,14 @@ def test_crafted_images_without_a_gradient_are_said_aloud(advens, tmp_path):
 
     assert "warning: mifgsm on surrogates: the surrogates' gradient was zero for" in craft("numb", "a")
     assert "warning" not in craft("centroid", "b")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("place", ["surrogate", "target"])
+def test_probabilities_are_said_once(advens, suite, tmp_path, workers, place):
+    models = {"surrogates__pair": ["toys:sure?seed=9"]} if place == "surrogate" else {
+        "targets": ["toys:centroid?seed=3", "toys:sure?seed=9"]
+    }  # fmt: skip
+    said = advens("run", suite(**models), "--out", tmp_path / "out", "--workers", workers).done()
+    (line,) = [line for line in said.err.splitlines() if "warning" in line.lower()]
+    assert line.startswith("warning: the outputs of 'toys:sure?seed=9' look like probabilities, not logits")

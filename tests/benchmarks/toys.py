@@ -156,3 +156,13 @@ class Mortal(Centroid):
 def mortal(seed: int = 0) -> nn.Module:
     """Takes its process with it."""
     return Mortal(seed)
+
+
+class Sure(Centroid):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).softmax(1)
+
+
+def sure(seed: int = 0) -> nn.Module:
+    """Answers with probabilities."""
+    return Sure(seed)
