@@ -52,6 +52,8 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> InputError:
     """The error for a name that does not exist, with the nearest one that does."""
+    if any(c in given for c in "*["):
+        return InputError(f"unknown {kind} '{given}': no name matches this pattern")
     return InputError(f"unknown {kind} '{given}'{nearest(given, allowed)}")
 
 

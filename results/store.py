@@ -43,10 +43,15 @@ class RunStore:
 
     Args:
         directory: the run's directory; nothing is created before something is written.
+
+    Raises:
+        InputError: it is a file.
     """
 
     def __init__(self, directory: Path | str) -> None:
         self.directory = Path(directory)
+        if self.directory.is_file():
+            raise InputError(f"{self.directory} is a file; a run needs a directory")
         self.suite = self.directory / "suite.toml"
         self.environment = self.directory / "environment.json"
         self.examples = self.directory / "examples"

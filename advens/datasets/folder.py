@@ -27,7 +27,7 @@ def load(path: str) -> FileSource:
         raise InputError(f"'{link}' is a link to a folder; a class is a folder of its own")
     classes = sorted(entry.name for entry in folders)
     if not classes:
-        hint = "every class needs a sub-folder of its own"
+        hint = f"every class needs a sub-folder of its own, as {Path(path) / 'cat' / 'image.png'}"
         if (root / "labels.csv").is_file():
             hint = f"it holds a labels.csv: did you mean 'csv:{path}'?"
         raise InputError(f"folder '{path}' has no class folders; {hint}")

@@ -1,12 +1,15 @@
-"""``csv:PATH``: a labels.csv beside ``images/``, as the NIPS 2017 set is laid out.
+"""``csv:PATH``: images with labels in a table, also as the NIPS 2017 set is laid out.
 
-Columns: ``filename``, ``label`` and, if wanted, ``targeted_label``; others are passed over. The
-option ``label_offset=1`` is subtracted from both, since NIPS 2017 counts its classes from 1.
+A ``labels.csv`` beside ``images/`` has the columns ``filename``, ``label`` and, if wanted,
+``targeted_label``, whose classes count from ``label_offset`` (0). The ``images.csv`` of NIPS 2017 has
+``ImageId`` (of the file ``ImageId.png``), ``TrueLabel`` and ``TargetClass``, whose classes count from 1.
+Other columns are passed over.
 """
 
 from __future__ import annotations
 
 import csv
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,29 +19,51 @@ from advens.datasets.folder import inside, nearby
 from advens.datasets.source import Integers
 from advens.errors import InputError, nearest
 
-NAME, LABEL, TARGET = "filename", "label", "targeted_label"
+TABLES = ("labels.csv", "images.csv")
 
 
-def load(path: str, label_offset: str = "0") -> FileSource:
-    """The images that a labels.csv lists; ids are the file names as written there.
+@dataclass(frozen=True)
+class Layout:
+    """How a table is written.
+
+    Args:
+        name, label, target: its columns; the last need not be there.
+        suffix: of the files, where names are without.
+        first: what its first class is called.
+    """
+
+    name: str
+    label: str
+    target: str
+    suffix: str
+    first: str
+
+
+LABELS = Layout("filename", "label", "targeted_label", "", "0")
+NIPS2017 = Layout("ImageId", "TrueLabel", "TargetClass", ".png", "1")
+
+
+def load(path: str, label_offset: str | None = None) -> FileSource:
+    """The images that a table lists; ids are their file names.
 
     Files lie in ``images/`` beside the csv file, or beside it where there is no such folder. The
     number of classes is one more than the largest label of the whole file.
 
     Args:
-        path: the folder that holds labels.csv, or a csv file.
-        label_offset: what the file's first class is called.
+        path: the folder that holds labels.csv or images.csv, or a csv file.
+        label_offset: what the file's first class is called; as the layout has it by default.
 
     Raises:
         InputError: the file, a column or an image is missing, a label is not a class, a name is there
             twice, or leads out of the folder.
     """
     file = _table_path(path)
-    rows = _read(file)
-    names = [row[NAME].strip() for _, row in rows]
-    labels = _classes(file, rows, LABEL, label_offset)
-    has_targets = TARGET in rows[0][1]
-    targets = _classes(file, rows, TARGET, label_offset) if has_targets else None
+    rows, layout = _read(file)
+    names = [row[layout.name].strip() + layout.suffix for _, row in rows]
+    first = layout.first if label_offset is None else label_offset
+    labels = _classes(file, rows, layout.label, first)
+    has_targets = layout.target in rows[0][1]
+    targets = _classes(file, rows, layout.target, first) if has_targets else None
     root = file.parent / "images" if (file.parent / "images").is_dir() else file.parent
     inside(file.parent, root)
     seen: dict[str, int] = {}
@@ -78,24 +103,26 @@ def _below(root: Path, name: str, known: set[Path]) -> None:
 def _table_path(path: str) -> Path:
     given = Path(path).expanduser()
     if given.is_dir():
-        given = given / "labels.csv"
-        if not given.is_file():
-            others = sorted(given.parent.glob("*.csv"))
+        found = [given / table for table in TABLES if (given / table).is_file()]
+        if not found:
+            others = sorted(given.glob("*.csv"))
             hint = f"; did you mean 'csv:{others[0]}'?" if others else ""
-            raise InputError(f"folder '{path}' has no labels.csv{hint}")
+            raise InputError(f"folder '{path}' has neither labels.csv nor images.csv{hint}")
+        given = found[0]
     if not given.is_file():
         raise InputError(f"csv file or folder '{path}' does not exist{nearby(given)}")
     return given
 
 
-def _read(file: Path) -> list[tuple[int, dict[str, str]]]:
-    """(line number, row) of every row that is not blank."""
+def _read(file: Path) -> tuple[list[tuple[int, dict[str, str]]], Layout]:
+    """(line number, row) of every row that is not blank, and how the table is written."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, restval="", skipinitialspace=True)
             columns = [column.strip() for column in reader.fieldnames or ()]
             reader.fieldnames = columns
-            for column in (NAME, LABEL):
+            layout = NIPS2017 if NIPS2017.name in columns and LABELS.name not in columns else LABELS
+            for column in (layout.name, layout.label):
                 if column not in columns:
                     raise InputError(f"{file} has no column '{column}'{nearest(column, columns)}")
             rows = [(reader.line_num, row) for row in reader]
@@ -103,7 +130,7 @@ def _read(file: Path) -> list[tuple[int, dict[str, str]]]:
         raise InputError(f"{file} is not a readable csv file: {error}") from error
     if not rows:
         raise InputError(f"{file} lists no images")
-    return rows
+    return rows, layout
 
 
 def _classes(

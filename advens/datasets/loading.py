@@ -31,7 +31,8 @@ SOURCES = {
     "folder": ("advens.datasets.folder", "folder:PATH  images in one sub-folder per class"),
     "csv": (
         "advens.datasets.labels_csv",
-        "csv:PATH[?label_offset=1]  labels.csv (filename, label[, targeted_label]) beside images/",
+        "csv:PATH[?label_offset=1]  labels.csv (filename, label[, targeted_label]) or NIPS 2017's images.csv "
+        "beside images/",
     ),
     "parquet": (
         "advens.datasets.parquet",

@@ -98,6 +98,13 @@ def known_card(name: str) -> ModelCard | None:
     return None if card is None else card(spec)
 
 
+def absent(name: str) -> str:
+    """What has to be downloaded before a model can be loaded, where its source tells; empty for nothing."""
+    spec = Spec.parse(name, "model")
+    asked: Callable[[Spec], str] | None = getattr(_module(spec), "absent", None)
+    return "" if asked is None else asked(spec)
+
+
 def list_models(pattern: str = "*") -> list[str]:
     """Names that match a wildcard: the embedded zoo; with ``timm:...`` or ``torchvision:...`` theirs."""
     from advens.models.embedded import names
@@ -183,9 +190,11 @@ def _permitted(spec: Spec) -> None:
         if not _is_ours(point):
             confirm(spec, "model", f"call the plug-in '{point.name}' ({point.value})")
         return
-    from advens.models.module import importable
+    from advens.models.module import beside_us, importable
 
     if "." not in spec.scheme and not importable(spec.scheme):
+        if hint := beside_us(spec.scheme):
+            raise InputError(f"unknown model source '{spec.scheme}'{hint}")
         plugins = [point.name for point in entry_points(group=GROUP)]
         raise unknown("model source", spec.scheme, [*SOURCES, *plugins])
     confirm(spec, "model", call_text(spec))
@@ -207,6 +216,7 @@ def _is_ours(point: EntryPoint) -> bool:
 __all__ = [
     "InputError",
     "ModelCard",
+    "absent",
     "check_name",
     "describe",
     "expand",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 from torch import nn
 
@@ -26,12 +27,21 @@ def importable(name: str) -> bool:
         return False
 
 
+def beside_us(name: str) -> str:
+    """A hint at a module that lies in the current folder, where Python does not look for it."""
+    first = name.partition(".")[0]
+    here = [path for path in (Path(f"{first}.py"), Path(first) / "__init__.py") if path.is_file()]
+    return f"; {here[0]} lies here, where Python does not look: set PYTHONPATH=." if here else ""
+
+
 def load(spec: Spec) -> Classifier:
     """Import the module, call the factory, wrap what it returns."""
     try:
         module = import_module(spec.scheme)
-    except ImportError as error:
-        raise InputError(f"model '{spec.text}': {first_line(error)}") from error
+    except Exception as error:  # whatever the user's own code raises
+        hint = beside_us(spec.scheme) if isinstance(error, ModuleNotFoundError) else ""
+        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+        raise InputError(f"model '{spec.text}': {kind}{first_line(error)}{hint}") from error
     factory = getattr(module, spec.rest, None)
     if not callable(factory):
         known = [name for name, value in vars(module).items() if callable(value)]
@@ -53,6 +63,10 @@ def load(spec: Spec) -> Classifier:
         net = factory(**options)
     except (TypeError, ValueError) as error:
         raise InputError(f"model '{spec.text}': {first_line(error)}") from error
+    except Exception as error:
+        raise InputError(
+            f"model '{spec.text}': the factory failed: {type(error).__name__}: {first_line(error)}"
+        ) from error
     if isinstance(net, Classifier):
         return net
     if not isinstance(net, nn.Module):

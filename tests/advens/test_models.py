@@ -680,3 +680,40 @@ def test_loading_draws_nothing_from_the_global_generator(name: str) -> None:
     before = torch.get_rng_state()
     load_model(name)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A module of models of one's own in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_zoo.py").write_text(
+        "from torch import nn\n"
+        "def broken():\n    raise KeyError('layer4\\nand more')\n"
+        "def flat():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))\n"
+    )
+    yield tmp_path
+    sys.modules.pop("my_zoo", None)
+
+
+def test_a_module_in_the_current_folder_says_how(own, monkeypatch):
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(own))])
+    hint = r"my_zoo\.py lies here, where Python does not look: set PYTHONPATH=\."
+    with pytest.raises(InputError, match=f"unknown model source 'my_zoo'; {hint}"):
+        load_model("my_zoo:flat")
+    (own / "my_zoo").mkdir()
+    with pytest.raises(InputError, match=f"'my_zoo.nets:flat': No module .*; {hint}"):
+        load_model("my_zoo.nets:flat")
+
+
+def test_a_factory_that_raises_is_one_line(own, monkeypatch):
+    monkeypatch.syspath_prepend(str(own))
+    with pytest.raises(InputError, match="'my_zoo:broken': the factory failed: KeyError: ") as caught:
+        load_model("my_zoo:broken")
+    assert "\n" not in str(caught.value)
+    assert load_model("my_zoo:flat").num_classes == 10
+
+
+def test_a_pattern_without_a_match_suggests_nothing():
+    with pytest.raises(InputError) as caught:
+        expand("digits:zz*")
+    assert str(caught.value) == "unknown model 'digits:zz*': no name matches this pattern"

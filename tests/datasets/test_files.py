@@ -142,7 +142,7 @@ def test_folder_errors(folder: Path, tmp_path: Path) -> None:
     (folder / "bird").mkdir()
     with pytest.raises(InputError, match=r"class folder '.*bird' holds no images"):
         load_data(f"folder:{folder}")
-    with pytest.raises(InputError, match="has no class folders"):
+    with pytest.raises(InputError, match=r"has no class folders; every class .* as \S+/dog/cat/image\.png"):
         load_data(f"folder:{folder}/dog")
 
 
@@ -177,6 +177,41 @@ def test_csv_reads_labels_and_targets(
         [4, 1] if shifted.sample_ids[0] == "2.png" else [1, 4]
     )
     assert shifted.digest != data.digest
+
+
+@pytest.fixture
+def nips2017(make_csv: Callable[..., Path]) -> Path:
+    """Three images in the layout of the competition: classes count from 1, names have no suffix."""
+    root = make_csv([], [])
+    (root / "labels.csv").unlink()
+    for k in range(3):
+        (root / "images" / f"{k}.png").rename(root / "images" / f"{k:016x}.png")
+    columns = "ImageId,URL,x1,y1,x2,y2,TrueLabel,TargetClass,OriginalLandingURL,License,Author,Profile"
+    rows = [f"{k:016x},https://a/{k}.jpg,0.1,0,0.9,1,{label},{target},https://a,https://b,\"A, B\",https://c"
+            for k, (label, target) in enumerate([(305, 780), (1, 1000), (883, 2)])]  # fmt: skip
+    (root / "images.csv").write_text("\n".join([columns, *rows]) + "\n")
+    return root
+
+
+@pytest.mark.parametrize("file", ["", "/images.csv"])
+def test_csv_reads_the_layout_of_nips_2017(nips2017: Path, noise: Any, file: str) -> None:
+    data = load_data(f"csv:{nips2017}{file}")
+    assert data.labels.tolist() == [304, 0, 882]
+    assert data.target_labels is not None
+    assert data.target_labels.tolist() == [779, 999, 1]
+    assert data.num_classes == 1000
+    assert list(data.sample_ids) == [f"{k:016x}.png" for k in range(3)]
+    assert np.array_equal(data.pixels(2), noise(2))
+
+
+def test_csv_says_which_line_of_nips_2017_is_wrong(nips2017: Path) -> None:
+    (nips2017 / "images" / f"{2:016x}.png").unlink()
+    with pytest.raises(InputError, match=r"images\.csv line 4: image '\S+0002\.png' does not exist"):
+        load_data(f"csv:{nips2017}")
+    table = nips2017 / "images.csv"
+    table.write_text(table.read_text().replace(",1,1000,", ",0,1000,"))
+    with pytest.raises(InputError, match="line 3: TrueLabel 0 minus label_offset 1 is negative"):
+        load_data(f"csv:{nips2017}")
 
 
 def test_csv_survives_spreadsheets(make_csv: Callable[..., Path]) -> None:
@@ -245,6 +280,6 @@ def test_csv_errors(
 def test_csv_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         load_data(f"csv:{tmp_path}/none")
-    (tmp_path / "images.csv").write_text("filename,label\n")
-    with pytest.raises(InputError, match=r"has no labels\.csv; did you mean 'csv:.*images\.csv'"):
+    (tmp_path / "dev.csv").write_text("filename,label\n")
+    with pytest.raises(InputError, match=r"nor images\.csv; did you mean 'csv:.*dev\.csv'"):
         load_data(f"csv:{tmp_path}")

@@ -188,3 +188,10 @@ def test_leftovers_of_killed_runs_go_with_the_lock(run, drawn):
     with store.lock():
         assert not any(path.exists() for path in leftovers)
     assert len(store.read_samples()) == 5
+
+
+def test_a_file_is_no_run(tmp_path):
+    (tmp_path / "out").write_text("")
+    for make in (RunStore, RunStore.open):
+        with pytest.raises(InputError, match="out is a file; a run needs a directory"):
+            make(tmp_path / "out")
