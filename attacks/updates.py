@@ -79,7 +79,8 @@ class BatchMI(MI):
 class NI:
     """Nesterov momentum: the gradient is taken at ``x' + alpha mu m``.
 
-    In l_2 the look-ahead is divided by sqrt(CHW), so that it is about one step long there too.
+    The paper defines it for l_inf. In l_2 the look-ahead is ``alpha mu m / ||m||_2``, where a step along
+    the momentum, mu times as long, would lead: ``m / mean|g|`` is the longer the fewer pixels a gradient has.
 
     Args:
         mu: decay.
@@ -92,8 +93,8 @@ class NI:
     ) -> Tensor:
         if "m" not in memory:
             return x_adv
-        scale = 1.0 if threat.norm == "linf" else float(x_adv[0].numel()) ** 0.5
-        return x_adv + (alpha * self.mu / scale) * memory["m"]
+        ahead = memory["m"] if threat.norm == "linf" else threat.steepest(memory["m"])
+        return x_adv + (alpha * self.mu) * ahead
 
     def direction(self, g: Tensor, memory: dict[str, Tensor]) -> Tensor:
         return accumulate(g, memory, self.mu)

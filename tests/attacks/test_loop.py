@@ -162,16 +162,31 @@ def test_nifgsm(at: Setting, mu: float) -> None:
     close(at.run("nifgsm", steps=6, mu=mu), at.transcribed(step, 6))
 
 
-def test_nifgsm_in_l2_looks_one_step_ahead(at: Setting) -> None:
+def unit(g: Tensor) -> Tensor:
+    """``g / ||g||_2`` of one image."""
+    return g / math.sqrt(float((g**2).sum()))
+
+
+@pytest.mark.parametrize("mu", [1.0, 0.7])
+def test_nifgsm_in_l2_looks_one_step_ahead(at: Setting, mu: float) -> None:
     alpha = 0.2
 
     def step(t: int, i: int, x: Tensor, g: Gradient, memory: dict[str, Tensor]) -> Tensor:
-        ahead = x + alpha / math.sqrt(x.numel()) * memory.get("m", torch.zeros_like(x))
-        m = momentum(g(ahead), memory, 1.0)
-        return alpha * m / math.sqrt(float((m**2).sum()))
+        ahead = x + alpha * mu * unit(memory["m"]) if t else x
+        return alpha * unit(momentum(g(ahead), memory, mu))
 
     wanted = at.transcribed(step, 5, "l2", 1.0)
-    close(at.run("nifgsm", steps=5, norm="l2", eps=1.0), wanted)
+    close(at.run("nifgsm", steps=5, norm="l2", eps=1.0, mu=mu), wanted)
+
+
+def test_pgd_in_l2(at: Setting) -> None:
+    begin = Threat("l2", 0.9).random_start(at.x, Draws(SEED, N))
+
+    def step(t: int, i: int, x: Tensor, g: Gradient, memory: dict[str, Tensor]) -> Tensor:
+        jump = begin[i] - x if t == 0 else torch.zeros_like(x)
+        return jump + 0.3 * unit(g(x + jump))
+
+    close(at.run("pgd", steps=3, norm="l2", eps=0.9), at.transcribed(step, 3, "l2", 0.9))
 
 
 def noise(t: int, i: int, copy: int, radius: float, tag: str, x: Tensor) -> Tensor:
@@ -211,6 +226,42 @@ def test_pgn(at: Setting) -> None:
         return alpha * momentum(total / 4, memory, 1.0).sign()
 
     close(at.run("pgn", steps=3, copies=4, delta=delta), at.transcribed(step, 3))
+
+
+def shell(t: int, i: int, copy: int, length: float, tag: str, x: Tensor) -> Tensor:
+    """A neighbour in l_2: along a uniform point of the cube, of a given length."""
+    like = torch.empty(N, *x.shape, dtype=x.dtype)
+    return length * unit(Draws(SEED, N).at(t).uniform(like, -1, 1, tag, copy)[i])
+
+
+def test_vmifgsm_in_l2(at: Setting) -> None:
+    """Neighbours at 1.5 eps."""
+
+    def step(t: int, i: int, x: Tensor, g: Gradient, memory: dict[str, Tensor]) -> Tensor:
+        here = g(x)
+        tuned = here + memory.get("v", torch.zeros_like(x))
+        near = [g(x + shell(t, i, c, 1.5 * 0.8, "vmi", x)) for c in range(3)]
+        memory["v"] = sum(near, torch.zeros_like(x)) / 3 - here
+        return 0.2 * unit(momentum(tuned, memory, 1.0))
+
+    wanted = at.transcribed(step, 4, "l2", 0.8)
+    close(at.run("vmifgsm", steps=4, copies=3, norm="l2", eps=0.8), wanted)
+
+
+def test_pgn_in_l2(at: Setting) -> None:
+    """Neighbours at 3 eps; the second gradient is taken alpha away from each."""
+    alpha, delta = 0.8 / 3, 0.4
+
+    def step(t: int, i: int, x: Tensor, g: Gradient, memory: dict[str, Tensor]) -> Tensor:
+        total = torch.zeros_like(x)
+        for copy in range(3):
+            near = x + shell(t, i, copy, 3 * 0.8, "pgn", x)
+            g1 = g(near)
+            total += (1 - delta) * g1 + delta * g(near - alpha * unit(g1))
+        return alpha * unit(momentum(total / 3, memory, 1.0))
+
+    wanted = at.transcribed(step, 3, "l2", 0.8)
+    close(at.run("pgn", steps=3, copies=3, delta=delta, norm="l2", eps=0.8), wanted)
 
 
 def kernel(size: int, sigma: float) -> Any:
