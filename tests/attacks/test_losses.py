@@ -114,6 +114,28 @@ def test_dlr_is_free_of_scale_and_offset() -> None:
         torch.testing.assert_close(DLR()(7 * z - 3, y, target), DLR()(z, y, target))
 
 
+@pytest.mark.parametrize("y", range(5))
+@pytest.mark.parametrize(
+    "z",
+    [
+        [3.0, 3.0, 1.0, 0.0, -1.0],
+        [3.0, 1.0, 1.0, 1.0, 1.0],
+        [2.0, 2.0, 2.0, 2.0, 0.0],
+        [0.5, -1.0, 0.5, -1.0, -2.0],
+    ],
+)
+def test_dlr_with_ties(z: list[float], y: int) -> None:
+    """By ranks: against the second where the label is first, else the first; no spread is 1e-12."""
+    first, second, third, fourth, _ = sorted(z, reverse=True)
+    rival = second if z[y] == first else first
+    logits, label = torch.tensor([z], dtype=torch.float64), torch.tensor([y])
+    wanted = (rival - z[y]) / (first - third + 1e-12)
+    assert float(DLR()(logits, label, None)) == pytest.approx(wanted)
+    for t in set(range(5)) - {y}:
+        wanted = (z[t] - z[y]) / (first - (third + fourth) / 2 + 1e-12)
+        assert float(DLR()(logits, label, torch.tensor([t]))) == pytest.approx(wanted)
+
+
 def test_dlr_needs_enough_classes() -> None:
     two, three = torch.zeros(1, 2), torch.zeros(1, 3)
     y, t = torch.tensor([0]), torch.tensor([1])

@@ -117,6 +117,50 @@ def test_margins_of_mean_probabilities(oracle: Any, loss: Any) -> None:
     close(asked.gradient(asked.job.x, over="probs"), wanted)
 
 
+def ascended(loss: Any, z: Tensor, own: int, targeted: bool) -> Tensor:
+    """What one image's logits (classes,) give: log-probability or margin, by the formula."""
+    others = torch.cat([z[:own], z[own + 1 :]])
+    towards = z[own] - (torch.exp(z).sum().log() if isinstance(loss, CrossEntropy) else others.max())
+    return towards if targeted else -towards
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), Margin()])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_weighted_mean_of_probabilities(oracle: Any, loss: Any, targeted: bool) -> None:
+    """log sum_k w_k p_k, one image at a time, in the place of logits."""
+    asked = oracle(3, targeted, loss)
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(4, 3, generator=generator, dtype=torch.float64)
+    weights /= weights.sum(1, keepdim=True)
+    g = asked.gradient(asked.job.x, over="probs", weights=weights)
+    for n, x in enumerate(asked.job.x):
+        leaf = x.clone().requires_grad_()
+        p = [torch.exp(z) / torch.exp(z).sum() for z in (m(leaf[None])[0] for m in asked.job.models)]
+        mean = torch.log(sum(w * each for w, each in zip(weights[n], p, strict=True)))  # type: ignore[arg-type]
+        own = int((asked.job.target if targeted else asked.job.y)[n])
+        (wanted,) = torch.autograd.grad(ascended(loss, mean, own, targeted), leaf)
+        close(g[n], wanted)
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), Margin()])
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("temperature", [0.2, 1.0, 30.0])
+def test_softmin(oracle: Any, loss: Any, targeted: bool, temperature: float) -> None:
+    """``-T log sum_k exp(-J_k / T)`` of what is ascended: its value and its gradient."""
+    asked = oracle(3, targeted, loss)
+    x = asked.job.x
+    g = asked.gradient(x, over=Softmin(temperature))
+    value = asked.fused([m(x) for m in asked.job.models], None, Softmin(temperature)).value
+    for n in range(4):
+        leaf = x[n].clone().requires_grad_()
+        own = int((asked.job.target if targeted else asked.job.y)[n])
+        j = torch.stack([ascended(loss, m(leaf[None])[0], own, targeted) for m in asked.job.models])
+        softest = -temperature * torch.log(torch.exp(-j / temperature).sum())
+        (wanted,) = torch.autograd.grad(softest, leaf)
+        close(g[n], wanted)
+        close(value[n], softest.detach())
+
+
 def test_fusions_differ_and_attacks_use_their_own(oracle: Any) -> None:
     asked = oracle(2)
     x = asked.job.x

@@ -11,6 +11,10 @@ What differs, and how it is set apart here:
   ``vmi-nifgsm`` takes both at the look-ahead, so that v is a variance there: not compared.
 * In l_2 both peers project on the ball and clamp to [0, 1] afterwards; ours clamps first, so an
   image at the border may use more of its budget. Compared on images away from the border.
+* torchattacks' PGDL2 draws the length of its start uniformly, ours is uniform in the ball: both begin at
+  its start.
+* foolbox's MI adds up gradients as they are, where the paper divides each by its l_1 norm: its optimiser
+  is given divided gradients.
 * foolbox takes the sum and torchattacks the mean of the losses over the batch; neither matters after
   the sign, the normalisation or mean|g|.
 * torchattacks divides by mean|g| without a guard, so that a zero gradient gives NaN; not compared.
@@ -82,6 +86,26 @@ def test_pgd_in_l2(at: Scene, torchattacks: Any, targeted: bool) -> None:
     at.x = 0.25 + at.x / 2
     peer = torchattacks.PGDL2(at.model, eps=0.2, alpha=0.05, steps=STEPS, random_start=False)
     both(at, peer, "ifgsm", targeted, norm="l2", eps=0.2, step_size=0.05)
+
+
+@either
+def test_pgd_in_l2_from_a_random_point(
+    at: Scene, torchattacks: Any, targeted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at.x = 0.25 + at.x / 2
+    peer = torchattacks.PGDL2(at.model, eps=0.2, alpha=0.05, steps=STEPS, random_start=True)
+
+    def start(self: Threat, x: Tensor, draws: Any) -> Tensor:
+        """The global generator's normal direction, then its uniform length, as the peer asks for them."""
+        torch.manual_seed(0)
+        along = torch.randn_like(x)
+        size = torch.rand_like(x[:, :1, :1, :1])
+        return x + self.radius * size * along / along.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+    monkeypatch.setattr(Threat, "random_start", start)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        both(at, peer, "pgd", targeted, norm="l2", eps=0.2, step_size=0.05)
 
 
 @either
@@ -172,6 +196,27 @@ def test_foolbox_l2_pgd(at: Scene, foolbox: Any, targeted: bool) -> None:
     attack = foolbox.attacks.L2PGD(abs_stepsize=0.05, steps=STEPS, random_start=False)
     wanted = through_foolbox(at, foolbox, attack, 0.2, targeted)
     ours = create_attack("ifgsm", norm="l2", eps=0.2, steps=STEPS, step_size=0.05)
+    close(ours(at.model, at.x, at.y, at.target if targeted else None), wanted, at.x)
+
+
+@either
+@pytest.mark.parametrize("decay", [1.0, 0.8])
+def test_foolbox_l2_mifgsm(
+    at: Scene, foolbox: Any, targeted: bool, decay: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at.x = 0.25 + at.x / 2
+    optimiser = foolbox.attacks.mi_fgsm.GDMOptimizer
+    add = optimiser.__call__
+
+    def divided(self: Any, g: Any) -> Any:
+        return add(self, g / g.abs().sum(axis=(1, 2, 3), keepdims=True))
+
+    monkeypatch.setattr(optimiser, "__call__", divided)
+    attack = foolbox.attacks.L2MomentumIterativeFastGradientMethod(
+        momentum=decay, abs_stepsize=0.05, steps=STEPS
+    )
+    wanted = through_foolbox(at, foolbox, attack, 0.2, targeted)
+    ours = create_attack("mifgsm", norm="l2", eps=0.2, steps=STEPS, step_size=0.05, mu=decay)
     close(ours(at.model, at.x, at.y, at.target if targeted else None), wanted, at.x)
 
 
