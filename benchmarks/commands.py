@@ -201,6 +201,7 @@ def _only(suite: Suite, only: str | None) -> Suite:
 
 def _print_outline(suite: Suite) -> None:
     from advens.benchmarks.building import Build
+    from advens.benchmarks.estimate import estimate
     from advens.benchmarks.plan import outline
 
     seen = outline(suite)
@@ -221,10 +222,8 @@ def _print_outline(suite: Suite) -> None:
     for (label, name), stage in seen.stages.items():
         spent = stage.attack.passes(len(seen.sets[name]))
         say(f"attack     {label} on {name}: {most}{spent.forward} F, {spent.backward} B per image")
-    cells = len(seen.stages) * len(suite.seeds)
-    say(
-        f"{cells} cells per shard of {suite.shard} images, each shown to {len(seen.targets)} targets"
-    )
+    for line in estimate(suite, seen):
+        say(line)
 
 
 def _progress() -> Progress:

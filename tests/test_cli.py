@@ -232,26 +232,57 @@ def test_dry_runs_touch_nothing(say, tmp_path, monkeypatch, name):
     ):  # fmt: skip
         monkeypatch.setattr(place, what, refuse)
     monkeypatch.chdir(tmp_path)
-    text = say("run", name, "--dry-run").done()
+    here = ["--set", "data=digits:test?limit=120"] if name == "imagenet-transfer" else []
+    text = say("run", name, "--dry-run", *here).done()
     assert f"suite      {name}: linf" in text
     assert re.search(r"^attack     \S+ on \S+: \d+ F, \d+ B per image$", text, re.MULTILINE)
-    assert re.search(r"^\d+ cells per shard of \d+ images, each shown to \d+ targets$", text,
+    cells = r"^\d+ cells: \d+ images in \d+ shards of \d+, \d seeds; each shown to \d+ targets$"
+    assert re.search(cells, text, re.MULTILINE)
+    assert re.search(r"^passes     [\d,]+ F, [\d,]+ B to craft [\d,]+ images, [\d,]+ F to evaluate$", text,
                      re.MULTILINE)  # fmt: skip
+    assert ("download   nothing" in text) == (name != "imagenet-transfer")
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_dry_run_says(say):
-    text = say("run", "imagenet-transfer", "--dry-run", "--attacks", "mifgsm,mi-ens-loss").done()
+def test_what_a_dry_run_says(say, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    text = say("run", "imagenet-transfer", "--dry-run", "--attacks", "mifgsm,mi-ens-loss",
+               "--set", "data=digits:test?limit=120").done()  # fmt: skip
     assert "target     timm:resnet50.tv_in1k  (white-box for cnns, resnet50)" in text
     assert "target     timm:vit_base_patch16_224.augreg_in21k_ft_in1k\n" in text
     assert "mifgsm on resnet50: 10 F, 10 B" in text
     assert "mi-ens-loss on cnns: 40 F, 40 B" in text
-    assert "4 cells per shard of 100 images, each shown to 10 targets" in text
+    assert "8 cells: 120 images in 2 shards of 100, 1 seeds; each shown to 10 targets" in text
+
+    assert re.search(r"^passes     [\d,]+ F, [\d,]+ B to craft 480 images, 6,000 F to evaluate$", text, re.M)
+    assert "download   https://huggingface.co/timm/resnet50.tv_in1k" in text
     assert "difgsm" not in text
     changed = say("run", "quickstart", "--dry-run", "--set", "threat.steps=3", "--seed", 4,
                   "--limit", 7).done()  # fmt: skip
     assert "data digits:test?limit=7" in changed
     assert "mifgsm on digits:vit: 3 F, 3 B" in changed
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("data=digit:test", ["unknown data source 'digit'", "'digits'"]),
+        ("data=digits:test?limt=3", ["unknown option 'limt'", "'limit'"]),
+        ("data=folder:/nowhere/x", ["'/nowhere/x' does not exist"]),
+        ("data=synthetic:shapes?n=20&label=3", ["unknown option 'label'"]),
+    ],
+)
+def test_dry_runs_check_the_data(say, key, words):
+    said = say("run", "quickstart", "--dry-run", "--set", key)
+    assert said.code == 2
+    assert all(word in said.err for word in words), said.err
+    assert len(said.err.splitlines()) == 1
+
+
+def test_dry_runs_say_that_a_budget_sets_the_steps(say):
+    text = say("run", "quickstart", "--dry-run", "--set", "budget=40", "--set", "threat.steps=4").done()
+    assert "note       mifgsm: its budget sets the steps; steps of [threat] do not count" in text
+    assert "note " not in say("run", "quickstart", "--dry-run", "--set", "threat.steps=4").done()
 
 
 def test_a_run_from_the_outside(say, tmp_path, monkeypatch):
