@@ -134,5 +134,5 @@ def _best_other(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def _others(logits: Tensor, y: Tensor) -> Tensor:
-    """The logits with that of ``y`` out of play, (N, classes)."""
+    """The logits, that of ``y`` replaced by minus infinity, (N, classes)."""
     return logits.masked_fill(F.one_hot(y, logits.shape[1]).bool(), -torch.inf)

@@ -246,10 +246,10 @@ class GradientOracle:
         return _scaled(total, _held(level, total.dtype)).div_(self.copies)
 
     def backward(self, loss: Fused, leaf: Tensor, members: int, keep: bool = False) -> Tensor:
-        """Gradient of the ``loss`` of some surrogates; counted, and watched for NaN and zeros.
+        """Gradient of the ``loss`` of some surrogates; the pass is counted, NaN and zeros are noticed.
 
-        It is not zero because a surrogate is confident: a slope below 1e-26 in float32 (log-odds of
-        60) is taken as 1e-26, which changes the gradient's length and nothing else.
+        A confident surrogate does not make it zero: a slope below 1e-26 in float32 (log-odds of 60) is
+        taken as 1e-26, which changes the gradient's length and nothing else.
         """
         g = self._slope(loss, leaf, members, keep)
         return _scaled(g, _held(loss.log_scale, g.dtype))

@@ -15,7 +15,7 @@ from advens.attacks.registry import recipe
 from advens.attacks.sharing import shared
 from advens.attacks.starts import Gaussian
 from advens.attacks.steps import StepSize
-from advens.attacks.updates import MI
+from advens.attacks.updates import MI, Sign, Update
 from advens.threat import Threat
 
 PAPER = "Chen et al., ICCV 2023 (AdaEA)"
@@ -24,7 +24,8 @@ GUARD = 1e-6
 
 @part("fusion", "adaea", paper=PAPER, year=2023, couples="option")
 class AdaEA:
-    """Surrogates weigh as much as their trial step carries over to the others; disagreeing pixels rest.
+    """A surrogate has the more weight, the more its trial step raises the others' losses; pixels on whose
+    direction the surrogates disagree are left out.
 
     1. ``g_k``, the gradient of each surrogate's own loss.
     2. AGM: trial steps ``x_k = Π(x' + alpha sign g_k)``;
@@ -124,18 +125,17 @@ def _pairs(total: Tensor, alive: Tensor) -> Tensor:
     return total.square().sum(1, keepdim=True) - alive
 
 
-def _adaea(update: object | None = None) -> ComposedAttack:
-    base = ComposedAttack(
+def _adaea(update: Update) -> ComposedAttack:
+    return ComposedAttack(
         threat=Threat("linf", "8/255"), steps=20, step_size=StepSize("eps/4"), start=Gaussian(0.001),
-        fusion=AdaEA(),
+        fusion=AdaEA(), update=update,
     )  # fmt: skip
-    return base if update is None else ComposedAttack(**{**vars(base), "update": update})
 
 
 @recipe("adaea", symbol="AdaEA", family="fusion", paper=PAPER, year=2023, couples="option")
 def AdaEAAttack() -> ComposedAttack:
     """Adaptive weights and a disparity filter; 20 steps of eps/4 from a little noise."""
-    return _adaea()
+    return _adaea(Sign())
 
 
 @recipe("mi-adaea", family="fusion", paper=PAPER, year=2023, couples="option")

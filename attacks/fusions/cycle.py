@@ -19,8 +19,8 @@ PAPER = "Gubri et al., ECCV 2022 (LGV)"
 class Cycle:
     """Every step asks other surrogates, in a shuffled order that begins again when it is through.
 
-    So is the order published. It is named by the step, so that transforms and estimators of several passes
-    see one surrogate.
+    The published code orders them so. The order depends on the step alone, so that transforms and
+    estimators of several passes see the same surrogate.
 
     Args:
         members: surrogates a step asks; the mean of their losses is ascended.

@@ -1,4 +1,4 @@
-"""Sum of unit gradients: the cheap baseline that papers leave out."""
+"""Sum of unit gradients: a baseline as cheap as uniform fusion, which papers do not compare with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from advens.threat import unit_l2
 class EnsGrads:
     """``sum_k g_k / ||g_k||_2``: every surrogate's gradient counts the same, whatever its scale.
 
-    What sequential fusions change silently, alone: K passes, one surrogate's graph at a time.
+    Sequential fusions such as CSE also give every surrogate the same weight; this one changes nothing
+    else. It takes K passes and holds one surrogate's graph at a time.
     """
 
     def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class SMER:
         leaks: a batch begins with the scalars the batch before ended with, as published; for
             ``batch_coupled`` scalars.
         refilter: filter the last inner momentum, too, as SVRE does, whose loop this is.
-    """""
+    """
 
     rounds: int = 4
     lr: float = 0.02
