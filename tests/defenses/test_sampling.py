@@ -77,6 +77,18 @@ def test_osp_ends_when_the_risk_no_longer_falls(patience: int) -> None:
     assert min(ended) < 30
 
 
+def test_osp_steps_get_shorter() -> None:
+    """Step t is ``lr / (t + 1)`` down the error rates; on the simplex of two, half of it each way."""
+    seen: list[float] = []
+
+    def rates(a: Tensor) -> Tensor:
+        seen.append(float(a[0]))
+        return torch.tensor([0.1, 0.0], dtype=torch.float64)
+
+    optimal_sampling(rates, torch.tensor([0.9, 0.1], dtype=torch.float64), rounds=4, lr=2.0)
+    assert seen == pytest.approx([0.9, 0.8, 0.75, 0.75 - 0.1 / 3])
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "steps"])
 @pytest.mark.parametrize("m", [2, 3])
 def test_barre_reaches_the_value_of_the_game(m: int, schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
