@@ -115,20 +115,25 @@ def test_sharpness_takes_two_gradients_an_update(
 
 
 def test_sharpen_is_the_gradient_of_the_gradients_norm() -> None:
-    """On a quadratic the finite difference is exact: ``g + H g / |g|``."""
+    """On a quadratic the finite difference is exact: ``g + H g / |g|``, one norm over all weights."""
     h = torch.tensor([[3.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
-    w, idle = (torch.nn.Parameter(torch.tensor(v, dtype=torch.float64)) for v in ([1.0, -2.0], [0.0]))
-    start = w.detach().clone()
+    one, two, idle = (
+        torch.nn.Parameter(torch.tensor([v], dtype=torch.float64)) for v in (1.0, -2.0, 0.0)
+    )
+    start = torch.cat([one, two]).detach()
 
     def backward() -> None:
-        w.grad = None
+        one.grad = two.grad = None
+        w = torch.cat([one, two])
         (w @ h @ w / 2).backward()
 
     backward()
     g = h @ start
-    sharpen([w, idle], backward, 0.1)
-    torch.testing.assert_close(w.grad, g + h @ g / g.norm(), rtol=1e-12, atol=0)
-    assert torch.equal(w, start)
+    sharpen([one, two, idle], backward, 0.1)
+    assert one.grad is not None
+    assert two.grad is not None
+    torch.testing.assert_close(torch.cat([one.grad, two.grad]), g + h @ g / g.norm(), rtol=1e-12, atol=0)
+    assert torch.equal(torch.cat([one, two]).detach(), start)
 
 
 def test_sharpness_finds_where_the_gradient_is_small(model: Classifier, data: Dataset, cache: Path) -> None:

@@ -15,7 +15,7 @@ from advens.attacks.whitebox.rows import Rows
 from advens.defenses.ensembles import RandomizedEnsemble
 from advens.threat import Threat
 
-BALL = Threat("linf", 0.4)
+BALL = Threat("linf", 0.5)
 
 
 class Below(nn.Module):
@@ -86,6 +86,7 @@ def test_the_best_partial_break_is_kept(
         (((0.8,), (0.65,)), 0.8),  # the second breaks fewer members
         (((0.65,), (0.8,)), 0.8),
         (((0.65,), (0.8,), (0.55,)), 0.8),
+        (((0.96,), (0.98,)), 0.96),  # what is broken stays as it is
         (((0.55,), (0.58,)), 0.58),  # nothing is broken: the last attack's last word
     ],
 )
