@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,7 @@ def status(directory: Path) -> None:
 
 
 def _status(store: RunStore) -> None:
-    from advens.benchmarks.runner import plan_path, read_plan
+    from advens.benchmarks.runner import plan_path, read_failures, read_plan
     from advens.results.store import is_whole
 
     directory = store.directory
@@ -38,10 +37,7 @@ def _status(store: RunStore) -> None:
     cells, keys, own = plan["cells"], set(plan["targets"].values()), plan["own"]
     seen = {cell: keys - set(own.values()) | {own[cell]} if cell in own else keys for cell in cells}
     done = {cell for cell in cells if is_whole(store.examples_path(cell), "examples")}
-    failures = {
-        path.stem: json.loads(path.read_text())
-        for path in sorted((directory / "failures").glob("*.json"))
-    }
+    failures = read_failures(store)
     pairs = sum(
         key in seen.get(cell, ()) and is_whole(store.samples_path(cell, key), "samples")
         for cell, key in store.evaluated()
@@ -50,7 +46,7 @@ def _status(store: RunStore) -> None:
     say(f"evaluations  {pairs} of {sum(map(len, seen.values()))} done")
     say(f"failed       {len(failures)}")
     for cell, note in failures.items():
-        say(f"  {cell}  {note['task']}: {note['error']}")
+        say(f"  {cell}  {note}")
 
 
 @click.command()

@@ -18,6 +18,7 @@ from advens.benchmarks.suite import Suite
 from advens.datasets import find_data
 from advens.digest import value_digest
 from advens.errors import InputError, RunError
+from advens.files import read_regular
 from advens.results.files import os_errors
 from advens.results.silence import silent_lines
 from advens.results.store import RunStore, is_whole, write_bytes
@@ -209,14 +210,28 @@ def failure_path(store: RunStore, cell: str, target_key: str | None = None) -> P
     return store.directory / "failures" / f"{name}.json"
 
 
+def read_failures(store: RunStore) -> dict[str, str]:
+    """What failed last, and why, by cell or by cell and target. Raises InputError for a damaged note."""
+    found = {}
+    for path in sorted((store.directory / "failures").glob("*.json")):
+        try:
+            note = json.loads(read_regular(path))
+            found[path.stem] = f"{note['task']}: {note['error']}"
+        except (TypeError, KeyError, UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+            raise InputError(f"{path} is damaged; delete it and run the suite again") from None
+    return found
+
+
 def read_plan(path: Path) -> dict[str, dict[str, str]]:
     """``cells``: title by key; ``targets``: key by name; ``own``: key of the only attacked model that sees a
     cell, by cell, where a run is not crossed. Raises InputError for a damaged file."""
     try:
         plan = json.loads(path.read_text())
         parts = {"cells": plan["cells"], "targets": plan["targets"], "own": plan.get("own", {})}
+        if not all(isinstance(text, str) for part in parts.values() for text in part.values()):
+            raise ValueError("names, titles and keys are text")
         return {name: dict(part) for name, part in parts.items()}
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise InputError(f"{path} is damaged; delete it and run the suite again") from None
 
 

@@ -151,8 +151,11 @@ def cell_of(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
     """The cell in the file metadata of an examples file."""
     try:
         cell: dict[str, Any] = json.loads(metadata[schema.CELL])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise CorruptFile(Path(path), "no description of its cell") from error
+    wrong = schema.misfits(cell)
+    if wrong:
+        raise CorruptFile(Path(path), f"the description of its cell has no proper {', '.join(wrong)}")
     return cell
 
 

@@ -128,6 +128,30 @@ CELL_EXTRAS = ("goal", "after", "notes", "bases", "silent_images", "silent_steps
 images got a gradient of zeros in how many steps (runs from before it was counted hold nothing)."""
 
 
+_WORDS = ("suite", "attack", "family", "surrogates", "norm", "data", "data_fingerprint", "device", "version")
+_LISTS = ("surrogate_specs", "surrogate_digests", "shard")
+_NUMBERS = ("forwards_per_sample", "backwards_per_sample", "seconds_per_image")
+_CELL_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(_WORDS, (str,)), **dict.fromkeys(_LISTS, (list,)),
+    **dict.fromkeys(_NUMBERS, (int, float, type(None))),
+    "attack_params": (dict, str), "seed": (int,), "eps": (int, float, str),
+}  # fmt: skip
+
+
+def misfits(cell: object) -> list[str]:
+    """The fields that a cell's description lacks, or that hold something of another type."""
+    if not isinstance(cell, dict):
+        return list(CELL_FIELDS)
+    return [name for name, kinds in _CELL_TYPES.items() if not _holds(cell.get(name, ...), kinds)] + [
+        name for name in ("silent_images", "silent_steps") if not _holds(cell.get(name), (int, type(None)))
+    ]
+
+
+def _holds(value: object, kinds: tuple[type, ...]) -> bool:
+    small = not isinstance(value, int) or abs(value) < 1 << 63
+    return isinstance(value, kinds) and not isinstance(value, bool) and small
+
+
 def to_table(
     kind: str, rows: pd.DataFrame | pa.Table | Mapping[str, Any], **metadata: object
 ) -> pa.Table:

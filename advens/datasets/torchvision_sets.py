@@ -18,6 +18,8 @@ from advens.spec import literal
 NOT_OPTIONS = frozenset(
     {"self", "root", "transform", "target_transform", "transforms", "loader", "is_valid_file"}
 )
+NOT_OFFERED = ("VisionDataset", "DatasetFolder", "LSUN", "LSUNClass")
+"""Base classes, and those that unpickle an index which lies beside the images."""
 FLAGS = ("train", "download")
 
 
@@ -63,7 +65,7 @@ def _class(name: str) -> Any:
         for key in datasets.__all__
         if inspect.isclass(kind := getattr(datasets, key))
         and "root" in _parameters(kind)
-        and key not in ("VisionDataset", "DatasetFolder")
+        and key not in NOT_OFFERED
     ]
     if name not in known:
         raise unknown("torchvision data set", name, known)

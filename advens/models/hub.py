@@ -28,9 +28,14 @@ def cached(repository: str, filename: str | None = None) -> bool:
 
 def downloaded(url: str) -> bool:
     """Whether torch's cache has the file of a URL."""
+    return file_of(url).is_file()
+
+
+def file_of(url: str) -> Path:
+    """Where torch's cache keeps the file of a URL."""
     import torch
 
-    return (Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name).is_file()
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
 
 
 def endpoint() -> str:

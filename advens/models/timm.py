@@ -4,7 +4,7 @@ Options: ``checkpoint=PATH`` (local weights instead of the hub's), ``pretrained=
 weights, drawn from ``seed``), ``mean``, ``std``, ``size``, ``family``; every other option goes to
 ``timm.create_model``. Mean, std, input size and interpolation come from the weights' own configuration,
 which a full name (``resnet50.a1_in1k``) says; for a checkpoint of a name without one, those of the name's
-default weights are assumed, with a warning.
+default weights are assumed, with a warning. Options that say where timm downloads from or to are refused.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from advens.models.preprocessing import check_size, triple, warn_of_assumed
 from advens.spec import Spec
 
 OWN = ("checkpoint", "pretrained", "seed", "mean", "std", "size", "family")
+ELSEWHERE = ("checkpoint_path", "cache_dir", "pretrained_", "hf_hub", "hf-hub")
+"""How options of timm's begin by which a name would choose an address, or a folder for downloads."""
 
 FAMILY_OF_MODULE = {
     "vit": "beit cait crossvit davit deepseek_vit deit eva gcvit gemma4_vit hiera hieradet_sam2 mvitv2 "
@@ -59,6 +61,11 @@ def check(spec: Spec) -> None:
             raise _headless(spec, _width(spec.rest))
         _check_head(spec)
     for key in spec.query:
+        if key.startswith(ELSEWHERE):
+            raise InputError(
+                f"'{spec.text}': a name may not say where timm downloads from or to ('{key}'); "
+                f"give local weights with checkpoint=PATH"
+            )
         close = get_close_matches(key, OWN, n=1, cutoff=0.8)
         if key not in OWN and close:
             raise InputError(f"'{spec.text}': unknown option '{key}'; did you mean '{close[0]}'?")

@@ -12,7 +12,11 @@ entries differ. ``weights=none`` stands for no entry: ImageNet's mean and std, a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partialmethod
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -119,13 +123,34 @@ def _built(spec: Spec, entry: Any, classes: int) -> nn.Module:
             f"cannot be reached); give a local file with ?checkpoint=PATH"
         )
     try:
-        net: nn.Module = models.get_model(spec.rest, weights=entry, **options)
+        with _weights_only(entry):
+            net: nn.Module = models.get_model(spec.rest, weights=entry, **options)
+    except UnpicklingError as error:
+        raise InputError(
+            f"'{spec.text}': the cached weights of {entry.url} are damaged or contain code, "
+            f"which is never run; delete {hub.file_of(entry.url)}"
+        ) from error
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"'{spec.text}': pretrained weights could not be had ({first_line(error)}); "
             f"give a local file with ?checkpoint=PATH"
         ) from error
     return net
+
+
+@contextmanager
+def _weights_only(entry: Any) -> Iterator[None]:
+    """torchvision's factories unpickle no more than weights; by default they would run what a file holds."""
+    if entry is None:
+        yield
+        return
+    enum = type(entry)
+    before = enum.get_state_dict
+    enum.get_state_dict = partialmethod(before, weights_only=True)
+    try:
+        yield
+    finally:
+        enum.get_state_dict = before
 
 
 def _from_checkpoint(spec: Spec, entry: Any, classes: int) -> nn.Module:

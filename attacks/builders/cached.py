@@ -24,6 +24,8 @@ from advens.errors import InputError, first_line
 ABOUT, STATE, FORMAT = "about.json", "state.pt", 2
 KEYS = ("bases", "family", "input_size", "members", "names", "num_classes")
 """What is read of a finished build."""
+MOST_DRAWN = 10_000
+"""Members that are drawn from a mean and a spread; more are taken for damage."""
 
 
 def default_cache() -> Path:
@@ -44,7 +46,7 @@ class Folder:
             return None
         with self._sound():
             about: dict[str, Any] = json.loads((self.path / ABOUT).read_text())
-            if about["format"] != FORMAT or any(key not in about for key in KEYS):
+            if about["format"] != FORMAT or not _complete(about):
                 raise ValueError(f"{ABOUT} is not of format {FORMAT}")
         return about
 
@@ -137,3 +139,20 @@ class Folder:
 
 def _file(index: int) -> str:
     return f"member-{index:02d}.safetensors"
+
+
+def _complete(about: Mapping[str, Any]) -> bool:
+    """Whether the entries that every build has are there, each of its type."""
+    texts = all(
+        isinstance(about.get(key), list) and all(isinstance(text, str) for text in about[key])
+        for key in ("bases", "members", "names")
+    )
+    size, drawn = about.get("input_size"), about.get("drawn", 0)
+    return (
+        texts and bool(about["names"])
+        and all(key in about for key in KEYS)
+        and isinstance(about["family"], str)
+        and isinstance(about["num_classes"], int)
+        and (size is None or (isinstance(size, list) and [type(side) for side in size] == [int, int]))
+        and (not drawn or (isinstance(drawn, int) and 0 < drawn <= MOST_DRAWN and len(about["members"]) == 2))
+    )
