@@ -136,6 +136,12 @@ def in_place(net: nn.Linear) -> None:
         net.weight[1, 2] += 1
 
 
+def by_turning_round(net: nn.Linear) -> None:
+    """No sum over the weights changes."""
+    with torch.no_grad():
+        net.weight.copy_(net.weight.flip(1))
+
+
 def through_data(net: nn.Linear) -> None:
     net.weight.data[1, 2] += 1
 
@@ -154,7 +160,9 @@ def by_replacing(net: nn.Linear) -> None:
     net.weight = nn.Parameter(net.weight.detach() + 1)
 
 
-@pytest.mark.parametrize("change", [in_place, through_data, by_loading, by_stepping, by_replacing])
+@pytest.mark.parametrize(
+    "change", [in_place, by_turning_round, through_data, by_loading, by_stepping, by_replacing]
+)
 def test_digest_follows_weights_that_are_changed(change: Callable[[nn.Linear], None]) -> None:
     """What was told before is not told again."""
     net = nn.Linear(3, 2)
@@ -162,6 +170,15 @@ def test_digest_follows_weights_that_are_changed(change: Callable[[nn.Linear], N
     before = model.digest
     assert model.digest == before
     change(net)
+    assert model.digest == weights_digest(net) != before
+
+
+def test_digest_follows_statistics_that_move() -> None:
+    """Batch-norm writes its buffers in train mode."""
+    net = nn.BatchNorm2d(3)
+    model = Classifier(net, name="a", num_classes=3)
+    before = model.digest
+    model.train()(torch.rand(2, 3, 2, 2))
     assert model.digest == weights_digest(net) != before
 
 

@@ -13,6 +13,7 @@ from advens.attacks import create_attack
 from advens.attacks.estimators import Plain
 from advens.attacks.losses import DLR, CrossEntropy, Margin
 from advens.attacks.oracle import GradientOracle, Job, Passes, Softmin
+from advens.attacks.sharing import shared
 from advens.errors import InputError
 from advens.seeding import Draws
 from advens.threat import Threat
@@ -321,6 +322,17 @@ def test_confident_surrogates_are_not_silent(
     assert (g.sign() != wanted.sign()).float().mean() < 0.005
     assert g.abs().flatten(1).amax(1).min() > 1e-30
     assert asked.silent.tolist() == [0] * 4
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_a_shared_pass_of_confident_surrogates_is_not_silent(
+    net: Net, images: Any, targeted: bool
+) -> None:
+    """Fusions that take several gradients from one forward pass have the same direction."""
+    asked = confident(net, images, [120.0, 120.0], targeted)
+    g = shared(asked, asked.job.x).gradient([0, 1], last=True)
+    assert angle(g, sound(asked, "logits")).max() < 1e-6
+    assert g.abs().flatten(1).amax(1).min() > 1e-30
 
 
 def test_one_confident_surrogate_silences_nobody(net: Net, images: Any) -> None:
