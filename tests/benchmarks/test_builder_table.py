@@ -1,34 +1,56 @@
-"""The table of builders: as the README shows it, and as its numbers say."""
+"""The tables of builders: from runs, from the file kept of them, and as they stand in the README."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from advens.benchmarks.builders import boards, main, markdown, parted
 
 ROOT = Path(__file__).parents[2]
-REFERENCE = ROOT / "results" / "reference" / "digits-builders.csv"
-README = (ROOT / "README.md").read_text()
+REFERENCE = ROOT / "results" / "reference" / "digits-builders.parquet"
 
 
-def test_the_readme_holds_the_reference() -> None:
-    full = REFERENCE.with_suffix(".md").read_text()
-    for row in pd.read_csv(REFERENCE).itertuples():
-        rate = f"{100 * row.mean_asr:.1f} [{100 * row.asr_low:.1f}–{100 * row.asr_high:.1f}]"
-        assert f"| {row.surrogates} | {row.attack} | {rate} | {row.group} |" in README
-        assert f"| {row.group} | {row.attack} | {row.surrogates} | {rate} |" in full
+@pytest.fixture
+def table(advens: Any, suite: Any, tmp_path: Path) -> pd.DataFrame:
+    sets = {"resnet": ["digits:resnet"], "lgv 0.05 sharp": ["digits:convnext"], "vits": ["digits:vit"]}
+    attacks = [
+        {"name": "mi-lgv", "surrogates": ["resnet", "lgv 0.05 sharp"]},
+        {"name": "mi-ens-loss", "surrogates": ["vits"]},
+    ]
+    advens("run", suite(attacks=attacks, surrogates=sets, threat__steps=1), "--out", tmp_path / "run").done()
+    return boards(str(tmp_path / "run"))
 
 
-def test_what_the_readme_says_of_it() -> None:
-    table = pd.read_csv(REFERENCE).set_index(["surrogates", "attack"]).sort_index()
-    rate = table["mean_asr"]
-    plain = rate["resnet", "mi-cycle"]
-    assert rate["lgv 0.2", "mi-cycle"] > 3 * plain
-    assert round(100 * (rate["lgv 0.05", "mi-cycle"] - plain)) == 3
-    assert round(100 * (rate["lgv 0.2", "mi-cycle"] - plain)) == 35
-    assert rate["lgv-swa", "mi-cycle"] > 0.9 * rate["lgv 0.2", "mi-cycle"]
-    vits = set(table["group"]["vits", "vit-ensemble"])
-    for name in ("head-drop", "score-scale", "token-mix", "all", "unsearched"):
-        assert vits & set(table["group"][name, "vit-ensemble"])
-    for label in ("without reweighting", "without enlargement"):
-        assert vits & set(table["group"]["all", label])
+@pytest.mark.parametrize(
+    ("attack", "surrogates", "place"),
+    [
+        ("mi-lgv", "resnet", ("resnet", "")),
+        ("mi-lgv", "lgv-swa 0.2", ("lgv-swa", "0.2")),
+        ("mi-lgv", "mba 0.05 sharp", ("mba", "0.05 sharp")),
+        ("mi-lgv", "mba 0.05 sharp once", ("mba, drawn once", "0.05 sharp")),
+        ("mi-mba", "mba 0.2", ("mba, all 20 in every step", "0.2")),
+    ],
+)
+def test_names_are_taken_apart(attack: str, surrogates: str, place: tuple[str, str]) -> None:
+    assert parted(attack, surrogates) == place
+
+
+def test_one_board_for_each_table(table: pd.DataFrame) -> None:
+    assert table["table"].tolist() == ["cnn", "cnn", "vits"]
+    assert table["rank"].tolist() == [1, 2, 1]  # ranked within the table
+    rate = {r.surrogates: f"{100 * r.mean_asr:.1f} {r.group}" for r in table.itertuples()}
+    text = markdown(table)
+    assert f"| lgv |  | {rate['lgv 0.05 sharp']} |  |  |" in text
+    assert f"| vits | mi-ens-loss | {rate['vits']} |" in text
+    assert f"Without further training: resnet {rate['resnet']}." in text
+
+
+def test_kept_and_printed_again(table: pd.DataFrame, tmp_path: Path) -> None:
+    table.to_parquet(tmp_path / "kept.parquet")
+    said = CliRunner().invoke(main, [str(tmp_path / "kept.parquet")])
+    assert said.output == markdown(table)
