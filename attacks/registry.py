@@ -35,7 +35,7 @@ class Recipe:
         self.build = build
 
     def __call__(self, **overrides: Any) -> Attack:
-        return override(self.build(), **overrides)
+        return _made(self.name, self.build(), overrides)
 
 
 RECIPES: Registry[Recipe] = Registry("attack", package="advens.attacks", group="advens.attacks")
@@ -76,7 +76,15 @@ def create_attack(name: str, **overrides: Any) -> Attack:
     Raises:
         InputError: an unknown name or option, or a value that does not fit.
     """
-    return override(_compose(name), **overrides)
+    return _made(name, _compose(name), overrides)
+
+
+def _made(name: str, attack: Attack, overrides: dict[str, Any]) -> Attack:
+    """`override`, whose complaints name the attack as the user knows it."""
+    try:
+        return override(attack, **overrides)
+    except InputError as error:
+        raise InputError(str(error).replace("'composed':", f"'{name}':", 1)) from None
 
 
 def attack_info(name: str) -> Info:

@@ -136,9 +136,9 @@ def test_transforms_and_filters_in_one_list() -> None:
     [
         ({"step": 3}, "this attack has no option 'step'; did you mean 'steps'?"),
         ({"epss": 0.1}, "this attack has no option 'epss'; did you mean 'eps'?"),
-        ({"steps": 0}, "'composed': steps = 0: an attack takes at least one step"),
-        ({"steps": "many"}, "'composed': steps = 'many': "),
-        ({"steps": 2.5}, "'composed': steps = 2.5: "),
+        ({"steps": 0}, "'mifgsm': steps = 0: an attack takes at least one step"),
+        ({"steps": "many"}, "'mifgsm': steps = 'many': "),
+        ({"steps": 2.5}, "'mifgsm': steps = 2.5: "),
         ({"eps": 0}, "eps = 0 is out of range"),
         ({"eps": "8/0"}, "eps = '8/0' is not a number"),
         ({"eps": 8}, 'eps = 8 is out of range; images lie in [0, 1], so an l_inf budget is at most'),
@@ -158,7 +158,7 @@ def test_transforms_and_filters_in_one_list() -> None:
         ({"filters": "ti"}, "filters = 'ti': write a list of filters"),
         ({"fusion": Margin()}, "fusion: Margin() is a part of another kind"),
         ({"transforms": [MI()]}, "transform: MI(mu=1.0) is a part of another kind"),
-        ({"threat": {"norm": "l2", "ep": 1}}, "'composed': threat.ep = 1: "),
+        ({"threat": {"norm": "l2", "ep": 1}}, "'mifgsm': threat.ep = 1: "),
         ({"update.nu": 1}, "'mi' has no option 'nu'; did you mean 'mu'?"),
     ],
 )  # fmt: skip

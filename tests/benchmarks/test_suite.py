@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from advens.attacks.registry import attack_info
 from advens.benchmarks.plan import make_plan, outline, target_labels
 from advens.benchmarks.study import load
 from advens.benchmarks.suite import Suite, bundled, load_suite, parse, parse_settings, set_key
@@ -274,6 +275,9 @@ def test_bundled_suites_parse_and_outline(name):
         attack = stage.attack
         assert attack.threat == suite.threat.threat()
         assert attack.passes(len(seen.sets[surrogates])).forward > 0
+    if suite.goal == "transfer":  # what a board calls an attack can be typed
+        for entry in suite.attacks:
+            assert attack_info(entry.title).name == entry.title
 
 
 def test_targeted_labels_of_a_csv_are_used(tmp_path, advens, suite, rows):
