@@ -164,7 +164,8 @@ class Suite(BaseModel):
         if not sets:
             raise ValueError("a suite needs at least one surrogate set")
         for name, models in sets.items():
-            _title(name)
+            if models != [name]:  # a set that is called by its only model
+                _title(name)
             if not models or (isinstance(models, Build) and not models.model):
                 raise ValueError(f"surrogate set '{name}' is empty")
             if isinstance(models, Build) and name == "each":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -170,10 +173,11 @@ def test_no_two_samples_share_a_picture(craft, tmp_path):
 
 
 def test_names_that_lead_away(craft, tmp_path):
-    (tmp_path / "photos").mkdir()
-    Image.new("RGB", (32, 32)).save(tmp_path / "away.png")
-    (tmp_path / "photos/labels.csv").write_text("filename,label\n../away.png,0\n")
-    craft("fgsm", data=f"csv:{tmp_path}/photos").refused("../away", "--no-png")
+    picture = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(picture, "PNG")
+    columns = {"image": [picture.getvalue()], "label": [0], "sample_id": ["../away"]}
+    pq.write_table(pa.table(columns), tmp_path / "photos.parquet")
+    craft("fgsm", data=f"parquet:{tmp_path}/photos.parquet").refused("../away", "--no-png")
     assert not (tmp_path / "out/away.png").exists()
 
 

@@ -16,6 +16,7 @@ import pytest
 import tomli_w
 import torch
 
+from advens import trust
 from advens.cli import invoke
 from advens.models import load_model
 from advens.results.store import RunStore, read_cell, read_table, write_examples, write_table
@@ -44,6 +45,14 @@ class Said:
         for word in words:
             assert word in lines[0], lines[0]
         return lines[0]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_trusted() -> Iterator[None]:
+    """Other tests of the same process may trust names of their own."""
+    token = trust._trusted.set(frozenset())
+    yield
+    trust._trusted.reset(token)
 
 
 @pytest.fixture(autouse=True)

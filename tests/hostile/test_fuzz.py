@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import tomli_w
 
+from advens.attacks.builders.cached import FORMAT
 from advens.results.files import write_table
 from advens.results.schema import CELL
 from advens.results.store import RunStore, read_cell, read_table
@@ -139,7 +140,7 @@ def test_builds(
     monkeypatch.setenv("ADVENS_CACHE", str(tmp_path))
     folder = tmp_path / "built" / "abc"
     folder.mkdir(parents=True)
-    about = {"format": 1, "bases": ["0"], "family": "cnn", "input_size": [32, 32], "members": ["0"],
+    about = {"format": FORMAT, "bases": ["0"], "family": "cnn", "input_size": [32, 32], "members": ["0"],
              "names": [SURROGATE], "num_classes": 10}  # fmt: skip
     table = mutated(about, random.Random(seed), evil)
     (folder / "about.json").write_text(json.dumps(table))

@@ -17,6 +17,7 @@ import tomli_w
 
 import advens.models
 from advens import load_model, trusting
+from advens.attacks.builders.cached import FORMAT
 from advens.datasets import find_data, load_data, loading
 from advens.errors import InputError
 from advens.models import check_name, describe, find_model, known_card
@@ -112,7 +113,7 @@ def test_a_build_that_comes_from_a_call(
     monkeypatch.setenv("ADVENS_CACHE", str(tmp_path))
     folder = tmp_path / "built" / "abc"
     folder.mkdir(parents=True)
-    about = {"format": 1, "bases": ["0"], "family": "cnn", "input_size": [32, 32], "members": ["0"],
+    about = {"format": FORMAT, "bases": ["0"], "family": "cnn", "input_size": [32, 32], "members": ["0"],
              "names": [evil], "num_classes": 10}  # fmt: skip
     (folder / "about.json").write_text(json.dumps(about))
     said = advens("select", "--from", "built:abc/0", "-k", 1, "--data", DATA)

@@ -216,7 +216,7 @@ def test_bad_directories_are_one_line(command, tmp_path):
     (tmp_path / "file").write_text("")
     for name, said in {
         "none": "does not exist", "empty": "holds no run", "begun": "no finished samples",
-        "file": "does not exist",
+        "file": "is a file; a run needs a directory",
     }.items():
         with pytest.raises(InputError, match=said) as error:
             invoke(command, tmp_path / name)

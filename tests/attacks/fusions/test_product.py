@@ -20,6 +20,7 @@ TRANSFORMS: list[Any] = [
     {"name": "ssa", "copies": 2},
     {"name": "bsr", "copies": 2},
     {"name": "patchout", "grid": 2, "keep": 0.75},
+    {"name": "noise"},
 ]
 ESTIMATORS: list[Any] = [
     {"name": "plain"}, {"name": "vmi", "copies": 1}, {"name": "pgn", "copies": 1}

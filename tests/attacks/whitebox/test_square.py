@@ -47,7 +47,7 @@ class Flat(nn.Module):
     """Likes the first class, whatever it sees."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1)[:, :1] * 0 + torch.tensor([1.0, 0.0, 0.0], dtype=x.dtype)
+        return x.flatten(1)[:, :1] * 0 + torch.tensor([2.0, 0.0, 0.0], dtype=x.dtype)
 
 
 def made(**options: Any) -> SquareAttack:
