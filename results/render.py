@@ -22,6 +22,7 @@ OVER = {
 }
 _LABEL = 18  # characters of an attack's or a set's name before it is folded
 _HEADER = 12
+_NARROW = 8  # of a column's header where there is little room
 
 
 def render_matrix(frame: pd.DataFrame, format: str = "table", width: int | None = None) -> str:
@@ -115,7 +116,7 @@ def matrix_parts(frame: pd.DataFrame, width: int) -> list[RenderableType]:
     """
     for short in (False, True):
         keys, columns, lines = _matrix(frame, _HEADER, short)
-        for layout in ((keys, columns), _turned(keys, columns)):
+        for layout in ((keys, columns), _turned(keys, columns, _NARROW if short else _LABEL)):
             if fits(*layout, width):
                 return [table(*layout), *_caption(lines)]
     keys, columns, lines = _matrix(frame, _HEADER)
@@ -274,14 +275,14 @@ def _held_out(common: list[str] | None, otherwise: str) -> str:
     return f"the {len(common)} target{'s' * (len(common) > 1)} held out from every row ({names})"
 
 
-def _turned(keys: list[Column], columns: list[Column]) -> tuple[list[Column], list[Column]]:
-    """Targets as rows, attacks on their surrogates as columns."""
+def _turned(keys: list[Column], columns: list[Column], fold: int) -> tuple[list[Column], list[Column]]:
+    """Targets as rows, attacks on their surrogates as columns, whose names are folded."""
     names = [column.header.replace("\n", "") for column in columns]
     names[-1] = columns[-1].header.replace("\n", " ")
     left = [Column("target", tuple(names), right=False)]
     right = [
         Column(
-            "\n".join(key.cells[k] for key in keys),
+            "\n".join(text.fold(key.cells[k].replace("\n", ""), fold) for key in keys),
             tuple(column.cells[k] for column in columns),
             styles=tuple(column.styles[k] for column in columns),
         )
