@@ -54,3 +54,17 @@ def test_kept_and_printed_again(table: pd.DataFrame, tmp_path: Path) -> None:
     table.to_parquet(tmp_path / "kept.parquet")
     said = CliRunner().invoke(main, [str(tmp_path / "kept.parquet")])
     assert said.output == markdown(table)
+
+
+def test_the_readme_holds_what_the_reference_says() -> None:
+    kept, readme = pd.read_parquet(REFERENCE), (ROOT / "README.md").read_text()
+    assert markdown(kept).strip() in readme
+    assert markdown(kept) == REFERENCE.with_suffix(".md").read_text()
+    cnn = kept[kept["table"] == "cnn"].set_index(["attack", "surrogates"])
+    rate = (100 * cnn["mean_asr"]).round(1)
+    assert f"takes LGV from {rate['mi-lgv', 'lgv 0.05']} to {rate['mi-lgv', 'lgv 0.05 sharp']} %" in readme
+    sharp = rate["mi-lgv"].filter(regex=r"0.05 sharp$").drop("lgv 0.05 sharp")
+    assert f"every other builder there reaches {sharp.min()} to {sharp.max()}" in readme
+    group = cnn["group"]["mi-lgv"]
+    assert set(group["mba 0.05 sharp"]) & set(group["mba 0.05 sharp once"])
+    assert set(kept[kept["table"] == "vits"]["group"]) == {"a"}
