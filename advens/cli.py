@@ -20,25 +20,25 @@ from advens.errors import InputError, InputWarning, RunError, nearest
 from advens.printable import say
 
 COMMANDS = {
-    "run": ("advens.benchmarks.commands:run", "Run a suite and print its transferability matrix."),
-    "status": ("advens.benchmarks.audit_commands:status", "Cells done, left and failed of a run."),
+    "run": ("advens.benchmarks.cli.commands:run", "Run a suite and print its transferability matrix."),
+    "status": ("advens.benchmarks.cli.audit:status", "Cells done, left and failed of a run."),
     "matrix": ("advens.results.commands:matrix", "The transferability matrix of a run."),
     "leaderboard": ("advens.results.commands:leaderboard", "Attacks ranked, with significance."),
-    "evaluate": ("advens.benchmarks.commands:evaluate", "Show stored examples to new targets."),
-    "verify": ("advens.benchmarks.audit_commands:verify", "Audit and re-evaluate what a run stored."),
+    "evaluate": ("advens.benchmarks.cli.commands:evaluate", "Show stored examples to new targets."),
+    "verify": ("advens.benchmarks.cli.audit:verify", "Audit and re-evaluate what a run stored."),
     "robustness": (
-        "advens.benchmarks.robustness:robustness", "Attack models in the open; what is left of them."
+        "advens.benchmarks.cli.robustness:robustness", "Attack models in the open; what is left of them."
     ),
-    "craft": ("advens.benchmarks.commands:craft", "Adversarial images, no suite needed."),
-    "select": ("advens.benchmarks.select:select", "Pick surrogates out of many models."),
+    "craft": ("advens.benchmarks.cli.commands:craft", "Adversarial images, no suite needed."),
+    "select": ("advens.benchmarks.cli.select:select", "Pick surrogates out of many models."),
     "train": ("advens.defenses.commands:train", "Train an ensemble defense."),
     "attacks": ("advens.attacks.commands:attacks", "List attacks, or show one."),
     "builders": ("advens.attacks.commands:builders", "List surrogate builders, or show one."),
-    "defend": ("advens.benchmarks.defend_command:defend", "Evaluate defenses: transfer, open attacks, cost."),
+    "defend": ("advens.benchmarks.cli.defend:defend", "Evaluate defenses: transfer, open attacks, cost."),
     "defenses": ("advens.defenses.commands:defenses", "List defenses, or show one."),
     "models": ("advens.commands:models", "List models, or show one."),
     "data": ("advens.commands:data", "List data sources, or show one."),
-    "suites": ("advens.benchmarks.commands:suites", "List bundled suites, or show one."),
+    "suites": ("advens.benchmarks.cli.commands:suites", "List bundled suites, or show one."),
     "zoo": ("advens.commands:zoo", "The embedded models: check or retrain them."),
     "doctor": ("advens.commands:doctor", "Versions, devices, weights and disk."),
 }

@@ -10,7 +10,6 @@ import torch
 from pydantic import ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from advens.attacks.changes import Changed
 from advens.attacks.estimators import GradientEstimator, Plain
 from advens.attacks.fusions import EnsLogits, Fusion
 from advens.attacks.losses import CrossEntropy, Loss
@@ -19,6 +18,7 @@ from advens.attacks.parts import FIELD_KINDS, from_spec, part, to_spec
 from advens.attacks.running import AttackResult, run
 from advens.attacks.starts import Clean, Start
 from advens.attacks.steps import StepSize
+from advens.attacks.surrogates.changes import Changed
 from advens.attacks.tracing import conclude, observe
 from advens.attacks.transforms import InputTransform
 from advens.attacks.updates import Sign, Update

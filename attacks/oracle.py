@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from advens.attacks.changes import begin_step
 from advens.attacks.losses import OfOdds, mean_odds
+from advens.attacks.surrogates.changes import begin_step
 from advens.classifier import check_channels, device_of, warn_of_probabilities
 from advens.errors import InputError, RunError
 from advens.seeding import Draws

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from advens.attacks.changes import attacked
 from advens.attacks.expectation import expectations
 from advens.attacks.oracle import Job, Passes
+from advens.attacks.surrogates.changes import attacked
 from advens.attacks.tracing import Trace, joined
 from advens.classifier import borrowed
 from advens.errors import InputError, RunError

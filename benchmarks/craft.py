@@ -13,15 +13,15 @@ from advens.benchmarks.building import TRAINING, Build
 from advens.benchmarks.executors import execute
 from advens.benchmarks.plan import Cell, make_plan
 from advens.benchmarks.progress import Progress
-from advens.benchmarks.suite import Suite, from_table
+from advens.benchmarks.suites import Suite, from_table
+from advens.benchmarks.tasks import Craft, stored_pixels
 from advens.benchmarks.traces import trace_path
-from advens.benchmarks.work import Craft, stored_pixels
 from advens.datasets import find_data
 from advens.datasets.decoding import SUFFIXES
 from advens.errors import InputError, RunError
-from advens.results.files import os_errors
-from advens.results.silence import silent_lines
+from advens.results.boards.silence import silent_lines
 from advens.results.store import RunStore, is_whole, read_table
+from advens.results.store.files import os_errors
 
 PLAIN = "plain"
 """The set of the models that surrogates were built from, beside the set ``surrogates``."""
@@ -58,7 +58,7 @@ def craft_images(
         InputError: as a run. RunError: the attack failed.
     """
     from advens.benchmarks.predictions import predict, voices
-    from advens.benchmarks.workshop import workshop
+    from advens.benchmarks.worker_cache import workshop
 
     progress, store = progress or Progress(), RunStore(directory)
     data = find_data(suite.source)

@@ -21,17 +21,17 @@ from advens.benchmarks.executors import execute
 from advens.benchmarks.plan import outline
 from advens.benchmarks.progress import Progress
 from advens.benchmarks.runner import Report, run_suite
-from advens.benchmarks.suite import Suite, from_table
+from advens.benchmarks.suites import Suite, from_table
 from advens.classifier import Classifier
 from advens.datasets import Dataset, find_data
 from advens.defenses.measures import cost, diversity, transfer_between
 from advens.digest import value_digest
 from advens.errors import InputError, RunError
 from advens.models import expand, find_model
-from advens.results.files import write_bytes
-from advens.results.robustness import expected
+from advens.results.boards.robustness import expected
+from advens.results.boards.summary import load
 from advens.results.statistics import wilson
-from advens.results.summary import load
+from advens.results.store.files import write_bytes
 from advens.threat import Threat, parse_eps
 
 SURROGATES = ("digits:convnext", "digits:resnet-b", "digits:vit-b")

@@ -16,7 +16,7 @@ from advens.models import absent, known_card
 
 if TYPE_CHECKING:
     from advens.benchmarks.plan import Outline
-    from advens.benchmarks.suite import Suite
+    from advens.benchmarks.suites import Suite
     from advens.datasets import Dataset
 
 SHRUNK = 0.9

@@ -9,14 +9,14 @@ from advens.benchmarks.environment import environment, merged
 from advens.benchmarks.plan import Cell, Plan
 from advens.benchmarks.progress import Progress
 from advens.benchmarks.runner import Report, doubtful, plan_path, save_plan, work
-from advens.benchmarks.suite import parse
-from advens.benchmarks.work import cell_from
+from advens.benchmarks.suites import parse
+from advens.benchmarks.tasks import cell_from
 from advens.datasets import find_data
 from advens.digest import value_digest
 from advens.errors import InputError, RunError, first_line
 from advens.models import describe, expand
+from advens.results.boards.summary import summarise
 from advens.results.store import RunStore, read_cell, write_bytes
-from advens.results.summary import summarise
 
 
 def evaluate_targets(

@@ -12,7 +12,7 @@ import numpy as np
 
 from advens.benchmarks.building import Build, build_sets
 from advens.benchmarks.stages import Stage, stages_of, with_budget
-from advens.benchmarks.suite import AttackEntry, Suite
+from advens.benchmarks.suites import AttackEntry, Suite
 from advens.datasets.classes import check_classes
 from advens.digest import value_digest
 from advens.errors import InputError, unknown

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from advens.attacks.expectation import is_randomized
 from advens.benchmarks.plan import Cell
-from advens.benchmarks.workshop import Workshop, default_batch
+from advens.benchmarks.worker_cache import Workshop, default_batch
 from advens.classifier import Classifier, warn_of_probabilities
 from advens.errors import InputError, RunError, first_line
 

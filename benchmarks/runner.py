@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from advens.benchmarks.environment import environment, merged
 from advens.benchmarks.executors import execute
-from advens.benchmarks.frame import agree
+from advens.benchmarks.merge import agree
 from advens.benchmarks.plan import Cell, Plan, make_plan
 from advens.benchmarks.progress import Progress
-from advens.benchmarks.suite import Suite
+from advens.benchmarks.suites import Suite
 from advens.datasets import find_data
 from advens.digest import value_digest
 from advens.errors import InputError, RunError
 from advens.files import read_regular
-from advens.results.files import os_errors
-from advens.results.silence import silent_lines
+from advens.results.boards.silence import silent_lines
+from advens.results.boards.summary import summarise
 from advens.results.store import RunStore, is_whole, write_bytes
-from advens.results.summary import summarise
+from advens.results.store.files import os_errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,9 +113,9 @@ def work(
     device: str,
 ) -> None:
     """Craft the cells that are missing, then evaluate the pairs that are missing."""
+    from advens.benchmarks.tasks import Craft, Evaluate  # torch, only when there is work
     from advens.benchmarks.whitebox import Break
-    from advens.benchmarks.work import Craft, Evaluate  # torch, only when there is work
-    from advens.benchmarks.workshop import workshop
+    from advens.benchmarks.worker_cache import workshop
 
     workshop.cache_clear()  # models and data may have changed since an earlier run of this process
     folder, size = str(store.directory), plan.suite.batch_size

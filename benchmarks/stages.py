@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from advens.benchmarks.suite import AttackEntry, Suite
+from advens.benchmarks.suites import AttackEntry, Suite
 from advens.errors import InputError
 
 if TYPE_CHECKING:

@@ -20,11 +20,11 @@ from advens.benchmarks.defend import Trial, defend, trial_of
 from advens.benchmarks.executors import execute
 from advens.benchmarks.plan import outline
 from advens.benchmarks.progress import Progress
-from advens.benchmarks.suite import NAME, Suite, Title, from_table, read, validated
+from advens.benchmarks.suites import NAME, Suite, Title, from_table, read, validated
 from advens.datasets import Dataset, find_data
 from advens.defenses.members import architecture
 from advens.errors import RunError
-from advens.results.study import pooled
+from advens.results.boards.defenses import pooled
 
 
 class TrainingTable(BaseModel):
@@ -108,7 +108,7 @@ class Study(BaseModel):
 
 
 def load(name: str, changes: Mapping[str, Any] | None = None) -> Study | Suite:
-    """A suite of either kind; see `advens.benchmarks.suite.load_suite`."""
+    """A suite of either kind; see `advens.benchmarks.suites.load_suite`."""
     table, where, text = read(name, changes)
     if table.get("goal") != "defense":
         return from_table(table, where, text)

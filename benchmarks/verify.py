@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from advens.attacks.expectation import is_randomized
-from advens.benchmarks import work
+from advens.benchmarks import tasks as work
 from advens.benchmarks.plan import Cell
 from advens.benchmarks.predictions import Voice, logits_of, sample_rows, voices
 from advens.benchmarks.progress import Progress
-from advens.benchmarks.workshop import Workshop
+from advens.benchmarks.worker_cache import Workshop
 from advens.digest import value_digest
 from advens.errors import InputError, RunError, first_line
 from advens.models import known_card, origins
-from advens.results.leaderboard import leaderboard
-from advens.results.schema import to_table
+from advens.results.boards.leaderboard import leaderboard
+from advens.results.boards.summary import load, matrix_table
 from advens.results.store import RunStore, read_cell, read_table
-from advens.results.summary import load, matrix_table
+from advens.results.store.schema import to_table
 from advens.threat import Threat
 
 BORDERLINE = 1e-3

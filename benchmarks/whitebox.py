@@ -14,7 +14,7 @@ from advens.attacks.whitebox.checks import inspect
 from advens.attacks.whitebox.engine import WhiteBox, search
 from advens.attacks.whitebox.oracle import RowOracle
 from advens.benchmarks.plan import Cell
-from advens.benchmarks.work import (
+from advens.benchmarks.tasks import (
     cell_seed,
     describe_cell,
     example_rows,
@@ -22,7 +22,7 @@ from advens.benchmarks.work import (
     stored_pixels,
     wanted,
 )
-from advens.benchmarks.workshop import default_batch, workshop
+from advens.benchmarks.worker_cache import default_batch, workshop
 from advens.classifier import Classifier, borrowed
 from advens.datasets import Batch
 from advens.errors import InputError

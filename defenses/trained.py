@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from advens.attacks.builders.cached import Folder, default_cache
+from advens.attacks.surrogates.builders.cached import Folder, default_cache
 from advens.defenses import saved
 from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
 from advens.defenses.training import Defense, Progress, train, what

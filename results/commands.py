@@ -70,7 +70,7 @@ def leaderboard(
 
     Of a part of a run, means, intervals and letters are over that part alone.
     """
-    from advens.results import render
+    from advens.results.display import render
 
     if len(directories) == 1 and (Path(directories[0]) / STUDY).is_file():
         if pair or family or any(chosen.values()):
@@ -78,14 +78,14 @@ def leaderboard(
         show_study(directories[0], form)
         return
     if pair is not None:
-        from advens.results.compare import compare
-        from advens.results.subset import subset
-        from advens.results.summary import load
+        from advens.results.boards.compare import compare
+        from advens.results.boards.subset import subset
+        from advens.results.boards.summary import load
 
         found = compare(subset(*load(directories), **chosen)[0], *pair, denominator)
         click.echo(render.render_comparison(found, form, _width()), nl=False)
         return
-    from advens.results.summary import boards
+    from advens.results.boards.summary import boards
 
     found_boards = boards(directories, denominator, family, **chosen)
     if form == "table":
@@ -102,10 +102,10 @@ def show_matrix(
     directory: Path | str, form: str = "table", denominator: str = "target", **chosen: str | None
 ) -> None:
     """Prints the matrix of a run, or of a part of it (see `subset`), as wide as the terminal."""
-    from advens.results import render
-    from advens.results.matrix import transfer_matrix
-    from advens.results.subset import subset
-    from advens.results.summary import load
+    from advens.results.boards.matrix import transfer_matrix
+    from advens.results.boards.subset import subset
+    from advens.results.boards.summary import load
+    from advens.results.display import render
 
     frame = transfer_matrix(subset(*load([directory]), **chosen)[0], denominator)
     if form == "table":
@@ -118,7 +118,8 @@ def show_study(directory: Path | str, form: str = "table") -> None:
     """Prints the tables of a suite of defenses, as wide as the terminal."""
     import pandas as pd
 
-    from advens.results import study, text
+    from advens.results.boards import defenses as study
+    from advens.results.display import text
 
     table = pd.read_parquet(Path(directory) / STUDY)
     if form == "table":
@@ -131,9 +132,9 @@ def show_study(directory: Path | str, form: str = "table") -> None:
 
 def show_robustness(directory: Path | str, form: str = "table") -> None:
     """Prints what is left of the models of a robustness run, as wide as the terminal."""
-    from advens.results import render
-    from advens.results.robustness import robustness
-    from advens.results.summary import load
+    from advens.results.boards.robustness import robustness
+    from advens.results.boards.summary import load
+    from advens.results.display import render
 
     frame = robustness(*load([directory]))
     if form == "table":
@@ -143,8 +144,8 @@ def show_robustness(directory: Path | str, form: str = "table") -> None:
 
 
 def summarise(directory: Path | str, suite_digest: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Computes matrix and board of a run and writes both; see ``advens.results.summary``."""
-    from advens.results.summary import summarise as compute
+    """Computes matrix and board of a run and writes both; see ``advens.results.boards.summary``."""
+    from advens.results.boards.summary import summarise as compute
 
     return compute(directory, suite_digest)
 

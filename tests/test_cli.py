@@ -15,7 +15,7 @@ import click
 import pytest
 
 import advens
-from advens.benchmarks.suite import tomllib  # tomli before Python 3.11
+from advens.benchmarks.suites import tomllib  # tomli before Python 3.11
 from advens.cli import COMMANDS, EXAMPLES, cli, invoke
 
 

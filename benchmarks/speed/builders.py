@@ -32,13 +32,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from advens.attacks.builders.build import Work
-from advens.attacks.builders.cached import Folder
-from advens.attacks.builders.lgv import LGV
-from advens.attacks.builders.snapshot import Snapshot, Stack, bare, faster, looped
-from advens.attacks.builders.train import Images, shuffled
-from advens.attacks.changes import Changed
 from advens.attacks.parts import from_spec
+from advens.attacks.surrogates.builders.build import Work
+from advens.attacks.surrogates.builders.cached import Folder
+from advens.attacks.surrogates.builders.lgv import LGV
+from advens.attacks.surrogates.builders.snapshot import Snapshot, Stack, bare, faster, looped
+from advens.attacks.surrogates.builders.train import Images, shuffled
+from advens.attacks.surrogates.changes import Changed
 from advens.benchmarks.environment import commit, versions
 from advens.classifier import Classifier, borrowed
 from advens.datasets import load_data

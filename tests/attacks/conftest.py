@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advens.attacks import attack_from_spec, create_attack
 from advens.attacks.attack import Attack
-from advens.attacks.changes import Moment, attached
+from advens.attacks.surrogates.changes import Moment, attached
 from advens.errors import InputError
 
 torch.set_num_threads(1)

@@ -16,7 +16,7 @@ import pytest
 import tomli_w
 import torch
 
-from advens.benchmarks.suite import Suite, set_key
+from advens.benchmarks.suites import Suite, set_key
 from advens.cli import invoke
 from advens.results.store import RunStore, read_table
 from advens.trust import trusting

@@ -12,7 +12,7 @@ import advens.benchmarks.plan as planning
 from advens.attacks import create_attack
 from advens.attacks.parts import PARTS, changed, part
 from advens.benchmarks.building import images_of_both
-from advens.benchmarks.suite import load_suite
+from advens.benchmarks.suites import load_suite
 from advens.classifier import Classifier
 from advens.datasets import load_data
 from advens.errors import InputError

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from advens.results.study import laid_out, study_markdown
+from advens.results.boards.defenses import laid_out, study_markdown
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference" / "digits-defenses.csv"

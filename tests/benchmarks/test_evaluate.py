@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from advens.benchmarks.suite import load_suite
+from advens.benchmarks.suites import load_suite
 from advens.datasets import load_data
 from advens.results.store import read_table
 

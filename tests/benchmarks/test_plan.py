@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from advens.benchmarks.plan import make_plan
-from advens.benchmarks.work import cell_from, cell_seed, describe_cell
+from advens.benchmarks.tasks import cell_from, cell_seed, describe_cell
 from advens.datasets import load_data
 from advens.errors import InputError
 

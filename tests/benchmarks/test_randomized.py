@@ -13,7 +13,7 @@ from advens.attacks.expectation import Expectation
 from advens.datasets import load_data
 from advens.defenses.ensembles import RandomizedEnsemble
 from advens.models import load_model
-from advens.results.matrix import transfer_matrix
+from advens.results.boards.matrix import transfer_matrix
 from advens.results.store import RunStore, read_table, write_table
 
 MEMBERS = ("toys:centroid?seed=4", "toys:centroid?seed=9", "toys:centroid?seed=11")
@@ -91,7 +91,7 @@ def test_robustness_boards_hold_expectations(advens: Any, tmp_path: Path, target
     advens("robustness", "--model", target, *data, "--attack", "arc", "--out", out).done()
     samples = RunStore(out).read_samples()
     weighted = (samples["clean_correct"] & ~samples["success"]) * samples["weight"]
-    from advens.results.robustness import robustness
+    from advens.results.boards.robustness import robustness
 
     table = robustness(samples, RunStore(out).read_cells())
     left = weighted.groupby(samples["sample_id"].astype(str)).sum()

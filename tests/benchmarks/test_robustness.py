@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from advens.results.files import read_cell
 from advens.results.store import RunStore
+from advens.results.store.files import read_cell
 
 MODELS = "toys:centroid?seed=1,toys:centroid?seed=2"
 

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from advens.benchmarks.suite import load_suite
-from advens.benchmarks.work import stored_pixels
+from advens.benchmarks.suites import load_suite
+from advens.benchmarks.tasks import stored_pixels
 from advens.datasets import load_data
 from advens.results.store import RunStore, read_cell, read_table
 from advens.threat import Threat

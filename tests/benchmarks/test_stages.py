@@ -10,7 +10,7 @@ import pytest
 from advens.attacks import create_attack
 from advens.attacks.whitebox.cascade import SEQUENCES, sequence
 from advens.benchmarks.stages import stages_of
-from advens.benchmarks.suite import from_table
+from advens.benchmarks.suites import from_table
 
 MODEL = "digits:resnet-at"
 

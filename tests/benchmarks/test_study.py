@@ -14,10 +14,10 @@ import tomli_w
 
 from advens.benchmarks import defend as defending
 from advens.benchmarks.study import Study, contestants, load
-from advens.benchmarks.suite import bundled
+from advens.benchmarks.suites import bundled
 from advens.defenses import training
+from advens.results.boards.defenses import over_trainings, pooled, study_markdown
 from advens.results.statistics import wilson
-from advens.results.study import over_trainings, pooled, study_markdown
 
 QUICK = {
     "arch": "digits:mambaout", "data": "digits:train?limit=32&seed=0", "optimizer": "adam", "epochs": 1,

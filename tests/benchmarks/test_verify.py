@@ -16,8 +16,14 @@ from advens.benchmarks.verify import verify_run
 from advens.cli import invoke
 from advens.defenses.ensembles import RandomizedEnsemble
 from advens.models import load_model
-from advens.results import schema
-from advens.results.store import RunStore, read_cell, read_table, write_examples, write_table
+from advens.results.store import (
+    RunStore,
+    read_cell,
+    read_table,
+    schema,
+    write_examples,
+    write_table,
+)
 
 
 @pytest.fixture(scope="module")

@@ -124,7 +124,7 @@ def test_names_without_images_count(folder: Path) -> None:
 
 
 def test_builders_need_a_mapping_too(folder: Path) -> None:
-    from advens.attacks.builders.build import check
+    from advens.attacks.surrogates.builders.build import check
 
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 1000))
     model = Classifier(net, name="m", num_classes=1000)

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import tomli_w
 
-from advens.attacks.builders.cached import FORMAT
-from advens.results.files import write_table
-from advens.results.schema import CELL
+from advens.attacks.surrogates.builders.cached import FORMAT
 from advens.results.store import RunStore, read_cell, read_table
+from advens.results.store.files import write_table
+from advens.results.store.schema import CELL
 from tests.hostile.conftest import DATA, SUITE, SURROGATE, TARGET
 
 COMMANDS = ("verify", "status", "matrix", "leaderboard", "evaluate")

@@ -17,7 +17,7 @@ import tomli_w
 
 import advens.models
 from advens import load_model, trusting
-from advens.attacks.builders.cached import FORMAT
+from advens.attacks.surrogates.builders.cached import FORMAT
 from advens.datasets import find_data, load_data, loading
 from advens.errors import InputError
 from advens.models import check_name, describe, find_model, known_card
@@ -256,7 +256,7 @@ def test_a_typed_plugin_is_called_and_one_in_a_file_is_not(
 
 def test_two_packages_that_claim_a_source(monkeypatch: pytest.MonkeyPatch) -> None:
     points = EntryPoints([
-        EntryPoint("built", "advens.attacks.builders.source:load", "advens.models"),
+        EntryPoint("built", "advens.attacks.surrogates.builders.source:load", "advens.models"),
         EntryPoint("built", "other:load", "advens.models"),
     ])
     monkeypatch.setattr(advens.models, "entry_points", lambda **what: points.select(**what))
@@ -275,7 +275,7 @@ def test_the_program_itself_asks_for_names_by_the_careful_functions() -> None:
         "advens/__init__.py", "advens/models/__init__.py", "advens/datasets/__init__.py",
         "advens/datasets/loading.py", "advens/commands.py", "advens/zoo/ensembles.py",
         "advens/zoo/training.py",
-        "advens/models/robustbench.py", "benchmarks/selection.py", "defenses/saved.py",
+        "advens/models/robustbench.py", "benchmarks/studies/selection.py", "defenses/saved.py",
     }  # fmt: skip
     users = set()
     for folder in ("advens", "attacks", "benchmarks", "defenses", "results"):

@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from advens.results import schema
-from advens.results.store import RunStore, write_examples, write_table
+from advens.results.store import RunStore, schema, write_examples, write_table
 
 SIDE = 2
 

@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from advens.errors import InputError, RunError
+from advens.results.boards.defenses import study_markdown
+from advens.results.boards.summary import boards, load, matrix_table
 from advens.results.commands import STUDY, leaderboard, matrix, show_robustness, summarise
-from advens.results.files import read_table
-from advens.results.study import study_markdown
-from advens.results.summary import boards, load, matrix_table
+from advens.results.store.files import read_table
 
 TARGETS = {"digits:resnet": 0.9, "digits:vit": 0.7, "digits:vit-at": 0.3}
 WHITE = {"cnns": ["digits:resnet"]}

@@ -1,0 +1,1 @@
+"""What is attacked: changes inside surrogates, and builders that make more surrogates."""

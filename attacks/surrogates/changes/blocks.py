@@ -1,0 +1,224 @@
+"""Attention and MLP blocks of vision transformers, and the places inside them where a change acts.
+
+Timm writes attention in two ways: as one call of ``scaled_dot_product_attention``, or written out as a
+product, a softmax and another product, with biases, masks or talking heads between. Both are watched
+while they run (by a ``TorchFunctionMode``, within one attention only), so a change says what is done
+to q, k, the map, v or the heads, and holds for ViT, DeiT, BEiT, EVA, Swin, CaiT, PiT and more;
+``fused_attn`` stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from advens.attacks.surrogates.changes import Handle, Swap
+from advens.attacks.surrogates.changes.sgm import called
+from advens.errors import InputError
+
+PRODUCTS = {"matmul", "__matmul__", "bmm"}
+OVER_CHANNELS = {"XCA", "CrossCovarianceAttn", "ChannelAttention", "ChannelAttentionV2"}
+"""Classes whose map is over channels: it has no tokens."""
+
+
+@dataclass(frozen=True)
+class Seams:
+    """What is done inside ``softmax(q k^T + bias) v``; None leaves a place as it is.
+
+    Args:
+        scores: (q, k), each (rows, heads, tokens, d), to what is multiplied instead. Biases and masks
+            are added later.
+        attention: the map (rows, heads, tokens, tokens). One call of fused attention is written out for it.
+        values: v (rows, heads, tokens, d).
+        heads: what the heads give (rows, heads, tokens, d), before the projection.
+    """
+
+    scores: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    attention: Callable[[Tensor], Tensor] | None = None
+    values: Callable[[Tensor], Tensor] | None = None
+    heads: Callable[[Tensor], Tensor] | None = None
+
+
+def attentions(model: nn.Module, change: str) -> list[nn.Module]:
+    """The attention modules of a network's blocks, in order; pooling by attention is none.
+
+    Raises:
+        InputError: there are none, or some whose map is over channels.
+    """
+    found = [module for module in model.modules() if _is_attention(module)]
+    over_channels = next((m for m in model.modules() if type(m).__name__ in OVER_CHANNELS), None)
+    if over_channels is not None:
+        raise _refusal(model, change, f"'{type(over_channels).__name__}' attends over channels, not tokens")
+    if not found:
+        raise _refusal(model, change, "no module has heads and an attention map")
+    return found
+
+
+def mlp_ends(model: nn.Module, change: str) -> list[nn.Module]:
+    """The last linear map of every MLP that stands beside an attention in a block, in order.
+
+    Raises:
+        InputError: there are none.
+    """
+    ends = [
+        linear[-1]
+        for block in model.modules()
+        if any(_is_attention(child) for child in block.children())
+        for name, mlp in block.named_children()
+        if name.startswith("mlp") and (linear := [m for m in mlp.modules() if _is_linear(m)])
+    ]
+    if not ends:
+        raise _refusal(model, change, "no MLP stands beside an attention")
+    return ends
+
+
+def _is_attention(module: nn.Module) -> bool:
+    if isinstance(module, nn.MultiheadAttention):
+        return bool(module.batch_first and module._qkv_same_embed_dim)
+    has_map = hasattr(module, "fused_attn") or hasattr(module, "attn_drop")
+    return has_map and hasattr(module, "num_heads") and "Pool" not in type(module).__name__
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or (
+        isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1
+    )
+
+
+def _refusal(model: nn.Module, change: str, why: str) -> InputError:
+    return InputError(f"'{change}': {called(model)} has no attention blocks that can be changed: {why}")
+
+
+def within(model: nn.Module, attention: nn.Module, change: str, seams: Seams) -> Handle:
+    """Let ``seams`` act in one attention of ``model`` whenever it runs.
+
+    An attention of another form than those above is refused when it runs.
+    """
+    forward = attention.forward
+    if isinstance(attention, nn.MultiheadAttention) and "forward" not in vars(attention):
+        forward = partial(_self_attention, attention)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        watch = _Watch(seams)
+        try:
+            with watch:
+                out = forward(*args, **kwargs)
+        except _UnknownForm as error:
+            raise _refusal(model, change, f"'{type(attention).__name__}' {error}") from None
+        if watch.done != 1:
+            form = f"'{type(attention).__name__}' is not one product, softmax and product"
+            raise _refusal(model, change, form)
+        return out
+
+    return Swap(attention, "forward", run)
+
+
+class _UnknownForm(Exception):
+    """An attention that does something else."""
+
+
+class _Watch(TorchFunctionMode):
+    """Sees the functions of torch that one attention calls.
+
+    Watches may be nested: what one calls, the one around it sees.
+    """
+
+    def __init__(self, seams: Seams) -> None:
+        super().__init__()
+        self.seams = seams
+        self.scored = False
+        self.map: torch.Size | None = None
+        self.done = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name == "scaled_dot_product_attention":
+            return self._fused(func, *args, **kwargs)
+        if name in PRODUCTS and not self.scored:
+            self.scored = True
+            return self._scores(func, *args)
+        if name in PRODUCTS and self.map is not None:
+            return self._values(func, *args)
+        out = func(*args, **kwargs)
+        if name == "softmax" and self.scored:
+            self.map = out.shape
+        return out
+
+    def _fused(
+        self, attend: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        seams = self.seams
+        _check(query)
+        self.done += 1
+        if seams.scores is not None:
+            query, key = seams.scores(query, key)
+        value = value if seams.values is None else seams.values(value)
+        if seams.attention is None:
+            out: Tensor = attend(query, key, value, *args, **kwargs)
+        else:
+            out = seams.attention(_attention(query, key, *args, **kwargs)) @ value
+        return out if seams.heads is None else seams.heads(out)
+
+    def _scores(self, product: Any, q: Tensor, k: Tensor) -> Any:
+        _check(q)
+        if self.seams.scores is not None:
+            q, k = self.seams.scores(q, k.transpose(-2, -1))
+            k = k.transpose(-2, -1)
+        return product(q, k)
+
+    def _values(self, product: Any, attention: Tensor, value: Tensor) -> Tensor:
+        seams = self.seams
+        if attention.shape != self.map:
+            raise _UnknownForm("does not multiply values by its map")
+        self.scored, self.map, self.done = False, None, self.done + 1
+        attention = attention if seams.attention is None else seams.attention(attention)
+        out: Tensor = product(attention, value if seams.values is None else seams.values(value))
+        return out if seams.heads is None else seams.heads(out)
+
+
+def _attention(
+    q: Tensor, k: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False,
+    scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """The map of fused attention: a product and a softmax, which a watch around this one sees, too."""
+    if is_causal or enable_gqa:
+        raise _UnknownForm("is causal, or has queries that share keys")
+    scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-2, -1)
+    hidden = ~attn_mask if attn_mask is not None and attn_mask.dtype == torch.bool else None
+    if hidden is not None:
+        scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    attention = scores.softmax(-1)
+    if hidden is not None:
+        attention = attention.masked_fill(hidden, 0)  # a row may be hidden altogether
+    return nn.functional.dropout(attention, dropout_p)
+
+
+def _check(q: Tensor) -> None:
+    if q.dim() != 4:
+        raise _UnknownForm(f"has queries of {q.dim()} dimensions, not (rows, heads, tokens, d)")
+
+
+def _self_attention(
+    module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor, **options: Any
+) -> tuple[Tensor, None]:
+    """torch's multi-head self-attention of tokens (N, T, C), written out: there it is one call.
+
+    Without masks and with no weights in the answer, as torchvision's ViT calls it.
+    """
+    if query is not key or key is not value or options != {"need_weights": False}:
+        raise _UnknownForm("is called with other keys, with a mask or for its weights")
+    qkv = nn.functional.linear(query, module.in_proj_weight, module.in_proj_bias)
+    q, k, v = qkv.unflatten(-1, (3, module.num_heads, module.head_dim)).permute(2, 0, 3, 1, 4)
+    out = nn.functional.scaled_dot_product_attention(q, k, v)
+    return module.out_proj(out.transpose(1, 2).flatten(2)), None

@@ -1,0 +1,1 @@
+"""The commands of the top floor, one file each."""

@@ -1,0 +1,3 @@
+"""Executors: who does the tasks. Results do not depend on it."""
+
+from advens.benchmarks.executors.local import *  # noqa

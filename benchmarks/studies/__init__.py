@@ -1,0 +1,1 @@
+"""Questions asked of the harness, each answered by a script."""

@@ -1,0 +1,113 @@
+"""Which fusion wins where: one board per base and surrogate set, side by side.
+
+    python -m advens.benchmarks.studies.fusions runs/digits-ensembles runs/digits-ensembles-budget --out FILE
+    python -m advens.benchmarks.studies.fusions FILE          # the table again, from the file alone
+
+Each board ranks the fusions on one base (plain, MI, DI-MI) and one set of surrogates alone, so letters say
+what cannot be told apart there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pandas as pd
+
+from advens.errors import InputError
+
+BASES = ("di-mi-", "mi-", "")
+REFERENCE = ("ens-logits", "uniform fusion of logits")
+
+
+def boards(directories: tuple[str, ...]) -> pd.DataFrame:
+    """The boards of some runs, one below the other, with the columns ``base`` and ``fusion``."""
+    from advens.results.boards.leaderboard import leaderboard
+    from advens.results.boards.summary import load
+
+    samples, cells = load(directories)
+    found = []
+    named = {attack: parted(attack) for attack in samples["attack"].unique()}
+    base_of = samples["attack"].astype(str).map({attack: base for attack, (base, _) in named.items()})
+    for (suite, base, surrogates), group in samples.groupby(
+        ["suite", base_of.rename("base"), "surrogates"], observed=True
+    ):
+        board = leaderboard(group, cells[(cells["suite"] == suite) & (cells["surrogates"] == surrogates)])
+        board.insert(1, "base", str(base) or "plain")
+        board.insert(2, "fusion", [named[attack][1] for attack in board["attack"]])
+        board.attrs = {}
+        found.append(board)
+    return pd.concat(found, ignore_index=True)
+
+
+def parted(attack: str) -> tuple[str, str]:
+    """``("mi", "svre")`` for ``mi-svre``."""
+    base = next(base for base in BASES if attack.startswith(base))
+    return base.removesuffix("-"), attack[len(base) :]
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """One table per suite: fusions down, bases and surrogate sets across."""
+    texts = []
+    order = [base.removesuffix("-") or "plain" for base in reversed(BASES)]
+    for suite, found in table.groupby("suite", sort=True):
+        columns = [(base, s) for s in sorted(found["surrogates"].unique()) for base in order]
+        rows: list[Any] = list(found.itertuples(index=False))
+        cells = {(r.fusion, (r.base, r.surrogates)): r for r in rows}
+        fusions = found.groupby("fusion")["mean_asr"].mean().sort_values(ascending=False).index
+        best = {c: max(r.mean_asr for (_, at), r in cells.items() if at == c) for c in columns}
+        lines = [
+            "| " + " | ".join(["fusion", *(f"{s}, {base}" for base, s in columns)]) + " |",
+            "|" + "---|" * (len(columns) + 1),
+        ]
+        for fusion in fusions:
+            row = []
+            for column in columns:
+                r = cells[fusion, column]
+                value = f"{100 * r.mean_asr:.1f}"
+                row.append(f"{f'**{value}**' if r.mean_asr == best[column] else value} {r.group}")
+            lines.append("| " + " | ".join([fusion, *row]) + " |")
+        n, targets = int(found["n"].max()), int(found["targets"].max())
+        half = 100 * ((found["asr_high"] - found["asr_low"]) / 2).median()
+        lines += ["", f"`{suite}`: mean attack success in % on {targets} held-out models, {n} images; half a "
+                  f"95 % interval is {half:.1f} points in the median. Letters in a column: fusions that "
+                  "share one cannot be told apart (paired test, Holm, 5 %). Bold: highest.", "",
+                  verdict(found)]
+        texts.append("\n".join(lines))
+    return "\n\n".join(texts) + "\n"
+
+
+def verdict(found: pd.DataFrame) -> str:
+    """How many columns each fusion is above or below uniform fusion in, beyond doubt."""
+    counts: dict[str, list[int]] = {}
+    for _, board in found.groupby(["base", "surrogates"]):
+        rows: dict[str, Any] = {str(r.fusion): r for r in board.itertuples(index=False)}
+        own = rows.pop(REFERENCE[0])
+        for fusion, r in rows.items():
+            apart = not set(r.group) & set(own.group)
+            tally = counts.setdefault(fusion, [0, 0, 0])
+            tally[1 if not apart else 0 if r.mean_asr > own.mean_asr else 2] += 1
+    said = ", ".join(f"{name} {a}/{b}/{c}" for name, (a, b, c) in sorted(counts.items()))
+    return f"Above / not told apart from / below {REFERENCE[1]}, in columns: {said}."
+
+
+@click.command()
+@click.argument("sources", nargs=-1, required=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Keep the boards as parquet.")
+def main(sources: tuple[str, ...], out: Path | None) -> None:
+    """Print the table of some runs, or of a file kept before."""
+    one = Path(sources[0])
+    if one.suffix == ".parquet":
+        if not one.is_file():
+            raise InputError(f"no table at {one}")
+        table = pd.read_parquet(one)
+    else:
+        table = boards(sources)
+    if out is not None:
+        table.to_parquet(out, index=False)
+    click.echo(markdown(table), nl=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Tables computed from the samples of runs: matrix, leaderboard, robustness, defenses."""

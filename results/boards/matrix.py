@@ -1,0 +1,66 @@
+"""The transferability matrix: every attack on every surrogate set against every target."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from advens.results.boards.outcomes import Contributions, compared_targets, contributions
+from advens.results.statistics import nanmean, wilson
+
+
+def transfer_matrix(samples: pd.DataFrame, denominator: str = "target") -> pd.DataFrame:
+    """One row per attack, surrogate set and target, with a Wilson interval.
+
+    Args:
+        samples: columns of the ``samples`` schema.
+        denominator: ``target``, ``all`` or ``common``; see ``contributions``.
+
+    Returns:
+        The columns of the ``matrix`` schema, sorted by suite, attack, surrogates, target. ``n`` is
+        the number of distinct images in the denominator; with none, ``asr`` is nan and its
+        interval (0, 1). ``robust_accuracy`` and ``error_rate`` are over all images, whatever the
+        denominator. ``attrs["denominator"]`` says which, ``attrs["randomized"]`` which targets are
+        randomized ensembles, whose rates are expected over their members.
+    """
+    frame = matrix_of(contributions(samples, denominator), denominator)
+    frame.attrs["randomized"] = sorted(set(samples.loc[samples["member"].notna(), "target"]))
+    return frame
+
+
+def matrix_of(parts: Contributions, denominator: str) -> pd.DataFrame:
+    """``transfer_matrix`` of contributions that are at hand."""
+    row, target = np.nonzero(parts.evaluated)
+    n = (~np.isnan(parts.value)).sum(axis=2)[row, target]
+    asr = nanmean(parts.value, axis=2)[row, target]
+    low, high = wilson(np.nan_to_num(asr) * n, n)
+    frame: pd.DataFrame = parts.rows.iloc[row].reset_index(drop=True)
+    frame["target"] = [parts.targets[t] for t in target]
+    frame["white_box"] = parts.white_box[row, target]
+    frame["n"] = n
+    frame["clean_accuracy"] = parts.clean_accuracy[row, target]
+    frame["asr"], frame["asr_low"], frame["asr_high"] = asr, low, high
+    frame["robust_accuracy"] = parts.robust_accuracy[row, target]
+    frame["error_rate"] = parts.error_rate[row, target]
+    frame["seeds"] = parts.seeds[row, target]
+    frame.attrs["denominator"] = denominator
+    return frame
+
+
+def held_out_means(matrix: pd.DataFrame) -> tuple[pd.Series, list[str] | None]:
+    """The mean over held-out targets of every row of the matrix, by the board's rule.
+
+    Returns:
+        Means indexed by (suite, attack, surrogates); and the targets they are over, or None when
+        each row has its own.
+    """
+    keys = ["suite", "attack", "surrogates"]
+    by_target = matrix.assign(held_out=~matrix["white_box"].astype(bool)).pivot(
+        index=keys, columns="target", values=["asr", "held_out"]
+    )
+    held = by_target["held_out"].eq(True).to_numpy(bool)
+    used, common = compared_targets(held)
+    asr = np.where(used, by_target["asr"].to_numpy(float), np.nan)
+    names = [str(name) for name in by_target["asr"].columns]
+    means = pd.Series(nanmean(asr, axis=1), index=by_target.index, name="mean_asr")
+    return means, [names[t] for t in np.flatnonzero(np.any(used, axis=0))] if common else None

@@ -1,0 +1,164 @@
+"""How robust each model is under each attack in the open: accuracy that is left, and what it took.
+
+A row is a model under an attack or a sequence of attacks; a sequence's row counts what its last attack
+spent on the samples that still stood.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from advens.errors import InputError
+from advens.results.boards.leaderboard import LEVEL
+from advens.results.statistics import content_seed, holm, letters, paired_tests, wilson
+
+COLUMNS = [
+    "suite", "model", "attack", "n", "clean_accuracy", "robust_accuracy", "low", "high", "group",
+    "forwards_per_sample", "backwards_per_sample", "seconds_per_image", "total_forwards",
+    "total_backwards", "total_seconds",
+]  # fmt: skip
+WORST = "worst of all"
+
+
+def robustness(samples: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """One row per model and attack, weakest attack first; then the worst of all, transfer included.
+
+    Args:
+        samples: columns of the ``samples`` schema.
+        cells: ``RunStore.read_cells``.
+
+    Returns:
+        ``COLUMNS``. Accuracies are over all images, the mean over seeds; ``low`` and ``high`` a Wilson
+        95 % interval over images. Attacks on one model share a letter in ``group`` when a paired test
+        over its images does not tell them apart (Holm, 5 %). Totals include the stages before.
+        ``attrs["notes"]``: what a careful evaluator would say.
+    """
+    cells = cells[cells["goal"] == "robustness"]
+    if cells.empty:
+        raise InputError("no attack of a robustness run is finished here")
+    about = cells.drop_duplicates("cell").set_index("cell")
+    samples = samples[samples["cell"].isin(about.index)]
+    randomized = set(samples.loc[samples["member"].notna(), "target"])
+    samples = expected(samples)
+    samples["model"] = samples["cell"].map(about["surrogate_specs"].map(lambda specs: specs[0]))
+    rows: list[dict[str, Any]] = []
+    notes = _said(cells)
+    for (suite, model), found in samples.groupby(["suite", "target"], sort=True, observed=True):
+        own = found[found["model"] == model]
+        if own.empty:
+            continue
+        left = own.pivot_table("left", "sample_id", "attack", aggfunc="mean", observed=True)
+        clean = float(own["clean"].mean())
+        board = [
+            _row(suite, model, attack, clean, left[attack], _spent(about, suite, model, attack))
+            for attack in left.columns
+        ]
+        board.sort(key=lambda row: (-row["robust_accuracy"], row["total_backwards"], row["attack"]))
+        _lettered(board, left)
+        every = found.groupby("sample_id", observed=True)["left"].min()
+        if len(board) > 1 or len(found) > len(own):
+            board.append(_row(suite, model, WORST, clean, every, {}))
+        transferred = found[found["model"] != model]
+        notes += _masked(str(model), own, transferred)
+        params = about.loc[own["cell"].unique(), "attack_params"]
+        if model in randomized and not any(dict(each).get("name") == "arc" for each in params):
+            notes.append(
+                f"{model} draws a member for every call; 'arc', made for that, was not run, and the accuracy "
+                "may be overstated"
+            )
+        rows += board
+    table: pd.DataFrame = pd.DataFrame(rows, columns=COLUMNS)
+    table.attrs["notes"] = list(dict.fromkeys(notes))
+    return table
+
+
+def expected(samples: pd.DataFrame) -> pd.DataFrame:
+    """One row per image and cell: the accuracies before and after, expected over a target's members."""
+    shares = samples.assign(
+        clean=samples["clean_correct"] * samples["weight"],
+        left=(samples["clean_correct"] & ~samples["success"]) * samples["weight"],
+    )
+    keys = ["suite", "target", "attack", "seed", "cell", "sample_id"]
+    together = shares.groupby(keys, observed=True, sort=False)[["clean", "left"]].sum()
+    found: pd.DataFrame = together.reset_index()
+    return found
+
+
+def _row(
+    suite: object, model: object, attack: str, clean: float, left: pd.Series, spent: dict[str, float]
+) -> dict[str, Any]:
+    known = left.dropna()
+    accuracy = float(known.mean())
+    low, high = wilson(accuracy * len(known), len(known))
+    none = dict.fromkeys(COLUMNS[9:], float("nan"))
+    return {
+        "suite": suite, "model": model, "attack": attack, "n": len(known), "clean_accuracy": clean,
+        "robust_accuracy": accuracy, "low": low, "high": high, "group": "", **none, **spent,
+    }  # fmt: skip
+
+
+def _spent(about: pd.DataFrame, suite: object, model: object, attack: str) -> dict[str, float]:
+    """Means per image of an attack's cells, and with those of the stages before."""
+    mine = about[
+        (about["suite"] == suite) & (about["attack"] == attack)
+        & (about["surrogate_specs"].map(lambda specs: specs[0]) == model)
+    ]  # fmt: skip
+    names = COLUMNS[9:12]
+    own = {name: float(np.average(mine[name], weights=mine["samples"])) for name in names}
+    total = own.copy()
+    before = about.loc[[cell for cell in mine["after"] if cell in about.index]]
+    while len(before):
+        for name in names:
+            total[name] += float(np.average(before[name], weights=before["samples"]))
+        before = about.loc[[cell for cell in before["after"] if cell in about.index]]
+    return own | dict(zip(COLUMNS[12:], total.values(), strict=True))
+
+
+def _lettered(board: list[dict[str, Any]], left: pd.DataFrame) -> None:
+    if len(board) > 1:
+        found = groups(left[[row["attack"] for row in board]])
+        for row in board:
+            row["group"] = found[row["attack"]]
+
+
+def groups(left: pd.DataFrame) -> dict[str, str]:
+    """Letters of the columns, in rank order, that a paired test over images tells apart (Holm, 5 %).
+
+    Args:
+        left: accuracy on an image (images, names); nan counts as no difference.
+    """
+    names = [str(name) for name in left]
+    pairs = list(combinations(range(len(names)), 2))
+    values = left.to_numpy(float)
+    differences = np.nan_to_num(np.stack([values[:, a] - values[:, b] for a, b in pairs], axis=1))
+    differences = differences[(differences != 0).any(axis=1)]  # the others decide nothing
+    p = paired_tests(differences, content_seed("robustness", sorted(map(str, left.index))))
+    apart = [pair for pair, q in zip(pairs, holm(p.tolist()), strict=True) if q < LEVEL]
+    return letters(names, [(names[a], names[b]) for a, b in apart])
+
+
+def _masked(model: str, own: pd.DataFrame, transferred: pd.DataFrame) -> list[str]:
+    """Transfer that breaks what attacks in the open did not is a sign of masked gradients."""
+    if transferred.empty:
+        return []
+    open_left = own.groupby("sample_id", observed=True)["left"].min()
+    other_left = transferred.groupby("sample_id", observed=True)["left"].min().reindex(open_left.index)
+    missed = int(((open_left > 0) & (other_left == 0)).sum())
+    if missed <= 0.01 * len(open_left):
+        return []
+    return [
+        f"{model}: images crafted on other models break {missed} samples that no attack on the model itself "
+        "broke; its gradients may be masked"
+    ]
+
+
+def _said(cells: pd.DataFrame) -> list[str]:
+    about = zip(cells["surrogate_specs"], cells["attack"], cells["notes"], strict=True)
+    return [
+        f"{specs[0]}, {attack}: {note}"
+        for specs, attack, notes in about if isinstance(notes, list) for note in notes
+    ]  # fmt: skip

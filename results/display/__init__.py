@@ -1,0 +1,1 @@
+"""How boards look on a terminal, in markdown, CSV and JSON."""

@@ -1,0 +1,19 @@
+"""The files of a run: where they lie, what they hold, and how they are written whole or not at all."""
+
+from __future__ import annotations
+
+from advens.results.store.files import (
+    CorruptFile,
+    is_whole,
+    read_cell,
+    read_table,
+    write_bytes,
+    write_examples,
+    write_table,
+)
+from advens.results.store.run_store import RunStore
+
+__all__ = [
+    "CorruptFile", "RunStore", "is_whole", "read_cell", "read_table", "write_bytes",
+    "write_examples", "write_table",
+]

@@ -1,0 +1,235 @@
+"""One parquet file, written whole or not at all and read with every byte checked.
+
+Page checksums cover the data pages only. A flipped byte in the footer would go unseen, and the
+footer holds what a cell was. So a file is *sealed*: 40 bytes between its last page and its footer
+hold a mark and the sha256 of all other bytes. Parquet finds the footer from the end of the file and
+the pages by their offsets from its start, so every parquet reader skips the seal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from advens.errors import InputError, RunError
+from advens.results.store import schema
+
+_MARK = b"ADVSEAL1"
+_SEAL = len(_MARK) + hashlib.sha256().digest_size
+_VARIED = ("sample_id", "sha256")  # strings that do not repeat
+
+
+class CorruptFile(RunError):
+    """A file of a run that is truncated, damaged, or not what its name says."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"{path} is corrupt: {why}; delete it and run the suite again")
+        self.path = path
+
+
+@contextlib.contextmanager
+def os_errors(action: str, path: Path) -> Iterator[None]:
+    """Turns an OSError into one line: ``cannot write runs/x: No space left on device``."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot {action} {path}: {error.strerror or error}") from error
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Writes a table of a known kind atomically; the same table gives the same bytes.
+
+    Temporary file in the same folder, fsync, rename, fsync of the folder. What is killed in between
+    leaves at most a ``*.tmp`` that ``RunStore.clean`` removes.
+
+    Raises:
+        InputError: when the folder cannot be written (read-only, full, not a folder).
+    """
+    write_bytes(path, *_sealed(_encoded(table)))
+
+
+def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
+    """Writes a file atomically from its consecutive parts. Raises InputError when it cannot."""
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    with os_errors("write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                for part in parts:
+                    file.write(part)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        _sync_folder(path.parent)
+
+
+def read_table(path: Path, kind: str | None = None) -> pa.Table:
+    """Reads a file with all its bytes checked.
+
+    Args:
+        kind: what the file must hold; None takes any kind that is known.
+
+    Raises:
+        CorruptFile: truncated, damaged, or of another kind or schema version.
+        InputError: when the file cannot be opened.
+    """
+    path = Path(path)
+    with os_errors("read", path):
+        data = path.read_bytes()
+    _check_seal(path, data)
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        _check_schema(path, file.schema_arrow, file.metadata, kind)
+        return file.read()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptFile(path, _first_line(error)) from error
+
+
+def read_metadata(path: Path, kind: str | None = None) -> tuple[dict[bytes, bytes], int]:
+    """File metadata and number of rows, from the footer alone. Raises as ``read_table``."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"cannot read {path}: no such file")
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_schema(path, file.schema_arrow, file.metadata, kind)
+            return dict(file.schema_arrow.metadata or {}), file.metadata.num_rows
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptFile(path, _first_line(error)) from error
+
+
+def is_whole(path: Path, kind: str | None = None) -> bool:
+    """Whether a file is there with a sound footer of the present schema version; cheap."""
+    try:
+        read_metadata(path, kind)
+    except (RunError, InputError):
+        return False
+    return True
+
+
+def write_examples(
+    path: Path,
+    rows: pd.DataFrame | pa.Table | Mapping[str, Any],
+    cell: Mapping[str, Any],
+    **metadata: object,
+) -> None:
+    """Writes the adversarial images of one cell, with what the cell was in the file's metadata.
+
+    Args:
+        rows: the columns of ``examples``; ``sha256`` may be left out.
+        cell: all of ``schema.CELL_FIELDS``; more is kept.
+        metadata: further file metadata (``suite_digest=...``).
+    """
+    missing = [name for name in schema.CELL_FIELDS if name not in cell]
+    if missing:
+        raise RunError(f"the description of a cell lacks {', '.join(missing)}")
+    write_table(path, schema.to_table("examples", rows, **{**metadata, "cell": dict(cell)}))
+
+
+def read_cell(path: Path) -> dict[str, Any]:
+    """What the cell of an examples file was; from the footer alone. Raises as ``read_table``."""
+    return cell_of(path, read_metadata(path, "examples")[0])
+
+
+def cell_of(path: Path, metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """The cell in the file metadata of an examples file."""
+    try:
+        cell: dict[str, Any] = json.loads(metadata[schema.CELL])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise CorruptFile(Path(path), "no description of its cell") from error
+    wrong = schema.misfits(cell)
+    if wrong:
+        raise CorruptFile(Path(path), f"the description of its cell has no proper {', '.join(wrong)}")
+    return cell
+
+
+def _encoded(table: pa.Table) -> memoryview:
+    rows = {schema.ROWS: str(table.num_rows).encode()}
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **rows})
+    varied = {
+        field.name for field in table.schema
+        if field.name in _VARIED or pa.types.is_floating(field.type) or field.type == pa.binary()
+    }
+    # columns of few values are a dictionary and a few bits each: to unpack zstd for them too would
+    # double the time in which thousands of small files are read
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table, sink, write_page_checksum=True, write_statistics=False,
+        use_dictionary=[
+            field.name for field in table.schema
+            if field.name not in varied and not pa.types.is_boolean(field.type)
+        ],
+        compression={name: "zstd" if name in varied else "none" for name in table.column_names},
+    )
+    return memoryview(sink.getvalue())
+
+
+def _sealed(data: memoryview) -> tuple[memoryview, bytes, memoryview]:
+    pages, footer = _split(data)
+    return pages, _MARK + _digest(pages, footer), footer
+
+
+def _check_seal(path: Path, data: bytes) -> None:
+    if len(data) < 12 + _SEAL or data[-4:] != b"PAR1":
+        raise CorruptFile(path, "truncated")
+    body, footer = _split(memoryview(data))
+    if body[-_SEAL:] != _MARK + _digest(body[:-_SEAL], footer):
+        raise CorruptFile(path, "its bytes are not those that were written")
+
+
+def _split(data: memoryview) -> tuple[memoryview, memoryview]:
+    """Everything before the footer, and the footer with its length and magic."""
+    start = max(0, len(data) - 8 - int.from_bytes(data[-8:-4], "little"))
+    return data[:start], data[start:]
+
+
+def _digest(*parts: memoryview) -> bytes:
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(part)
+    return total.digest()
+
+
+def _check_schema(path: Path, found: pa.Schema, footer: pq.FileMetaData, kind: str | None) -> None:
+    entries = found.metadata or {}
+    named = entries.get(schema.KIND, b"?").decode(errors="replace")
+    version = entries.get(schema.VERSION, b"?").decode(errors="replace")
+    if named not in schema.SCHEMAS or kind not in (None, named):
+        raise CorruptFile(path, f"holds {named}, not {kind or 'a table of a run'}")
+    if version != str(schema.SCHEMA_VERSION):
+        raise CorruptFile(path, f"schema version {version}, not {schema.SCHEMA_VERSION}")
+    if not schema.same_columns(found, named):
+        raise CorruptFile(path, f"its columns are not those of {named}")
+    if entries.get(schema.ROWS) != str(footer.num_rows).encode():
+        raise CorruptFile(path, "the number of rows is not that written")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not every file system can
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

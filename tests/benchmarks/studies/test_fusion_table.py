@@ -1,0 +1,55 @@
+"""The table of fusions: from runs, from the file kept of them, and as it stands in the README."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from advens.benchmarks.studies.fusions import BASES, boards, main, markdown, parted
+
+ROOT = Path(__file__).parents[3]
+REFERENCE = ROOT / "results" / "reference" / "digits-ensembles.parquet"
+
+
+@pytest.fixture
+def table(advens: Any, suite: Any, tmp_path: Path) -> pd.DataFrame:
+    names = ["ens-logits", "svre"]
+    attacks = [
+        {"name": names, "label": f"{base}{{name}}", "update": "mi" if base else "sign"} for base in BASES
+    ]
+    advens("run", suite(attacks=attacks, threat__steps=1), "--out", tmp_path / "run").done()
+    return boards((str(tmp_path / "run"),))
+
+
+def test_bases_are_told_from_fusions() -> None:
+    assert parted("di-mi-ens-logits") == ("di-mi", "ens-logits")
+    assert parted("mi-svre") == ("mi", "svre")
+    assert parted("svre") == ("", "svre")
+
+
+def test_one_board_per_base_and_set(table: pd.DataFrame) -> None:
+    assert set(zip(table["base"], table["fusion"], strict=True)) == {
+        (base, fusion) for base in ("plain", "mi", "di-mi") for fusion in ("ens-logits", "svre")
+    }
+    assert set(table["rank"]) == {1, 2}  # ranked within the board
+    text = markdown(table)
+    for row in table.itertuples():
+        assert f"{100 * row.mean_asr:.1f}" in text
+    assert "svre" in text.rpartition("in columns:")[2]
+
+
+def test_kept_and_printed_again(table: pd.DataFrame, tmp_path: Path) -> None:
+    table.to_parquet(tmp_path / "kept.parquet")
+    said = CliRunner().invoke(main, [str(tmp_path / "kept.parquet")])
+    assert said.output == markdown(table)
+
+
+def test_the_readme_holds_what_the_reference_says() -> None:
+    kept = pd.read_parquet(REFERENCE)
+    shown = markdown(kept[kept["suite"] == "digits-ensembles"]).strip()
+    assert shown in (ROOT / "README.md").read_text()
+    assert markdown(kept).strip() == (REFERENCE.with_suffix(".md")).read_text().strip()

@@ -1,0 +1,98 @@
+"""Several trainings together: Student's intervals over trainings, Wilson's over images, letters."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import ttest_1samp
+
+from advens.results.boards.defenses import notes, over_trainings, pooled, study_markdown
+from advens.results.statistics import wilson
+
+
+@pytest.mark.parametrize("values", [[0.5, 0.6], [0.5, 0.6, 0.8], [3.0, 4.5, 3.5, 5.0, 4.0]])
+def test_the_interval_over_trainings_is_students(values):
+    expected = ttest_1samp(values, 0.0).confidence_interval(0.95)
+    found = over_trainings(np.array(values))
+    assert found.value == pytest.approx(np.mean(values))
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_the_wider_of_the_two_is_taken():
+    same = over_trainings(np.array([0.5, 0.5]), 100)
+    assert same == pytest.approx((0.5, *wilson(50, 100)))
+    apart = over_trainings(np.array([0.5, 0.6, 0.7]), 1000)
+    assert apart == pytest.approx((0.6, *ttest_1samp([0.5, 0.6, 0.7], 0).confidence_interval(0.95)))
+    assert over_trainings(np.array([0.1, 0.9]), 100)[1:] == (0, 1), "a share stays one"
+    assert over_trainings(np.array([0.5]), 100) == pytest.approx((0.5, *wilson(50, 100)))
+    assert np.isnan(over_trainings(np.array([0.5]))[1:]).all(), "one training has no spread"
+
+
+@pytest.fixture
+def each():
+    """Two tables: two defenses in the first, one in the second; three trainings of each."""
+    lines = [("T", "one", 0.9), ("T", "two", 0.5), ("U", "three", 0.7)]
+    return pd.DataFrame([
+        {"table": table, "label": label, "members": 2, "seed": seed, "kind": "mean", "n": 100,
+         "n open": 40, "defense": f"{label}{seed}", "clean": clean + 0.01 * seed,
+         "clean low": 0.0, "clean high": 1.0, "transfer 0.1": 0.5, "transfer 0.2": clean - 0.1,
+         "open pgd": clean - 0.2, "open worst": clean - 0.3, "diversity": 1.5 + seed, "mflops": 12.0,
+         "missed": np.nan}
+        for seed in range(3) for table, label, clean in lines
+    ])
+
+
+@pytest.fixture
+def images(each):
+    """What the rates are means of: the first images are those that are left."""
+    return pd.DataFrame([
+        {"defense": row["defense"], "measure": measure, "sample_id": f"{i:03}",
+         "left": float(i < round(100 * row[measure]))}
+        for row in each.to_dict(orient="records")
+        for measure in ("transfer 0.1", "transfer 0.2", "open worst")
+        for i in range(100)
+    ])  # fmt: skip
+
+
+def test_pooled(each, images):
+    table = pooled(each, images)
+    assert table["label"].tolist() == ["one", "two", "three"]
+    first = table.iloc[0]
+    assert (first["trainings"], first["n"], first["n open"], first["kind"]) == (3, 100, 40, "mean")
+    assert first["clean"] == pytest.approx(0.91)
+    assert first["clean high"] == pytest.approx(wilson(91, 100)[1]), "over n images"
+    assert first["open pgd"] == pytest.approx(0.7)
+    assert first["open pgd low"] == pytest.approx(wilson(28, 40)[0]), "over n open images"
+    assert first["transfer 0.2 low"] == pytest.approx(wilson(80, 100)[0])
+    student = ttest_1samp([1.5, 2.5, 3.5], 0).confidence_interval(0.95)
+    assert (first["diversity low"], first["diversity high"]) == pytest.approx(tuple(student)), "no share"
+    assert first["mflops low"] == first["mflops high"] == 12, "trainings do not change it"
+    assert np.isnan(first[["missed", "missed low", "missed high"]].astype(float)).all()
+    assert not {"clean low low", "seed", "defense"} & set(table)
+
+
+def test_letters_are_of_a_table_and_of_the_largest_budget(each, images):
+    table = pooled(each, images).set_index("label")
+    assert table["transfer 0.2 group"].to_dict() == {"one": "a", "two": "b", "three": ""}
+    assert table["open worst group"].to_dict() == {"one": "a", "two": "b", "three": ""}
+    assert "transfer 0.1 group" not in table
+
+
+def test_written_out(each, images):
+    text = study_markdown(pooled(each, images))
+    first, second = text.split("**U**")
+    assert first.startswith("**T**\n\n| defense | members | answers | clean |")
+    header, _, one, two = first.split("\n")[2:6]
+    assert header.split(" | ")[3:] == [
+        "clean", "transfer 0.1", "transfer 0.2", "pgd", "worst", "diversity", "MFLOP |"
+    ]
+    low, high = wilson(91, 100)  # wider than Student's
+    assert one.split(" | ")[:4] == ["| one", "2", "mean", f"91.0 ±{50 * (high - low):.1f}"]
+    assert one.split(" | ")[5].endswith(" a")
+    assert two.split(" | ")[5].endswith(" b")
+    assert one.split(" | ")[-2:] == ["2.5", "12 |"]
+    assert "| three |" in second
+    assert "the mean over 3 trainings" in second
+    assert "transferred images, of 100. The others attack the model itself, on 40" in second
+    assert len(notes(pooled(each, images))) == 2
