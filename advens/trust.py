@@ -2,7 +2,8 @@
 
 Models and data are named by people and by files: suites, runs, saved ensembles, builds in a cache. What only
 reads images and weights is loaded whoever names it. A function of a module, the source of a plug-in and
-RobustBench, which unpickles what it downloads, are called only for a name that the user trusts.
+RobustBench, which unpickles what it downloads, are called only for a name that the user trusts; so are names
+that choose where something is downloaded from or to.
 
 The trusted names are a context variable that is empty unless somebody fills it, so nothing between a file
 and a load can forget to pass them on; workers receive them with their task.
@@ -11,11 +12,11 @@ and a load can forget to pass them on; workers receive them with their task.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qs
 
 import click
@@ -23,10 +24,9 @@ import click
 from advens.errors import InputError
 from advens.spec import Spec
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 GROUPS = ("advens.models", "advens.data")
+ASKING = ("robustbench", "timm", "torchvision")
+"""Sources that come with advens and have names that need trust where a file names them."""
 VIEW = ("size", "crop_pct", "interpolation", "classes", "limit", "seed")
 """Options that every data source takes; they change what is seen of it, and its factory is not given them."""
 
@@ -51,23 +51,31 @@ def trusting(*names: str) -> Iterator[None]:
 
 
 def typed(*names: str) -> None:
-    """The user of the running command typed these names: installed plug-ins among them may be called.
+    """The user of the running command typed these names: they may call plug-ins, and choose downloads.
 
-    A function of a module may not: ``--trust`` is for that.
+    They may not call a function of a module: ``--trust`` is for that.
     """
     meant = [inner for name in names for inner in _with_inner(name) if _is_source(inner.partition(":")[0])]
     click.get_current_context().with_resource(_adding(meant))
 
 
-def confirm(spec: Spec, kind: str, would: str) -> None:
-    """Raise InputError unless a name that ``would`` do something is trusted."""
+def confirm(spec: Spec, kind: str, would: str | Callable[[Spec], str]) -> None:
+    """Raise InputError unless a name that ``would`` do something is trusted.
+
+    Args:
+        spec, kind: the name, of a ``"model"`` or of ``"data"``.
+        would: what the name does that needs trust, or a function that tells; empty for nothing.
+    """
     names = trusted()
     if spec.text in names or f"{spec.scheme}:*" in names:
         return
     if kind == "data" and _without_view(spec.text) in set(map(_without_view, names)):
         return
+    what = would if isinstance(would, str) else would(spec)
+    if not what:
+        return
     raise InputError(
-        f"{kind} '{spec.text}' would {would}; if you trust it, add --trust {shlex.quote(spec.text)} "
+        f"{kind} '{spec.text}' would {what}; if you trust it, add --trust {shlex.quote(spec.text)} "
         "(in Python: advens.trusting)"
     )
 
@@ -108,7 +116,7 @@ def _with_inner(name: str) -> set[str]:
 
 
 def _is_source(scheme: str) -> bool:
-    return scheme == "robustbench" or any(entry_points(group=group, name=scheme) for group in GROUPS)
+    return scheme in ASKING or any(entry_points(group=group, name=scheme) for group in GROUPS)
 
 
 def _without_view(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from advens.benchmarks.building import Build
 from advens.datasets import find_data
 from advens.datasets.classes import check_classes
+from advens.datasets.loading import downloads
 from advens.errors import InputError
 from advens.models import absent, known_card
 
@@ -31,8 +32,7 @@ def estimate(suite: Suite, seen: Outline) -> Iterator[str]:
     Raises:
         InputError: the data cannot be opened, or their labels and the models' classes differ.
     """
-    fetched = "download=true" in suite.source
-    data = None if fetched else find_data(suite.source)
+    data = None if downloads(suite.source) else find_data(suite.source)
     named = [m for name, models in seen.sets.items() for m in _named(suite, name, models)]
     models = list(dict.fromkeys([*named, *seen.targets]))
     if data is not None:

@@ -279,6 +279,16 @@ def test_dry_runs_check_the_data(say, key, words):
     assert len(said.err.splitlines()) == 1
 
 
+def test_dry_runs_name_what_robustbench_downloads(say, tmp_path, monkeypatch):
+    monkeypatch.setattr("advens.models.robustbench.find_spec", lambda _: True)
+    monkeypatch.chdir(tmp_path)
+    target = "robustbench:Wong2020Fast"
+    asked = ["run", "quickstart", "--dry-run", "--set", f'targets=["{target}"]']
+    text = say(*asked, "--trust", target).done()
+    assert "download   RobustBench's Wong2020Fast to models/cifar10/Linf/Wong2020Fast.pt" in text
+    assert "would let RobustBench unpickle" in say(*asked).err
+
+
 def test_dry_runs_say_that_a_budget_sets_the_steps(say):
     text = say("run", "quickstart", "--dry-run", "--set", "budget=40", "--set", "threat.steps=4").done()
     assert "note       mifgsm: its budget sets the steps; steps of [threat] do not count" in text

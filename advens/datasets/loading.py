@@ -15,7 +15,7 @@ from advens.datasets.dataset import Dataset
 from advens.datasets.decoding import Crop
 from advens.datasets.source import Source
 from advens.errors import InputError, first_line, unknown
-from advens.spec import Spec
+from advens.spec import Spec, literal
 from advens.trust import confirm, trusting
 
 GROUP = "advens.data"
@@ -75,6 +75,13 @@ def find_data(spec: str) -> Dataset:
     return data
 
 
+def downloads(spec: str) -> bool:
+    """Whether opening a name downloads. Raises InputError for one that is not trusted to."""
+    parsed = Spec.parse(spec, "data")
+    _factory(parsed)
+    return literal(parsed.query.get("download", "false")) is True
+
+
 def open_data(spec: str) -> Dataset:
     """The same without a look at any image."""
     parsed = Spec.parse(spec, "data")
@@ -116,7 +123,9 @@ def _factory(spec: Spec) -> Callable[..., Any]:
         values = ", ".join(["advens"] * (scheme in SOURCES) + [point.value for point in claims])
         raise InputError(f"data source '{scheme}' is defined more than once: by {values}")
     if scheme in SOURCES:
-        factory: Callable[..., Any] = import_module(SOURCES[scheme][0]).load
+        module = import_module(SOURCES[scheme][0])
+        confirm(spec, "data", getattr(module, "would", ""))
+        factory: Callable[..., Any] = module.load
         return factory
     if not claims:
         raise unknown("data source", scheme, [*SOURCES, *(point.name for point in points)])

@@ -7,20 +7,34 @@
 from __future__ import annotations
 
 import inspect
+import os
 from pathlib import Path
 from typing import Any
 
 from advens.datasets.folder import nearby
 from advens.datasets.map_style import MapStyleSource, wrap
 from advens.errors import InputError, first_line, nearest, unknown
-from advens.spec import literal
+from advens.spec import Spec, literal
 
 NOT_OPTIONS = frozenset(
     {"self", "root", "transform", "target_transform", "transforms", "loader", "is_valid_file"}
 )
 NOT_OFFERED = ("VisionDataset", "DatasetFolder", "LSUN", "LSUNClass")
 """Base classes, and those that unpickle an index which lies beside the images."""
+WRITERS = ("Caltech101", "Caltech256", "Cityscapes", "INaturalist", "ImageNet", "PhotoTour")
+"""Classes that make folders, unpack archives or save tensors below their root, also without downloads."""
 FLAGS = ("train", "download")
+
+
+def would(spec: Spec) -> str:
+    """What opening a name does beyond reading regular files below its root, as far as it needs trust."""
+    root = spec.query.get("root", "")
+    if spec.query.get("download", "false").lower() != "false":
+        return f"download to '{root}'"
+    if spec.rest in WRITERS:
+        return f"let torchvision's {spec.rest} write below '{root}'"
+    odd = _irregular(Path(root).expanduser()) if root else None
+    return "" if odd is None else f"open '{odd}', which is a link or no regular file"
 
 
 def load(path: str, root: str = "", **query: str) -> MapStyleSource:
@@ -55,6 +69,25 @@ def load(path: str, root: str = "", **query: str) -> MapStyleSource:
     split = "".join(f"-{value}" for key, value in sorted(query.items()) if key == "split")
     split += {True: "-train", False: "-test", None: ""}[options.get("train")]
     return wrap(data, name, f"{path}{split}")
+
+
+def _irregular(root: Path) -> str | None:
+    """The first entry below a folder that is a link, a pipe or a device; torchvision would open it."""
+    waiting = [root] if root.is_dir() else []
+    while waiting:
+        for entry in _entries(waiting.pop()):
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(Path(entry.path))
+            elif not entry.is_file(follow_symlinks=False):
+                return entry.path
+    return None
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        return list(os.scandir(folder))
+    except PermissionError:  # torchvision cannot read it either
+        return []
 
 
 def _class(name: str) -> Any:

@@ -5,6 +5,7 @@ A source is a function from a parsed name to a `Classifier`. Third-party package
 the entry-point group ``advens.models``: the entry point's name is the scheme, and it loads a function
 ``load(spec: advens.spec.Spec) -> Classifier``. Its module may also have ``check(spec)``, which raises
 InputError for a name that cannot be, and ``card(spec)``, which tells a `ModelCard` without loading weights.
+A source of advens's own has ``would(spec)`` where some of its names need trust: what they do, or nothing.
 """
 
 from __future__ import annotations
@@ -182,8 +183,7 @@ def _source(spec: Spec) -> Callable[[Spec], Classifier]:
 def _permitted(spec: Spec) -> None:
     """Raise InputError for an unknown source, and for one that calls code for a name nobody trusts."""
     if spec.scheme in SOURCES:
-        if spec.scheme == "robustbench":
-            confirm(spec, "model", "let RobustBench unpickle what it downloads")
+        confirm(spec, "model", getattr(import_module(SOURCES[spec.scheme]), "would", ""))
         return
     point = _point(spec.scheme)
     if point is not None:

@@ -5,6 +5,7 @@ weights, drawn from ``seed``), ``mean``, ``std``, ``size``, ``family``; every ot
 ``timm.create_model``. Mean, std, input size and interpolation come from the weights' own configuration,
 which a full name (``resnet50.a1_in1k``) says; for a checkpoint of a name without one, those of the name's
 default weights are assumed, with a warning. Options that say where timm downloads from or to are refused.
+``timm:hf-hub:OWNER/NAME`` takes configuration and weights from a repository of the Hugging Face hub.
 """
 
 from __future__ import annotations
@@ -73,6 +74,11 @@ def check(spec: Spec) -> None:
     if given is not None and given not in FAMILIES:
         raise InputError(f"'{spec.text}': unknown family '{given}'{nearest(given, FAMILIES)}")
     check_checkpoint(spec)
+
+
+def would(spec: Spec) -> str:
+    """What loading a name does that needs trust: a repository that the name chooses is asked for weights."""
+    return f"load from the repository {_repository(spec)[0]} of {hub.endpoint()}" if _on_hub(spec) else ""
 
 
 def load(spec: Spec) -> Classifier:

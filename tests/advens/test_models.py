@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,11 @@ import advens
 from advens.classifier import Classifier
 from advens.digest import weights_digest
 from advens.errors import InputError, InputWarning
-from advens.models import check_name, describe, expand, list_models, load_model
+from advens.models import absent, check_name, describe, expand, list_models, load_model
 from advens.models import timm as timm_source
 from advens.models import torchvision as torchvision_source
+from advens.spec import Spec
+from advens.trust import trusting
 
 ARCH = "test_vit"
 NAMED = "test_vit.r160_in1k"
@@ -630,11 +633,70 @@ def test_what_does_not_load_and_says_so_badly(spec: str, mine: str) -> None:
         load_model(spec.format(mine=mine))
 
 
-def test_robustbench_is_optional() -> None:
-    if "robustbench" in sys.modules:
-        pytest.skip("robustbench is here")
-    with pytest.raises(InputError, match="needs the package robustbench, which is not installed"):
-        load_model("robustbench:Standard?dataset=cifar10")
+def test_robustbench_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("advens.models.robustbench.find_spec", lambda _: None)
+    name = "robustbench:Standard?dataset=cifar10"
+    for ask in (load_model, trusting(name)(check_name)):
+        with pytest.raises(InputError, match="needs the package robustbench, which is not installed"):
+            ask(name)
+
+
+@pytest.fixture
+def robustbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A stand-in for the package; its file, in an empty current folder."""
+    file = tmp_path / "lib" / "robustbench" / "__init__.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("from torch import nn\n"
+                    "def load_model(**options):\n"
+                    "    if options['model_name'] == 'No': raise KeyError('No')\n"
+                    "    net = nn.Sequential(nn.Flatten(), nn.Linear(3, 10)); net.options = options\n"
+                    "    return net\n")  # fmt: skip
+    monkeypatch.syspath_prepend(file.parents[1])
+    monkeypatch.delitem(sys.modules, "robustbench", raising=False)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    yield file
+    sys.modules.pop("robustbench", None)
+
+
+def test_robustbench_is_asked_for_a_model(robustbench: Path) -> None:
+    model = load_model("robustbench:X?threat_model=L2&model_dir=there&family=vit")
+    assert (model.family, model.num_classes) == ("vit", 10)
+    assert model.net.options == {  # type: ignore[union-attr]
+        "model_name": "X", "dataset": "cifar10", "threat_model": "L2", "model_dir": "there",
+    }  # fmt: skip
+    for name, words in {
+        "robustbench:No": "'robustbench:No': robustbench: ",
+        "robustbench:X?dataset=cifar11": "dataset 'cifar11'; did you mean 'cifar10'",
+    }.items():
+        with pytest.raises(InputError, match=words):
+            load_model(name)
+    robustbench.write_text("import no_such_module")
+    del sys.modules["robustbench"]
+    with pytest.raises(InputError, match="does not import: No module named 'no_such_module'"):
+        load_model("robustbench:X")
+
+
+def test_what_robustbench_would_download(robustbench: Path) -> None:
+    from advens.models.torchvision import absent as absent_torchvision
+
+    says = {
+        "robustbench:X": "models/cifar10/Linf/X.pt",
+        "robustbench:X?dataset=imagenet&threat_model=L2&model_dir=m": "m/imagenet/L2/X.pt",
+        "robustbench:X?threat_model=corruptions_3d": "models/cifar10/corruptions/X.pt",
+    }
+    for name, file in says.items():
+        with trusting(name):
+            assert absent(name) == f"RobustBench's X to {file}"
+            for suffix in ("", "_m0.pt"):  # one model, or the first member of an ensemble
+                Path(file).parent.mkdir(parents=True, exist_ok=True)
+                Path(file + suffix).touch()
+                assert absent(name) == ""
+                Path(file + suffix).unlink()
+    plain = Spec.parse("torchvision:resnet50?weights=IMAGENET1K_V1", "model")
+    name = "robustbench:Standard_R50?dataset=imagenet"
+    with trusting(name):
+        assert absent(name) == absent_torchvision(plain) != ""
 
 
 def test_names_are_checked_without_loading() -> None:

@@ -15,10 +15,13 @@ from typing import Any
 
 import pytest
 import torch
-from torchvision import models
+from PIL import Image
+from torchvision import datasets, models
 
+from advens.datasets import find_data, torchvision_sets
 from advens.errors import InputError
 from advens.models import hub
+from advens.trust import trusting
 
 
 class Bomb:
@@ -85,8 +88,6 @@ def test_pickled_images_are_the_published_files(
     name: str, canary: Path, tmp_path: Path, advens: Callable[..., Any]
 ) -> None:
     """torchvision compares digests of all files before it unpickles the first."""
-    from torchvision import datasets
-
     kind = getattr(datasets, name)
     folder = tmp_path / "set" / kind.base_folder
     folder.mkdir(parents=True)
@@ -96,12 +97,43 @@ def test_pickled_images_are_the_published_files(
         advens("data", f"torchvision:{name}?root={tmp_path / 'set'}&train={train}").refused("corrupted")
 
 
+@pytest.mark.parametrize("odd", ["link", "folder link", "pipe"])
+def test_data_of_torchvision_that_a_file_names_are_regular_files(odd: str, tmp_path: Path) -> None:
+    """What the user types is read as torchvision reads it, links included."""
+    root = tmp_path / "set"
+    for folder in (root / "cat", tmp_path / "other"):
+        folder.mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(folder / "1.png")
+    name = f"torchvision:ImageFolder?root={root}"
+    assert len(find_data(name)) == 1
+    if odd == "pipe":
+        os.mkfifo(root / "cat" / "pipe")
+    else:
+        (root / "cat" / "2").symlink_to(root / "cat" / "1.png" if odd == "link" else tmp_path / "other")
+    with pytest.raises(InputError, match="which is a link or no regular file"):
+        find_data(name)
+    with trusting(name):
+        assert len(find_data(name)) >= 1
+
+
+@pytest.mark.parametrize("name", torchvision_sets.WRITERS)
+def test_data_sets_of_torchvision_that_write(name: str, tmp_path: Path) -> None:
+    """Cityscapes would unpack any archive that lies there."""
+    with pytest.raises(InputError, match=f"would let torchvision's {name} write below"):
+        find_data(f"torchvision:{name}?root={tmp_path}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_data_sets_of_torchvision_write_nothing(tmp_path: Path) -> None:
+    """In a folder without their files; a new one in a later release has to be looked at first."""
+    for name in datasets.__all__:
+        with suppress(InputError):
+            find_data(f"torchvision:{name}?root={tmp_path}")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_other_data_set_of_torchvision_unpickles() -> None:
     """SECURITY.md names those that do; a new one in a later release has to be looked at first."""
-    from torchvision import datasets
-
-    from advens.datasets import torchvision_sets
-
     modules = set()
     for name in datasets.__all__:
         with suppress(InputError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shlex
 import sys
 import types
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from advens import load_model, trusting
 from advens.attacks.surrogates.builders.cached import FORMAT
 from advens.datasets import find_data, load_data, loading
 from advens.errors import InputError
-from advens.models import check_name, describe, find_model, known_card
+from advens.models import absent, check_name, describe, find_model, known_card
 from advens.trust import trusted
 from tests.hostile.conftest import DATA, SUITE, SURROGATE, TARGET, recell, redescribe, resample
 
@@ -267,6 +268,114 @@ def test_two_packages_that_claim_a_source(monkeypatch: pytest.MonkeyPatch) -> No
 def test_robustbench_is_not_asked_by_files() -> None:
     with pytest.raises(InputError, match="would let RobustBench unpickle"):
         find_model("robustbench:Standard")
+
+
+# --- names that choose what is downloaded, or where to ---------------------------------------------------
+
+HUBS = ("timm:hf_hub:owner/name", "timm:hf-hub:owner/name@main", "timm:hf-hub:owner/name?num_classes=10")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses that were about to be asked for weights; no network is used."""
+    seen: list[str] = []
+    monkeypatch.setattr("advens.models.hub.reachable", lambda url: bool(seen.append(url)))
+    return seen
+
+
+@pytest.mark.parametrize("name", HUBS)
+def test_a_file_does_not_choose_a_repository(
+    name: str, run: Path, defense: Path, tmp_path: Path, asked: list[str], advens: Callable[..., Any]
+) -> None:
+    words = ("would load from the repository owner/name", f"--trust {shlex.quote(name)}")
+    for ask in (find_model, describe, check_name, known_card, absent):
+        with pytest.raises(InputError, match="would load from the repository owner/name"):
+            ask(name)  # type: ignore[operator]
+    redescribe(defense, name=name)
+    advens("models", f"defense:{defense}").refused(words[0], "pretrained=false")
+    path = tmp_path / "suite.toml"
+    for changed in ({"targets": [name]}, {"surrogates": {"one": [name]}}):
+        path.write_text(tomli_w.dumps(SUITE | changed))
+        for more in (["--dry-run"], ["--out", tmp_path / "out"]):
+            advens("run", path, *more).refused(*words)
+    recell(run, surrogate_specs=[name])
+    advens("verify", run).refused(*words)
+    advens("evaluate", run, "--targets", TARGET).refused(*words)
+    recell(run, surrogate_specs=[SURROGATE])
+    resample(run, target=name)
+    advens("verify", run).refused(*words)
+    assert asked == []
+
+
+@pytest.mark.parametrize("name", HUBS)
+def test_a_typed_or_trusted_repository_is_asked(
+    name: str, tmp_path: Path, asked: list[str], advens: Callable[..., Any]
+) -> None:
+    advens("models", name).refused("pretrained weights could not be had")
+    advens("craft", "fgsm", "--surrogates", name, "--data", DATA, "--out", tmp_path / "out").refused(
+        "pretrained weights could not be had"
+    )
+    with pytest.raises(InputError, match="could not be had"):
+        load_model(name)
+    (tmp_path / "suite.toml").write_text(tomli_w.dumps(SUITE | {"targets": [name]}))
+    advens("run", tmp_path / "suite.toml", "--trust", name).refused("pretrained weights could not be had")
+    assert len(asked) == 4
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["timm:HF-HUB:owner/name", "timm:local-dir:/tmp", "timm:local-dir:.", "timm:https://host/x",
+     "timm:owner/name", "timm:./x", "torchvision:https://host/x.pth", "torchvision:resnet18?weights=https://host/x.pth",
+     "timm:resnet18?checkpoint=https://host/x.pth"],
+)  # fmt: skip
+def test_other_places_are_no_models(name: str, asked: list[str], advens: Callable[..., Any]) -> None:
+    advens("models", name).refused()
+    with pytest.raises(InputError):
+        find_model(name)
+    assert asked == []
+
+
+@pytest.mark.parametrize("flag", ["true", "True", "1"])
+def test_data_of_a_file_are_not_downloaded(
+    flag: str, run: Path, tmp_path: Path, fetched: list[str], advens: Callable[..., Any]
+) -> None:
+    name = f"torchvision:CIFAR10?root={tmp_path / 'there'}&download={flag}"
+    words = (f"would download to '{tmp_path / 'there'}'", "--trust")
+    recell(run, data=name)
+    advens("verify", run).refused(*words)
+    advens("evaluate", run, "--targets", TARGET).refused(*words)
+    path = tmp_path / "suite.toml"
+    path.write_text(tomli_w.dumps(SUITE | {"data": name}))
+    for more in (["--dry-run"], ["--out", tmp_path / "out"]):
+        advens("run", path, *more).refused(*words)
+    assert not (tmp_path / "there").exists()
+    assert fetched == []
+
+
+def test_typed_and_trusted_data_are_downloaded(
+    tmp_path: Path, fetched: list[str], advens: Callable[..., Any]
+) -> None:
+    name = f"torchvision:CIFAR10?root={tmp_path / 'there'}&download=true"
+    advens("data", name).refused("no network here")
+    path = tmp_path / "suite.toml"
+    path.write_text(tomli_w.dumps(SUITE | {"data": f"{name}&limit=5"}))
+    advens("run", path, "--trust", name).refused("no network here")
+    assert len(fetched) == 2
+    assert "the data are downloaded first" in advens("run", path, "--trust", name, "--dry-run").out
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What torchvision was about to download."""
+    seen: list[str] = []
+
+    def download(url: str, *_: object, **__: object) -> None:
+        seen.append(url)
+        raise OSError("no network here")
+
+    for module in ("cifar", "utils"):
+        monkeypatch.setattr(f"torchvision.datasets.{module}.download_and_extract_archive", download)
+    return seen
 
 
 def test_the_program_itself_asks_for_names_by_the_careful_functions() -> None:
