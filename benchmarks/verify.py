@@ -21,9 +21,8 @@ from advens.digest import value_digest
 from advens.errors import InputError, RunError, first_line
 from advens.models import known_card, origins
 from advens.results.boards.leaderboard import leaderboard
-from advens.results.boards.summary import load, matrix_table
+from advens.results.boards.summary import load, matrix_table, to_table
 from advens.results.store import RunStore, read_cell, read_table
-from advens.results.store.schema import to_table
 from advens.threat import Threat
 
 BORDERLINE = 1e-3

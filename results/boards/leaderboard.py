@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from advens.results.boards.board import Board, declare
 from advens.results.boards.outcomes import (
     KEYS,
     Contributions,
@@ -15,7 +16,10 @@ from advens.results.boards.outcomes import (
     compared_targets,
     contributions,
 )
+from advens.results.boards.rows import Rows
 from advens.results.boards.silence import silent_lines
+from advens.results.columns import BOOL, INT, REAL, TEXT, Column
+from advens.results.formats import LABEL, Count, Flag, Interval, Number, Numbers, Percent, Plain
 from advens.results.statistics import (
     Array,
     bootstrap_means,
@@ -25,8 +29,38 @@ from advens.results.statistics import (
     nanmean,
     paired_tests,
 )
-from advens.results.store.schema import SCHEMAS
 
+COLUMNS = (
+    Column("suite", TEXT, "suite the row belongs to", header="suite", format=Plain(LABEL), when="several"),
+    Column("attack", TEXT, "attack", header="attack", format=Plain(LABEL)),
+    Column("surrogates", TEXT, "name of the surrogate set", header="surrogates", format=Plain(LABEL)),
+    Column("rank", INT, "by mean_asr, 1 is the strongest", header="#", format=Count()),
+    Column("group", TEXT, "rows sharing a letter cannot be told apart (paired test, Holm, 5 %)",
+           header="group", format=Plain(8)),
+    Column("mean_asr", REAL, "mean attack success rate over held-out targets", unit="fraction", nullable=True,
+           header="mean ASR", format=Interval("asr_low", "asr_high")),
+    Column("asr_low", REAL, "lower end of the 95 % bootstrap interval over images", unit="fraction",
+           nullable=True),
+    Column("asr_high", REAL, "upper end of the 95 % bootstrap interval over images", unit="fraction",
+           nullable=True),
+    Column("white_box_asr", REAL, "mean attack success rate over white-box targets", unit="fraction",
+           nullable=True, header="white-box", format=Percent()),
+    Column("forwards_per_sample", REAL, "forward passes through surrogates per image", unit="pass",
+           nullable=True, header="F/B passes", format=Numbers("backwards_per_sample")),
+    Column("backwards_per_sample", REAL, "backward passes through surrogates per image", unit="pass",
+           nullable=True),
+    Column("seconds_per_image", REAL, "crafting time per image on the run's device", unit="s", nullable=True,
+           header="ms/image", format=Number(1000)),
+    Column("mean_linf", REAL, "mean l_inf norm of the perturbations", unit="intensity in [0, 1]",
+           nullable=True, header="l_inf", format=Number()),
+    Column("mean_l2", REAL, "mean l_2 norm of the perturbations", unit="intensity in [0, 1]", nullable=True),
+    Column("targets", INT, "held-out targets in mean_asr", unit="model", header="targets", format=Count(),
+           when="several"),
+    Column("n", INT, "distinct images in mean_asr", unit="image"),
+    Column("family", TEXT, "family of the attack in the registry"),
+    Column("pareto", BOOL, "no attack on the same surrogates is as strong with less compute, or "
+     "stronger with as much (compute: forwards + 2 backwards)", header="Pareto", format=Flag()),
+)  # fmt: skip
 LEVEL = 0.05
 COMPUTE = ["forwards_per_sample", "backwards_per_sample", "seconds_per_image"]
 _PAIRS = 2000  # tests whose differences are held in memory at a time
@@ -52,13 +86,12 @@ def leaderboard(
         names the mean is over, or None when each row has its own; ``notes``, lines a reader must
         see.
     """
-    return board_of(contributions(samples, denominator), samples, cells, denominator)
+    return _leaderboard(contributions(samples, denominator), samples, cells, denominator)
 
 
-def board_of(
+def _leaderboard(
     parts: Contributions, samples: pd.DataFrame, cells: pd.DataFrame | None, denominator: str
 ) -> pd.DataFrame:
-    """``leaderboard`` of contributions that are at hand."""
     used, common = compared_targets(parts.held_out)
     blocks = [parts.value[r][used[r]].T for r in range(len(parts.rows))]
     asr = nanmean(parts.value, axis=2)
@@ -89,7 +122,7 @@ def board_of(
     board["rank"] = np.arange(1, len(board) + 1)
     board["group"] = _groups(parts, board["row"].to_list())
     board["pareto"] = _pareto(board)
-    ranked: pd.DataFrame = board[SCHEMAS["leaderboard"].names]
+    ranked: pd.DataFrame = board[[column.name for column in COLUMNS]]
     names = [parts.targets[t] for t in np.flatnonzero(used.any(axis=0))]
     ranked.attrs = {
         "denominator": denominator, "targets": names if common else None,
@@ -188,3 +221,16 @@ def _notes(board: pd.DataFrame, cells: pd.DataFrame | None, common: bool) -> lis
             notes.append(f"budgets differ between rows: {', '.join(budgets)}")
         notes += silent_lines(cells)
     return notes
+
+
+def _compute(rows: Rows) -> pd.DataFrame:
+    return _leaderboard(rows.contributions, rows.samples, rows.cells, "target")
+
+
+declare(Board(
+    "leaderboard", "attacks ranked by their transfer to models they never saw", COLUMNS, _compute,
+    below="the samples and cells", about={"denominator": "", "targets": None, "notes": None},
+    keys=("rank", "group", "suite", "attack", "surrogates"),
+    order=("mean_asr", "targets", "white_box_asr", "forwards_per_sample", "pareto", "seconds_per_image",
+           "mean_linf"),
+))  # fmt: skip

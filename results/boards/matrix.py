@@ -5,8 +5,29 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from advens.results.boards.board import Board, declare
 from advens.results.boards.outcomes import Contributions, compared_targets, contributions
+from advens.results.boards.rows import Rows
+from advens.results.columns import BOOL, INT, REAL, TEXT, Column
 from advens.results.statistics import nanmean, wilson
+
+COLUMNS = (
+    Column("suite", TEXT, "suite the row belongs to"),
+    Column("attack", TEXT, "attack"),
+    Column("surrogates", TEXT, "name of the surrogate set"),
+    Column("target", TEXT, "model the images were shown to"),
+    Column("white_box", BOOL, "the target is among the surrogates"),
+    Column("n", INT, "distinct images in the denominator", unit="image"),
+    Column("clean_accuracy", REAL, "of all images, right before the attack", unit="fraction", nullable=True),
+    Column("asr", REAL, "attack success rate over the n images, mean over seeds", unit="fraction",
+           nullable=True),
+    Column("asr_low", REAL, "lower end of the 95 % Wilson interval", unit="fraction"),
+    Column("asr_high", REAL, "upper end of the 95 % Wilson interval", unit="fraction"),
+    Column("robust_accuracy", REAL, "of all images, right before and after the attack", unit="fraction",
+           nullable=True),
+    Column("error_rate", REAL, "of all images, wrong after the attack", unit="fraction", nullable=True),
+    Column("seeds", INT, "number of seeds"),
+)  # fmt: skip
 
 
 def transfer_matrix(samples: pd.DataFrame, denominator: str = "target") -> pd.DataFrame:
@@ -23,13 +44,10 @@ def transfer_matrix(samples: pd.DataFrame, denominator: str = "target") -> pd.Da
         denominator. ``attrs["denominator"]`` says which, ``attrs["randomized"]`` which targets are
         randomized ensembles, whose rates are expected over their members.
     """
-    frame = matrix_of(contributions(samples, denominator), denominator)
-    frame.attrs["randomized"] = sorted(set(samples.loc[samples["member"].notna(), "target"]))
-    return frame
+    return _matrix(samples, contributions(samples, denominator), denominator)
 
 
-def matrix_of(parts: Contributions, denominator: str) -> pd.DataFrame:
-    """``transfer_matrix`` of contributions that are at hand."""
+def _matrix(samples: pd.DataFrame, parts: Contributions, denominator: str) -> pd.DataFrame:
     row, target = np.nonzero(parts.evaluated)
     n = (~np.isnan(parts.value)).sum(axis=2)[row, target]
     asr = nanmean(parts.value, axis=2)[row, target]
@@ -43,8 +61,19 @@ def matrix_of(parts: Contributions, denominator: str) -> pd.DataFrame:
     frame["robust_accuracy"] = parts.robust_accuracy[row, target]
     frame["error_rate"] = parts.error_rate[row, target]
     frame["seeds"] = parts.seeds[row, target]
-    frame.attrs["denominator"] = denominator
+    randomized = sorted(set(samples.loc[samples["member"].notna(), "target"]))
+    frame.attrs = {"denominator": denominator, "randomized": randomized}
     return frame
+
+
+def _compute(rows: Rows) -> pd.DataFrame:
+    return _matrix(rows.samples, rows.contributions, "target")
+
+
+declare(Board(
+    "matrix", "the success of every attack on every target", COLUMNS, _compute,
+    about={"denominator": "", "randomized": []}, layout="matrix",
+))  # fmt: skip
 
 
 def held_out_means(matrix: pd.DataFrame) -> tuple[pd.Series, list[str] | None]:

@@ -12,15 +12,43 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from advens.errors import InputError
+from advens.results.boards.board import Board, declare
 from advens.results.boards.leaderboard import LEVEL
+from advens.results.boards.rows import NoRows
+from advens.results.columns import INT, REAL, TEXT, Column
+from advens.results.formats import LABEL, Interval, Number, Numbers, Plain
 from advens.results.statistics import content_seed, holm, letters, paired_tests, wilson
 
-COLUMNS = [
-    "suite", "model", "attack", "n", "clean_accuracy", "robust_accuracy", "low", "high", "group",
-    "forwards_per_sample", "backwards_per_sample", "seconds_per_image", "total_forwards",
-    "total_backwards", "total_seconds",
-]  # fmt: skip
+SPENT = {
+    "forwards_per_sample": "total_forwards", "backwards_per_sample": "total_backwards",
+    "seconds_per_image": "total_seconds",
+}  # fmt: skip
+"""What an attack spent on an image, and the column of what it spent with the stages before it."""
+COLUMNS = (
+    Column("suite", TEXT, "suite the row belongs to"),
+    Column("model", TEXT, "model that is attacked", header="model", format=Plain(short=True)),
+    Column("attack", TEXT, "attack, or sequence of attacks", header="attack", format=Plain(LABEL)),
+    Column("n", INT, "distinct images", unit="image"),
+    Column("clean_accuracy", REAL, "of all images, right before the attack", unit="fraction"),
+    Column("robust_accuracy", REAL, "of all images, right before and after the attack", unit="fraction",
+           header="robust accuracy", format=Interval("low", "high")),
+    Column("low", REAL, "lower end of the 95 % Wilson interval", unit="fraction"),
+    Column("high", REAL, "upper end of the 95 % Wilson interval", unit="fraction"),
+    Column("group", TEXT, "attacks on one model sharing a letter cannot be told apart (paired, Holm, 5 %)",
+           header="group", format=Plain(8)),
+    Column("forwards_per_sample", REAL, "forward passes of the attack per image", unit="pass", nullable=True,
+           header="F/B passes", format=Numbers("backwards_per_sample")),
+    Column("backwards_per_sample", REAL, "backward passes of the attack per image", unit="pass",
+           nullable=True),
+    Column("seconds_per_image", REAL, "time of the attack per image on the run's device", unit="s",
+           nullable=True),
+    Column("total_forwards", REAL, "forward passes per image, with the stages before", unit="pass",
+           nullable=True, header="with stages\nbefore", format=Numbers("total_backwards")),
+    Column("total_backwards", REAL, "backward passes per image, with the stages before", unit="pass",
+           nullable=True),
+    Column("total_seconds", REAL, "time per image, with the stages before", unit="s", nullable=True,
+           header="ms/image", format=Number(1000)),
+)  # fmt: skip
 WORST = "worst of all"
 
 
@@ -32,14 +60,14 @@ def robustness(samples: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
         cells: ``RunStore.read_cells``.
 
     Returns:
-        ``COLUMNS``. Accuracies are over all images, the mean over seeds; ``low`` and ``high`` a Wilson
-        95 % interval over images. Attacks on one model share a letter in ``group`` when a paired test
-        over its images does not tell them apart (Holm, 5 %). Totals include the stages before.
+        The columns of the board. Accuracies are over all images, the mean over seeds; ``low`` and ``high``
+        a Wilson 95 % interval over images. Attacks on one model share a letter in ``group`` when a paired
+        test over its images does not tell them apart (Holm, 5 %). Totals include the stages before.
         ``attrs["notes"]``: what a careful evaluator would say.
     """
     cells = cells[cells["goal"] == "robustness"]
     if cells.empty:
-        raise InputError("no attack of a robustness run is finished here")
+        raise NoRows("no attack of a robustness run is finished here")
     about = cells.drop_duplicates("cell").set_index("cell")
     samples = samples[samples["cell"].isin(about.index)]
     randomized = set(samples.loc[samples["member"].notna(), "target"])
@@ -71,7 +99,7 @@ def robustness(samples: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
                 "may be overstated"
             )
         rows += board
-    table: pd.DataFrame = pd.DataFrame(rows, columns=COLUMNS)
+    table: pd.DataFrame = pd.DataFrame(rows, columns=[column.name for column in COLUMNS])
     table.attrs["notes"] = list(dict.fromkeys(notes))
     return table
 
@@ -94,7 +122,7 @@ def _row(
     known = left.dropna()
     accuracy = float(known.mean())
     low, high = wilson(accuracy * len(known), len(known))
-    none = dict.fromkeys(COLUMNS[9:], float("nan"))
+    none = dict.fromkeys([*SPENT, *SPENT.values()], float("nan"))
     return {
         "suite": suite, "model": model, "attack": attack, "n": len(known), "clean_accuracy": clean,
         "robust_accuracy": accuracy, "low": low, "high": high, "group": "", **none, **spent,
@@ -107,15 +135,14 @@ def _spent(about: pd.DataFrame, suite: object, model: object, attack: str) -> di
         (about["suite"] == suite) & (about["attack"] == attack)
         & (about["surrogate_specs"].map(lambda specs: specs[0]) == model)
     ]  # fmt: skip
-    names = COLUMNS[9:12]
-    own = {name: float(np.average(mine[name], weights=mine["samples"])) for name in names}
+    own = {name: float(np.average(mine[name], weights=mine["samples"])) for name in SPENT}
     total = own.copy()
     before = about.loc[[cell for cell in mine["after"] if cell in about.index]]
     while len(before):
-        for name in names:
+        for name in SPENT:
             total[name] += float(np.average(before[name], weights=before["samples"]))
         before = about.loc[[cell for cell in before["after"] if cell in about.index]]
-    return own | dict(zip(COLUMNS[12:], total.values(), strict=True))
+    return own | {SPENT[name]: value for name, value in total.items()}
 
 
 def _lettered(board: list[dict[str, Any]], left: pd.DataFrame) -> None:
@@ -162,3 +189,10 @@ def _said(cells: pd.DataFrame) -> list[str]:
         f"{specs[0]}, {attack}: {note}"
         for specs, attack, notes in about if isinstance(notes, list) for note in notes
     ]  # fmt: skip
+
+
+declare(Board(
+    "robustness", "the accuracy that every attack leaves to every model", COLUMNS,
+    lambda rows: robustness(rows.samples, rows.cells), below="the samples and cells", about={"notes": None},
+    keys=("model", "attack"), order=("robust_accuracy", "group"),
+))  # fmt: skip

@@ -10,40 +10,14 @@ import pandas as pd
 import pyarrow as pa
 
 from advens.errors import InputError, unknown
-from advens.results.boards.leaderboard import board_of, leaderboard
-from advens.results.boards.matrix import matrix_of
-from advens.results.boards.outcomes import KEYS, contributions
+from advens.results.boards.board import to_table, write_board
+from advens.results.boards.leaderboard import leaderboard
+from advens.results.boards.matrix import transfer_matrix
+from advens.results.boards.outcomes import KEYS
+from advens.results.boards.rows import Rows, load
 from advens.results.boards.subset import subset
-from advens.results.store import RunStore, schema, write_table
 
-_COLUMNS = [name for name in schema.SCHEMAS["samples"].names if name != "attack_params"]
-
-
-def load(directories: Sequence[Path | str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The samples and the cells of some runs, one after the other.
-
-    Two directories that hold suites of one name are told apart by ``name (directory)``.
-
-    Raises:
-        InputError: when a directory holds no run, or none of its samples is finished.
-    """
-    stores = {str(store.directory): store for store in map(RunStore.open, directories)}
-    samples, cells = [], []
-    for name, store in stores.items():
-        found = store.read_samples(_COLUMNS)
-        if found.empty:
-            raise InputError(f"{name} holds no finished samples yet")
-        samples.append(found)
-        cells.append(store.read_cells())
-    if len(stores) == 1:
-        return samples[0], cells[0]
-    named = [set(found["suite"].unique()) for found in samples]
-    for k, (directory, found, spent) in enumerate(zip(stores, samples, cells, strict=True)):
-        others = set().union(*named[:k], *named[k + 1 :])
-        names = {suite: f"{suite} ({directory})" for suite in named[k] & others}
-        samples[k] = found.assign(suite=found["suite"].astype(str).replace(names))
-        cells[k] = spent.assign(suite=spent["suite"].astype(str).replace(names))
-    return pd.concat(samples, ignore_index=True), pd.concat(cells, ignore_index=True)
+__all__ = ["boards", "load", "matrix_table", "summarise", "to_table"]
 
 
 def boards(
@@ -79,26 +53,13 @@ def summarise(directory: Path | str, suite_digest: str) -> tuple[pd.DataFrame, p
     Raises:
         InputError: when there are no samples, or the directory cannot be written.
     """
-    store = RunStore(directory)
-    samples, cells = load([directory])
-    parts = contributions(samples)
-    matrix = matrix_of(parts, "target")
-    board = board_of(parts, samples, cells, "target")
-    about = {"suite_digest": suite_digest, "denominator": "target"}
-    write_table(store.matrix, schema.to_table("matrix", matrix, **about))
-    write_table(
-        store.leaderboard,
-        schema.to_table(
-            "leaderboard", board, **about, targets=board.attrs["targets"],
-            notes=board.attrs["notes"],
-        ),
-    )
-    return matrix, board
+    rows, about = Rows(directory), {"suite_digest": suite_digest, "denominator": "target"}
+    return write_board(rows, "matrix", **about), write_board(rows, "leaderboard", **about)
 
 
 def matrix_table(directory: Path | str) -> pa.Table:
     """The matrix of a run as its file should hold it, from the samples."""
-    return schema.to_table("matrix", matrix_of(contributions(load([directory])[0]), "target"))
+    return to_table("matrix", transfer_matrix(load([directory])[0]))
 
 
 def _comparable(samples: pd.DataFrame, cells: pd.DataFrame) -> list[list[str]]:

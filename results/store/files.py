@@ -16,14 +16,17 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from advens.errors import InputError, RunError
+from advens.results.columns import Layout
 from advens.results.store import schema
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _MARK = b"ADVSEAL1"
 _SEAL = len(_MARK) + hashlib.sha256().digest_size
@@ -33,9 +36,9 @@ _VARIED = ("sample_id", "sha256")  # strings that do not repeat
 class CorruptFile(RunError):
     """A file of a run that is truncated, damaged, or not what its name says."""
 
-    def __init__(self, path: Path, why: str) -> None:
-        super().__init__(f"{path} is corrupt: {why}; delete it and run the suite again")
-        self.path = path
+    def __init__(self, path: Path, why: str, remedy: str = "delete it and run the suite again") -> None:
+        super().__init__(f"{path} is corrupt: {why}; {remedy}")
+        self.path, self.why = path, why
 
 
 @contextlib.contextmanager
@@ -79,11 +82,12 @@ def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
         _sync_folder(path.parent)
 
 
-def read_table(path: Path, kind: str | None = None) -> pa.Table:
+def read_table(path: Path, kind: str | Layout | None = None) -> pa.Table:
     """Reads a file with all its bytes checked.
 
     Args:
-        kind: what the file must hold; None takes any kind that is known.
+        kind: what the file must hold: a name, or a layout whose columns are checked too, as those of
+            samples and examples always are; None takes any kind.
 
     Raises:
         CorruptFile: truncated, damaged, or of another kind or schema version.
@@ -101,7 +105,7 @@ def read_table(path: Path, kind: str | None = None) -> pa.Table:
         raise CorruptFile(path, _first_line(error)) from error
 
 
-def read_metadata(path: Path, kind: str | None = None) -> tuple[dict[bytes, bytes], int]:
+def read_metadata(path: Path, kind: str | Layout | None = None) -> tuple[dict[bytes, bytes], int]:
     """File metadata and number of rows, from the footer alone. Raises as ``read_table``."""
     path = Path(path)
     if not path.is_file():
@@ -114,7 +118,7 @@ def read_metadata(path: Path, kind: str | None = None) -> tuple[dict[bytes, byte
         raise CorruptFile(path, _first_line(error)) from error
 
 
-def is_whole(path: Path, kind: str | None = None) -> bool:
+def is_whole(path: Path, kind: str | Layout | None = None) -> bool:
     """Whether a file is there with a sound footer of the present schema version; cheap."""
     try:
         read_metadata(path, kind)
@@ -206,15 +210,19 @@ def _digest(*parts: memoryview) -> bytes:
     return total.digest()
 
 
-def _check_schema(path: Path, found: pa.Schema, footer: pq.FileMetaData, kind: str | None) -> None:
+def _check_schema(
+    path: Path, found: pa.Schema, footer: pq.FileMetaData, kind: str | Layout | None
+) -> None:
     entries = found.metadata or {}
     named = entries.get(schema.KIND, b"?").decode(errors="replace")
     version = entries.get(schema.VERSION, b"?").decode(errors="replace")
-    if named not in schema.SCHEMAS or kind not in (None, named):
-        raise CorruptFile(path, f"holds {named}, not {kind or 'a table of a run'}")
+    wanted = kind.kind if isinstance(kind, Layout) else kind
+    if schema.KIND not in entries or wanted not in (None, named):
+        raise CorruptFile(path, f"holds {named}, not {wanted or 'a table of a run'}")
     if version != str(schema.SCHEMA_VERSION):
         raise CorruptFile(path, f"schema version {version}, not {schema.SCHEMA_VERSION}")
-    if not schema.same_columns(found, named):
+    layout = kind if isinstance(kind, Layout) else schema.LAYOUTS.get(named)
+    if layout is not None and not layout.fits(found):
         raise CorruptFile(path, f"its columns are not those of {named}")
     if entries.get(schema.ROWS) != str(footer.num_rows).encode():
         raise CorruptFile(path, "the number of rows is not that written")

@@ -7,10 +7,9 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from advens.errors import InputError, RunError
 from advens.results.store import schema
@@ -27,6 +26,9 @@ from advens.results.store.files import (
     write_table,
 )
 from advens.results.store.lock import locked
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "CorruptFile", "RunStore", "is_whole", "read_cell", "read_table", "write_bytes",
@@ -135,6 +137,8 @@ class RunStore:
 
     def read_cells(self) -> pd.DataFrame:
         """One row per crafted cell: ``cell``, ``samples`` (rows) and ``schema.CELL_FIELDS``."""
+        import pandas as pd
+
         paths = _parquet(self.examples)
         with ThreadPoolExecutor(8) as pool:
             footers = list(pool.map(lambda path: read_metadata(path, "examples"), paths))
@@ -173,6 +177,8 @@ class RunStore:
 
 
 def _scan(paths: Sequence[Path], columns: list[str]) -> pa.Table:
+    import pyarrow.dataset as ds  # imports pandas, which listing files does not need
+
     wanted = pa.schema([
         field.with_type(pa.dictionary(pa.int32(), field.type)) if field.name in REPEATED else field
         for field in schema.SCHEMAS["samples"]

@@ -213,12 +213,12 @@ def test_older_files_lack_only_nullable_columns_at_the_end():
     names = schema.SCHEMAS["samples"].names
     nullable = [field.name for field in schema.SCHEMAS["samples"] if field.nullable]
     whole = schema.SCHEMAS["samples"]
-    assert schema.same_columns(whole, "samples")
+    assert schema.SAMPLES.fits(whole)
     for count in range(len(names)):
         part = pa.schema([whole.field(k) for k in range(count)])
-        assert schema.same_columns(part, "samples") == all(name in nullable for name in names[count:])
+        assert schema.SAMPLES.fits(part) == all(name in nullable for name in names[count:])
     swapped = pa.schema([whole.field(k) for k in (1, 0, *range(2, len(names)))])
-    assert not schema.same_columns(swapped, "samples")
+    assert not schema.SAMPLES.fits(swapped)
 
 
 def test_columns_of_few_values_are_dictionaries_and_the_others_compressed(tmp_path, about, examples):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from advens.errors import InputError, RunError
@@ -51,8 +52,9 @@ def test_an_empty_store_has_columns(tmp_path):
 def test_a_damaged_file_among_many_is_named(run, drawn):
     store = run(drawn({("pgd", "cnns"): 0.5}, {"a": 1, "b": 1, "c": 1}, n=50))
     path = store.samples_path("pgd-cnns-0", "b")
+    column = pq.ParquetFile(path).metadata.row_group(0).column(6)
     data = bytearray(path.read_bytes())
-    data[len(data) // 6] ^= 1
+    data[column.data_page_offset + column.total_compressed_size - 1] ^= 1  # the last byte of a page
     path.write_bytes(data)
     with pytest.raises(CorruptFile, match=re.escape(str(path))):
         store.read_samples()
@@ -131,7 +133,6 @@ def test_what_killed_runs_left_is_counted(tmp_path):
 
 def test_nulls_where_none_may_be_are_a_run_error(run, drawn):
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     store = run(drawn({("pgd", "cnns"): 0.5}, {"a": 1}, n=5))
     path = store.samples_path("pgd-cnns-0", "a")
