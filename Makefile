@@ -1,6 +1,7 @@
 # make run    the quickstart suite on the embedded data and models
 # make test   the tests
-# make check  ruff, mypy, import-linter
+# make check  ruff, mypy, import-linter, docs
+# make docs   the documentation, as build/docs/index.html; warnings are errors
 # make mutants             single changes of the code that the tests should notice: all, many hours
 # make mutants SAMPLE=400  a sample of them, drawn with SEED=0; WORKERS=1
 # Each sets up .venv when it is missing.
@@ -10,7 +11,7 @@ BIN := .venv/bin
 # torchattacks pins an old idna: the peers are installed without their dependencies
 PEERS := torchattacks==3.5.1 foolbox==3.3.4 eagerpy==0.30.0 GitPython gitdb smmap
 
-.PHONY: run test check mutants clean
+.PHONY: run test check docs mutants clean
 
 run: .venv/ready
 	$(BIN)/advens run quickstart
@@ -18,12 +19,15 @@ run: .venv/ready
 test: .venv/dev
 	$(BIN)/python -m pytest -n auto
 
-check: .venv/dev
+check: .venv/dev docs
 	$(BIN)/ruff check .
 	rm -rf build/check
 	$(BIN)/python -W ignore -c "import setuptools; setuptools.setup()" -q build_py --build-lib build/check
 	cd build/check && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p advens
 	cd build/check && PYTHONPATH=. ../../$(BIN)/lint-imports --config ../../pyproject.toml --no-cache
+
+docs: .venv/dev
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 
 SEED ?= 0
 WORKERS ?= 1

@@ -1,4 +1,4 @@
-"""The tables of defenses: as the README shows them, and as their numbers say."""
+"""The tables of defenses: as their page shows them, and as their numbers say."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from advens.results.boards.defenses import laid_out, study_markdown
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference" / "digits-defenses.csv"
+PAGE = ROOT / "docs" / "reference" / "tables" / "defenses.md"
 SHOWN = {
     "Members that differ": (
         "defense", "members", "clean", "transfer 0.05", "transfer 0.1", "transfer 0.15", "transfer 0.2",
@@ -19,7 +20,7 @@ SHOWN = {
         "defense", "members", "clean", "transfer 0.2", "pgd", "pma", "adaptive-pgd", "arc", "worst", "MFLOP",
     ),
 }  # fmt: skip
-"""Columns in the README."""
+"""Columns of the tables on the page."""
 
 
 def table() -> pd.DataFrame:
@@ -28,17 +29,18 @@ def table() -> pd.DataFrame:
     )
 
 
-def test_the_readme_holds_the_reference() -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_the_page_holds_the_reference() -> None:
+    page = PAGE.read_text(encoding="utf-8")
     for name, columns in laid_out(table()):
         by = {column.header: column.cells for column in columns}
         chosen = [by[header] for header in SHOWN[name]]
         for cells in zip(*chosen, strict=True):
-            assert "| " + " | ".join(cells) + " |" in readme
+            assert "| " + " | ".join(cells) + " |" in page
+    assert f"results/reference/{REFERENCE.stem}.md\n" in page
     assert REFERENCE.with_suffix(".md").read_text() == study_markdown(table())
 
 
-def test_what_the_readme_says_of_it() -> None:
+def test_what_the_page_says_of_it() -> None:
     found = table().set_index(["label", "members"])
     transfer, group, worst = found["transfer 0.2"], found["transfer 0.2 group"], found["open worst"]
     assert max(transfer["plain"]) - min(transfer["plain"]) < 0.01

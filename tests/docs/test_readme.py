@@ -1,0 +1,56 @@
+"""The README: short, and true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from advens.benchmarks.suites import load_suite
+from advens.results.display.render import render_matrix
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+KEPT = ROOT / "results" / "reference" / "quickstart.parquet"
+"""The matrix of a run of the quickstart."""
+
+
+def test_a_stranger_reads_it_in_three_minutes() -> None:
+    assert README.count("\n") <= 150
+    assert len(README.split()) < 1100
+
+
+def test_python_comes_first() -> None:
+    assert README[: README.index("```python")].count("\n") < 40
+
+
+def test_the_quickstart_prints_what_it_shows() -> None:
+    frame = pd.read_parquet(KEPT)
+    suite = load_suite("quickstart")
+    assert sorted(set(frame["target"])) == sorted(suite.targets)
+    assert set(frame["attack"]) == {entry.title for entry in suite.attacks}
+    frame.attrs = {"denominator": "target", "randomized": ["digits:barre3"]}
+    shown = README.partition("<!-- quickstart: begin -->\n```\n")[2].partition("\n```")[0]
+    assert [line.rstrip() for line in render_matrix(frame).splitlines()] == shown.splitlines()
+
+
+def test_what_it_says_of_the_quickstart() -> None:
+    frame = pd.read_parquet(KEPT)
+    held = frame[~frame.groupby("target")["white_box"].transform("any")]
+    mean = held.groupby(["attack", "surrogates"])["asr"].mean()
+    best = mean.idxmax()
+    assert best == ("di-ti-mi-ens-logits", "ensemble")
+    assert mean["mifgsm", "digits:convnext"] > mean["mifgsm", "ensemble"]
+    rate: Any = held.set_index(["attack", "surrogates", "target"])["asr"]
+    assert rate[(*best, "digits:resnet-at")] < 0.2
+    assert rate[(*best, "digits:vit-at")] < 0.2
+
+
+def test_its_python_runs_as_written() -> None:
+    (block,) = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert names["x_adv"].shape == names["x"].shape == (50, 3, 32, 32)
+    assert 0.05 < names["wrong"].float().mean() < 1
