@@ -33,6 +33,9 @@ html_theme = "pydata_sphinx_theme"
 html_title = f"advens {version}"
 html_static_path = ["_static"]
 html_css_files = ["advens.css"]
+html_sidebars: dict[str, list[str]] = {
+    name: [] for name in ("glossary", "contributing", "design", "changelog")
+}
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
