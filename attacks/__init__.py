@@ -14,9 +14,9 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "Attack": "attack",
+    "Attack": "interfaces",
     "ComposedAttack": "attack",
-    "AttackResult": "running",
+    "AttackResult": "interfaces",
     "attack_from_spec": "registry",
     "attack_info": "registry",
     "create_attack": "registry",

@@ -2,73 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any
 
-import torch
 from pydantic import ValidationInfo, field_validator
-from torch import Tensor, nn
+from torch import Tensor
 
-from advens.attacks.estimators import GradientEstimator, Plain
-from advens.attacks.fusions import EnsLogits, Fusion
-from advens.attacks.losses import CrossEntropy, Loss
-from advens.attacks.oracle import GradientOracle, Job, Passes
+from advens.attacks.estimators import Plain
+from advens.attacks.hooks import Changed
+from advens.attacks.interfaces import (
+    Attack,
+    AttackResult,
+    Fusion,
+    GradientEstimator,
+    Job,
+    Models,
+    Passes,
+    Update,
+)
+from advens.attacks.losses import CrossEntropy
+from advens.attacks.oracle import GradientOracle
 from advens.attacks.parts import FIELD_KINDS, from_spec, part, to_spec
-from advens.attacks.running import AttackResult, run
-from advens.attacks.starts import Clean, Start
+from advens.attacks.running import run
+from advens.attacks.starts import Clean
 from advens.attacks.steps import StepSize
-from advens.attacks.surrogates.changes import Changed
 from advens.attacks.tracing import conclude, observe
-from advens.attacks.transforms import InputTransform
-from advens.attacks.updates import Sign, Update
+from advens.attacks.uniform import EnsLogits
+from advens.attacks.updates import Sign
 from advens.threat import Threat
-
-if TYPE_CHECKING:
-    Models = nn.Module | Sequence[nn.Module]
-
-
-@runtime_checkable
-class Attack(Protocol):
-    """What every attack is, whatever its loop: a value that can be called, run and written down."""
-
-    @property
-    def threat(self) -> Threat:
-        """The ball."""
-        ...
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """JSON-able description that rebuilds the attack."""
-        ...
-
-    def __call__(
-        self, models: Models, x: Tensor, y: Tensor, target: Tensor | None = None, *, seed: int = 0
-    ) -> Tensor:
-        """Adversarial images for ``x``; same shape, type and device, inside the ball."""
-        ...
-
-    def run(
-        self,
-        models: Models,
-        x: Tensor,
-        y: Tensor,
-        target: Tensor | None = None,
-        *,
-        seed: int = 0,
-        micro_batch: int | None = None,
-        trace: bool = False,
-    ) -> AttackResult:
-        """The same with the passes spent, and a trace on request."""
-        ...
-
-    def craft(self, job: Job) -> tuple[Tensor, Passes]:
-        """The attack on some rows of a shard."""
-        ...
-
-    def passes(self, surrogates: int) -> Passes:
-        """Forward and backward passes per sample, as a formula."""
-        ...
 
 
 @part("attack", "composed")
@@ -210,4 +171,4 @@ class ComposedAttack:
         return described
 
 
-__all__ = ["Attack", "ComposedAttack", "InputTransform", "Loss", "Start", "torch"]
+__all__ = ["Attack", "ComposedAttack"]

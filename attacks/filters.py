@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Protocol
 
 import torch
 from pydantic import field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
+from advens.attacks.interfaces import GradientFilter as GradientFilter
 from advens.attacks.parts import part
-
-
-class GradientFilter(Protocol):
-    """A gradient in, a gradient out."""
-
-    def __call__(self, g: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W)."""
-        ...
 
 
 @part("filter", "ti", paper="Dong et al., CVPR 2019 (TI-FGSM)", year=2019)

@@ -6,38 +6,14 @@ With targets its ascent leads to the target class, without it away from the labe
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from advens.attacks.interfaces import Loss as Loss
+from advens.attacks.interfaces import OfOdds as OfOdds
 from advens.attacks.parts import part
 from advens.errors import InputError
-
-
-class Loss(Protocol):
-    """What the attack ascends."""
-
-    def __call__(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
-        """(N, classes), (N,), (N,) or None -> (N,)."""
-        ...
-
-
-@runtime_checkable
-class OfOdds(Protocol):
-    """A loss f(m) of the log-odds m of what the attack wants: any class but the label, or the target.
-
-    Its slope f'(m) can be too small for a float, so that its logarithm is given apart.
-    """
-
-    def odds(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
-        """m, (N,)."""
-        ...
-
-    def at(self, odds: Tensor, targeted: bool) -> tuple[Tensor, Tensor]:
-        """f(m) and log f'(m), (N,) each."""
-        ...
 
 
 @part("loss", "ce")

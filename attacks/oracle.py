@@ -3,118 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from advens.attacks.losses import OfOdds, mean_odds
-from advens.attacks.surrogates.changes import begin_step
+from advens.attacks.hooks import begin_step
+from advens.attacks.interfaces import (
+    Context,
+    Fused,
+    GradientEstimator,
+    GradientFilter,
+    InputTransform,
+    Job,
+    Loss,
+    OfOdds,
+    Passes,
+    Softmin,
+)
+from advens.attacks.losses import mean_odds
 from advens.classifier import check_channels, device_of, warn_of_probabilities
 from advens.errors import InputError, RunError
-from advens.seeding import Draws
 from advens.threat import Threat
-
-if TYPE_CHECKING:
-    from advens.attacks.estimators import GradientEstimator
-    from advens.attacks.filters import GradientFilter
-    from advens.attacks.losses import Loss
-    from advens.attacks.tracing import Trace
-    from advens.attacks.transforms import InputTransform
-
-
-class Passes(NamedTuple):
-    """Forward and backward passes of a surrogate, per sample."""
-
-    forward: int
-    backward: int
-
-
-class Softmin(NamedTuple):
-    """A way to fuse surrogates: the soft minimum of their losses at a temperature."""
-
-    temperature: float
-
-
-class Fused(NamedTuple):
-    """The loss of fused surrogates, per sample, and what is differentiated in its place.
-
-    Args:
-        value: the loss (N,).
-        ascended: (N,); the gradient of the loss is ``exp(log_scale)`` times that of this.
-        log_scale: (N,).
-    """
-
-    value: Tensor
-    ascended: Tensor
-    log_scale: Tensor
-
-
-@dataclass
-class Job:
-    """What one attack works on: some rows of a shard.
-
-    Args:
-        models: the surrogates, each mapping (N, C, H, W) in [0, 1] to logits.
-        x: clean images of the rows at hand, (N, C, H, W).
-        y: labels (N,).
-        target: wanted labels (N,), or None when untargeted.
-        draws: the randomness of the shard, sliced to the rows.
-        pool: clean images of the whole shard, for transforms that mix images.
-        trace: where to note what happens at every step; None when nobody asks.
-        carried: what a method takes from one micro-batch to the next, where its published code does.
-        silent: where an attack that counts them leaves (N,): the steps without any gradient.
-    """
-
-    models: Sequence[nn.Module]
-    x: Tensor
-    y: Tensor
-    target: Tensor | None
-    draws: Draws
-    pool: Tensor
-    trace: Trace | None = None
-    carried: dict[str, Tensor] = field(default_factory=dict)
-    silent: list[Tensor] = field(default_factory=list)
-
-
-@dataclass
-class Context:
-    """What transforms, estimators and fusions may know beside the images they are given."""
-
-    threat: Threat
-    draws: Draws
-    pool: Tensor
-    clean: Tensor
-    step_size: float = 0.0
-
-    @cached_property
-    def bounds(self) -> tuple[Tensor, Tensor] | None:
-        """The box that an l_inf ball is, computed once; None in l_2."""
-        return self.threat.bounds(self.clean) if self.threat.norm == "linf" else None
-
-    def project(self, x_adv: Tensor) -> Tensor:
-        """Onto the ball around the clean images."""
-        if self.bounds is not None:
-            return x_adv.clamp(*self.bounds)
-        return self.threat.project(x_adv, self.clean)
-
-    def step(self, x: Tensor, length: float, direction: Tensor) -> Tensor:
-        """``Π(x + length * unit step along direction)``."""
-        unit = self.threat.steepest(direction)
-        return self._held(torch.add(x, unit, alpha=length, out=unit))  # one new tensor, not three
-
-    def move(self, x: Tensor, length: float, along: Tensor) -> Tensor:
-        """``Π(x + length * along)``."""
-        return self._held(torch.add(x, along, alpha=length))
-
-    def _held(self, moved: Tensor) -> Tensor:
-        """A tensor of our own, projected in place where that can be."""
-        if self.bounds is not None:
-            return moved.clamp_(*self.bounds)
-        return self.threat.project(moved, self.clean)
 
 
 @dataclass
@@ -371,4 +283,4 @@ def _groups(members: Sequence[int], over: str | Softmin) -> list[list[int]]:
     return [[i] for i in positions] if over == "loss" else [positions]
 
 
-Gradient = Callable[[Tensor], Tensor]
+__all__ = ["Context", "GradientOracle", "Job", "Passes", "Softmin"]

@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from functools import update_wrapper
 from typing import Any
 
-from advens.attacks.attack import Attack
+from advens.attacks.interfaces import Attack
 from advens.attacks.parts import FIELD_KINDS, PARTS, changed, from_spec, options
 from advens.errors import InputError, nearest, unknown
 from advens.registry import Info, Registry, one_line

@@ -3,52 +3,27 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from advens.attacks.expectation import expectations
-from advens.attacks.oracle import Job, Passes
-from advens.attacks.surrogates.changes import attacked
-from advens.attacks.tracing import Trace, joined
+from advens.attacks.hooks import attacked
+from advens.attacks.interfaces import Attack, Job, Models, Passes, Trace
+from advens.attacks.interfaces import AttackResult as AttackResult
+from advens.attacks.tracing import joined
 from advens.classifier import borrowed
 from advens.errors import InputError, RunError
 from advens.seeding import Draws
 
-if TYPE_CHECKING:
-    from advens.attacks.attack import Attack
-
 TOLERANCE = 1e-6
-
-
-@dataclass(frozen=True)
-class AttackResult:
-    """Adversarial images and what they cost.
-
-    Args:
-        x_adv: (N, C, H, W), inside the ball and [0, 1].
-        passes: forward and backward passes of surrogates, per sample.
-        micro_batch: the number of images that were worked on at once in the end.
-        trace: observations by name, (steps, N, ...), when asked for; see `Trace`.
-        silent: (N,), the steps in which every gradient a sample was given was zero throughout, so that
-            nothing said where to go; None where an attack does not count them.
-    """
-
-    x_adv: Tensor
-    passes: Passes
-    micro_batch: int
-    trace: dict[str, Tensor] | None = None
-    silent: Tensor | None = None
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
 def run(
     attack: Attack,
-    models: nn.Module | Sequence[nn.Module],
+    models: Models,
     x: Tensor,
     y: Tensor,
     target: Tensor | None,

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from advens.attacks.oracle import Gradient, GradientOracle
+from advens.attacks.interfaces import Gradient, Oracle
 
 
-def shared(oracle: GradientOracle, x: Tensor) -> SharedForward | RepeatedForward:
+def shared(oracle: Oracle, x: Tensor) -> SharedForward | RepeatedForward:
     """Raw gradients of several fusions of the surrogates at one point."""
     return SharedForward(oracle, x) if _single(oracle) else RepeatedForward(oracle, x)
 
@@ -22,7 +22,7 @@ class SharedForward:
     surrogates run again.
     """
 
-    def __init__(self, oracle: GradientOracle, x: Tensor) -> None:
+    def __init__(self, oracle: Oracle, x: Tensor) -> None:
         self.oracle, self.x = oracle, x
         self._at: Tensor | None = None
 
@@ -52,7 +52,7 @@ class Alone:
     Where one estimate is one gradient, the gradient's own forward pass gives the logits too.
     """
 
-    def __init__(self, oracle: GradientOracle, x: Tensor, k: int) -> None:
+    def __init__(self, oracle: Oracle, x: Tensor, k: int) -> None:
         self.oracle, self.x, self.k = oracle, x, k
         self._out: Tensor | None = None
 
@@ -78,7 +78,7 @@ class Alone:
 class RepeatedForward:
     """The same answers by a fresh estimate each, where an estimate takes several gradients."""
 
-    def __init__(self, oracle: GradientOracle, x: Tensor) -> None:
+    def __init__(self, oracle: Oracle, x: Tensor) -> None:
         self.oracle, self.x = oracle, x
 
     def gradient(
@@ -88,11 +88,11 @@ class RepeatedForward:
         return self.oracle.gradient(self.x, members, weights=weights, raw=True)
 
 
-def _single(oracle: GradientOracle) -> bool:
+def _single(oracle: Oracle) -> bool:
     return oracle.copies * oracle.estimator.queries == 1
 
 
-def _estimate(oracle: GradientOracle, once: Gradient, x: Tensor, members: Sequence[int]) -> Tensor:
+def _estimate(oracle: Oracle, once: Gradient, x: Tensor, members: Sequence[int]) -> Tensor:
     """As the oracle does it: an estimator of one gradient need not be the plain one."""
     memory = oracle.memory.setdefault(("logits", *members), {})
     return oracle.estimator.estimate(once, x, memory, oracle.context)

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from torch import Tensor
 
+from advens.attacks.interfaces import Start as Start
 from advens.attacks.parts import part
 from advens.seeding import Draws
 from advens.threat import Threat
-
-
-class Start(Protocol):
-    """Gives the first iterate."""
-
-    def place(self, x: Tensor, threat: Threat, draws: Draws) -> Tensor:
-        """A point of the ball around ``x``, same shape."""
-        ...
 
 
 @part("start", "clean")

@@ -5,39 +5,31 @@ Passes spent on looking are not counted as the attack's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from advens.attacks.estimators.plain import Plain
-from advens.attacks.oracle import GradientOracle, Job
-from advens.threat import norms, unit_l2
+from advens.attacks.interfaces import Job, Loss
+from advens.attacks.interfaces import Trace as Trace
+from advens.attacks.oracle import GradientOracle
+from advens.threat import Threat, norms, unit_l2
 
-if TYPE_CHECKING:
-    from advens.attacks.attack import ComposedAttack
 
+class Ascent(Protocol):
+    """What is asked of an attack here."""
 
-@dataclass
-class Trace:
-    """Named observations of each step, (N, ...) each.
+    @property
+    def threat(self) -> Threat:
+        """The ball."""
+        ...
 
-    ``loss`` (N, K): every surrogate's loss where the gradient was asked for, ascended. ``cosine`` (N,):
-    mean pairwise cosine between their gradients (1 for one surrogate). Fusions note more: AdaEA its
-    ``weights`` (N, K) and the fraction ``filtered`` (N,). Once, of the result: ``flatness`` and
-    ``closeness`` (N, K), CWA's two quantities.
-    """
-
-    steps: dict[str, list[Tensor]] = field(default_factory=dict)
-
-    def note(self, name: str, value: Tensor) -> None:
-        """Add this step's observation."""
-        self.steps.setdefault(name, []).append(value.detach().cpu())
-
-    def stacked(self) -> dict[str, Tensor]:
-        """Every observation as (steps, N, ...)."""
-        return {name: torch.stack(values) for name, values in self.steps.items()}
+    @property
+    def loss(self) -> Loss:
+        """What is ascended."""
+        ...
 
 
 def joined(traces: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -45,7 +37,7 @@ def joined(traces: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([trace[name] for trace in traces], 1) for name in traces[0]}
 
 
-def observe(attack: ComposedAttack, job: Job, x: Tensor) -> None:
+def observe(attack: Ascent, job: Job, x: Tensor) -> None:
     """Note loss and agreement of the surrogates at ``x``."""
     assert job.trace is not None
     oracle = _quiet(attack, job)
@@ -61,7 +53,7 @@ def observe(attack: ComposedAttack, job: Job, x: Tensor) -> None:
     job.trace.note("cosine", (total - alive) / (k * (k - 1)) if k > 1 else torch.ones_like(total))
 
 
-def conclude(attack: ComposedAttack, job: Job, x_adv: Tensor) -> None:
+def conclude(attack: Ascent, job: Job, x_adv: Tensor) -> None:
     """Note CWA's two quantities of the result, once."""
     assert job.trace is not None
     job.trace.note("flatness", flatness(attack, job, x_adv))
@@ -69,7 +61,7 @@ def conclude(attack: ComposedAttack, job: Job, x_adv: Tensor) -> None:
 
 
 def flatness(
-    attack: ComposedAttack, job: Job, x_adv: Tensor, radius: float = 0.1, samples: int = 10
+    attack: Ascent, job: Job, x_adv: Tensor, radius: float = 0.1, samples: int = 10
 ) -> Tensor:
     """Mean rise of each surrogate's loss in a small ball around ``x_adv``, (N, K); 0 is flat.
 
@@ -86,7 +78,7 @@ def flatness(
     return torch.stack(around).mean(0) - here
 
 
-def closeness(attack: ComposedAttack, job: Job, x_adv: Tensor, steps: int = 10) -> Tensor:
+def closeness(attack: Ascent, job: Job, x_adv: Tensor, steps: int = 10) -> Tensor:
     """How far each surrogate's own local optimum is from ``x_adv``, l_2, (N, K).
 
     The optimum is where ``steps`` steps of eps/10 along that surrogate's gradient lead within the ball.
@@ -106,6 +98,6 @@ def _losses(oracle: GradientOracle, x: Tensor) -> Tensor:
     return torch.stack(each, 1)
 
 
-def _quiet(attack: ComposedAttack, job: Job) -> GradientOracle:
+def _quiet(attack: Ascent, job: Job) -> GradientOracle:
     """The surrogates behind the attack's loss alone; its count is nobody's."""
     return GradientOracle(replace(job, trace=None), attack.threat, attack.loss, Plain())

@@ -7,27 +7,12 @@ direction in l_2.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
+from advens.attacks.interfaces import Update as Update
 from advens.attacks.parts import part
 from advens.threat import Threat
-
-
-class Update(Protocol):
-    """State lives in ``memory``, a dictionary of this run."""
-
-    def look(
-        self, x_adv: Tensor, memory: dict[str, Tensor], alpha: float, threat: Threat
-    ) -> Tensor:
-        """Where the gradient is wanted."""
-        ...
-
-    def direction(self, g: Tensor, memory: dict[str, Tensor]) -> Tensor:
-        """The direction of the step, from this step's gradient and those before."""
-        ...
 
 
 @part("update", "sign", paper="Kurakin et al., ICLR workshop 2017 (I-FGSM)", year=2017)

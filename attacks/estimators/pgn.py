@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from advens.attacks.estimators.vmi import neighbourhood
-from advens.attacks.oracle import Context, Gradient
+from advens.attacks.interfaces import Context, Gradient
 from advens.attacks.parts import part
 from advens.attacks.updates import unit_mean
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from advens.attacks.oracle import Context, Gradient
+from advens.attacks.interfaces import Context, Gradient
 from advens.attacks.parts import part
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
+from advens.attacks.interfaces import Oracle, Passes
 from advens.attacks.losses import cross_entropy
-from advens.attacks.oracle import GradientOracle, Passes
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.sharing import shared
@@ -57,7 +57,7 @@ class AdaEA:
     published_filter: bool = False
     batch_coupled: bool = False
 
-    def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
+    def direction(self, oracle: Oracle, x: Tensor) -> Tensor:
         here = shared(oracle, x)
         everyone = list(range(oracle.k))
         gradients = [here.gradient([k]) for k in everyone]
@@ -70,7 +70,7 @@ class AdaEA:
             g = g * keep
         return oracle.filtered(g)
 
-    def weights(self, oracle: GradientOracle, x: Tensor, gradients: Sequence[Tensor]) -> Tensor:
+    def weights(self, oracle: Oracle, x: Tensor, gradients: Sequence[Tensor]) -> Tensor:
         """AGM's weights (N, K), from the surrogates' K gradients (N, C, H, W)."""
         k, n = oracle.k, len(x)
         if not self.agm:

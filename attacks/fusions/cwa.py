@@ -8,7 +8,7 @@ from pydantic import ValidationInfo, field_validator
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
-from advens.attacks.oracle import GradientOracle, Passes
+from advens.attacks.interfaces import Oracle, Passes
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.steps import StepSize
@@ -56,7 +56,7 @@ class SAM:
             raise ValueError("gradients are added up only where the direction is a gradient")
         return displacement
 
-    def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
+    def direction(self, oracle: Oracle, x: Tensor) -> Tensor:
         alpha = oracle.context.step_size
         g = oracle.gradient(x)
         if self.displacement:
@@ -83,10 +83,10 @@ class CSE:
     mu: float = 1.0
     published: bool = False
 
-    def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
+    def direction(self, oracle: Oracle, x: Tensor) -> Tensor:
         return self.walk(oracle, x) - x
 
-    def walk(self, oracle: GradientOracle, start: Tensor) -> Tensor:
+    def walk(self, oracle: Oracle, start: Tensor) -> Tensor:
         """Where K inner steps from ``start`` arrive."""
         state, at = oracle.state("cse"), start
         beta = PUBLISHED_BETA if self.published else rescaled(self.beta, start, oracle.threat)
@@ -119,7 +119,7 @@ class CWA:
     mu: float = 1.0
     published: bool = False
 
-    def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
+    def direction(self, oracle: Oracle, x: Tensor) -> Tensor:
         walk = CSE(beta=self.beta, mu=self.mu, published=self.published).walk
         back = oracle.context.step(x, -self.r * oracle.threat.radius, oracle.gradient(x))
         return walk(oracle, back) - x

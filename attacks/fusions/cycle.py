@@ -6,7 +6,7 @@ from pydantic import field_validator
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
-from advens.attacks.oracle import GradientOracle, Passes
+from advens.attacks.interfaces import Oracle, Passes
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.steps import StepSize
@@ -37,11 +37,11 @@ class Cycle:
             raise ValueError("at least 1")
         return members
 
-    def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
+    def direction(self, oracle: Oracle, x: Tensor) -> Tensor:
         asked = self.order(oracle)
         return oracle.gradient(x, asked, over="loss", remember="cycle")
 
-    def order(self, oracle: GradientOracle) -> list[int]:
+    def order(self, oracle: Oracle) -> list[int]:
         """The surrogates of the step at hand: so many positions of one permutation after the other."""
         count = min(self.members, oracle.k)
         first = oracle.context.draws.step * count

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
-from advens.attacks.oracle import GradientOracle, Passes
+from advens.attacks.interfaces import Oracle, Passes
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.threat import unit_l2
@@ -19,7 +19,7 @@ class EnsGrads:
     else. It takes K passes and holds one surrogate's graph at a time.
     """
 
-    def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
+    def direction(self, oracle: Oracle, x: Tensor) -> Tensor:
         total = unit_l2(oracle.gradient(x, [0]))
         for k in range(1, oracle.k):
             total = total + unit_l2(oracle.gradient(x, [k]))

@@ -6,7 +6,7 @@ from pydantic import field_validator
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
-from advens.attacks.oracle import GradientOracle, Passes, Softmin
+from advens.attacks.interfaces import Oracle, Passes, Softmin
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.steps import StepSize
@@ -37,7 +37,7 @@ class Reweighted:
             raise ValueError("above 0")
         return temperature
 
-    def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
+    def direction(self, oracle: Oracle, x: Tensor) -> Tensor:
         return oracle.gradient(x, over=Softmin(self.temperature))
 
     def passes(self, surrogates: int, gradients: int) -> Passes:

@@ -7,8 +7,8 @@ from pydantic import ValidationInfo, field_validator
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
+from advens.attacks.interfaces import Oracle, Passes
 from advens.attacks.losses import log_cross_entropy
-from advens.attacks.oracle import GradientOracle, Passes
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.sharing import Alone
@@ -51,7 +51,7 @@ class SMER:
             raise ValueError("only the scalars of a whole batch can leak; set batch_coupled too")
         return leaks
 
-    def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
+    def direction(self, oracle: Oracle, x: Tensor) -> Tensor:
         beta, state = oracle.context.step_size, oracle.state("smer")
         v = state.get("v", x.new_ones(len(x), oracle.k))
         carried = oracle.job.carried
@@ -70,7 +70,7 @@ class SMER:
             carried["smer"] = v[0]
         return oracle.filtered(memory["m"]) if self.refilter else memory["m"]
 
-    def learned(self, v: Tensor, z: Tensor, oracle: GradientOracle) -> Tensor:
+    def learned(self, v: Tensor, z: Tensor, oracle: Oracle) -> Tensor:
         """The scalars (N, K) after one SGD step, given logits z (K, N, classes)."""
         job = oracle.job
         leaf = v.detach().requires_grad_()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
-from advens.attacks.oracle import GradientOracle, Passes
+from advens.attacks.interfaces import Oracle, Passes
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.updates import MI, accumulate
@@ -34,7 +34,7 @@ class SVRE:
     mu: float = 1.0
     refilter: bool = True
 
-    def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
+    def direction(self, oracle: Oracle, x: Tensor) -> Tensor:
         beta = oracle.context.step_size
         g = oracle.gradient(x)
         outer = [oracle.gradient(x, [k]) for k in range(oracle.k)]

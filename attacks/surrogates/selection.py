@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from advens.attacks.estimators import Plain
 from advens.attacks.expectation import expectations
+from advens.attacks.interfaces import Job
 from advens.attacks.losses import CrossEntropy
-from advens.attacks.oracle import GradientOracle, Job
+from advens.attacks.oracle import GradientOracle
 from advens.classifier import borrowed
 from advens.errors import InputError
 from advens.seeding import Draws

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from advens.attacks.oracle import Context
+from advens.attacks.interfaces import Context
 from advens.attacks.parts import part
 from advens.attacks.transforms.si import LEVELS, About, faded
 

@@ -11,7 +11,7 @@ from pydantic import field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from advens.attacks.oracle import Context
+from advens.attacks.interfaces import Context
 from advens.attacks.parts import part
 from advens.seeding import Draws
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import field_validator
 from torch import Tensor
 
-from advens.attacks.oracle import Context
+from advens.attacks.interfaces import Context
 from advens.attacks.parts import part
 
 

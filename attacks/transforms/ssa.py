@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from advens.attacks.oracle import Context
+from advens.attacks.interfaces import Context
 from advens.attacks.parts import part
 
 

@@ -9,8 +9,8 @@ import torch
 from pydantic import field_validator
 from torch import Tensor
 
+from advens.attacks.interfaces import Passes
 from advens.attacks.losses import DLR, CrossEntropy, Margin
-from advens.attacks.oracle import Passes
 from advens.attacks.parts import from_spec, part
 from advens.attacks.registry import recipe
 from advens.attacks.whitebox.engine import WhiteBox

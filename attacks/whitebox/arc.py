@@ -8,8 +8,8 @@ import torch
 from pydantic import ValidationError, field_validator
 from torch import Tensor
 
+from advens.attacks.interfaces import Passes
 from advens.attacks.losses import CrossEntropy
-from advens.attacks.oracle import Passes
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.steps import StepSize

@@ -8,7 +8,7 @@ import torch
 from pydantic import field_validator
 from torch import Tensor
 
-from advens.attacks.oracle import Job, Passes
+from advens.attacks.interfaces import Job, Passes
 from advens.attacks.parts import from_spec, part
 from advens.attacks.registry import create_attack, override, recipe
 from advens.attacks.whitebox.engine import WhiteBox

@@ -11,8 +11,8 @@ import torch
 from pydantic import ValidationError, ValidationInfo, field_validator
 from torch import Tensor
 
+from advens.attacks.interfaces import Passes
 from advens.attacks.losses import CrossEntropy, Margin
-from advens.attacks.oracle import Passes
 from advens.attacks.parts import FIELD_KINDS, from_spec, name_of, part
 from advens.attacks.starts import Clean, Uniform
 from advens.attacks.steps import StepSize

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from advens.attacks.oracle import Job, Passes
-from advens.attacks.running import AttackResult, out_of_memory, run
+from advens.attacks.interfaces import AttackResult, Job, Passes
+from advens.attacks.running import out_of_memory, run
 from advens.attacks.whitebox.oracle import RowOracle
 from advens.attacks.whitebox.rows import Rows
 from advens.errors import RunError

@@ -6,7 +6,7 @@ import torch
 from pydantic import field_validator
 from torch import Tensor
 
-from advens.attacks.oracle import Passes
+from advens.attacks.interfaces import Passes
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.whitebox.engine import WhiteBox

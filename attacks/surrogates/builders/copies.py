@@ -9,10 +9,11 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, field_validator
 from pydantic.dataclasses import dataclass
 
+from advens.attacks.hooks import attached
+from advens.attacks.interfaces import ChangeContext
 from advens.attacks.parts import from_spec, part
 from advens.attacks.surrogates.builders.build import Progress
 from advens.attacks.surrogates.builders.fields import Count
-from advens.attacks.surrogates.changes import Moment, attached
 from advens.attacks.surrogates.changes.ghost import Published
 from advens.attacks.surrogates.changes.source import ChangedModel
 from advens.classifier import Classifier
@@ -126,7 +127,7 @@ def copied(
     for model, lists in wanted:
         for member, each in enumerate(lists):
             copy = ChangedModel(model, each, member) if each else model
-            with attached(model, each, Moment()):
+            with attached(model, each, ChangeContext()):
                 pass  # refused here, by name
             made.append(copy)
             if progress is not None:

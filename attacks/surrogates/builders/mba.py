@@ -16,7 +16,6 @@ import torch
 from pydantic import Field
 
 from advens.attacks.attack import ComposedAttack
-from advens.attacks.fusions.uniform import EnsLoss
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.steps import StepSize
@@ -27,6 +26,7 @@ from advens.attacks.surrogates.builders.fields import Count, Of, Positive, Share
 from advens.attacks.surrogates.builders.lgv import LGV
 from advens.attacks.surrogates.builders.snapshot import bare
 from advens.attacks.surrogates.builders.train import refresh
+from advens.attacks.uniform import EnsLoss
 from advens.classifier import Classifier
 from advens.datasets import Dataset
 from advens.seeding import Draws

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advens.attacks.attack import Attack
-from advens.attacks.surrogates.changes import begin_step
+from advens.attacks.hooks import begin_step
+from advens.attacks.interfaces import Attack
 from advens.seeding import Draws, derive
 
 KEPT = 0.8

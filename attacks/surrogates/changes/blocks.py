@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from advens.attacks.surrogates.changes import Handle, Swap
+from advens.attacks.hooks import Swap
+from advens.attacks.interfaces import Handle
 from advens.attacks.surrogates.changes.sgm import called
 from advens.errors import InputError
 

@@ -9,9 +9,9 @@ from pydantic import field_validator
 from torch import Tensor, nn
 
 from advens.attacks.attack import ComposedAttack
+from advens.attacks.interfaces import ChangeContext, Handle
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
-from advens.attacks.surrogates.changes import Handle, Moment
 from advens.attacks.surrogates.changes.linbp import activations
 from advens.attacks.surrogates.changes.sgm import Block, called, residual_blocks
 from advens.attacks.updates import MI
@@ -66,7 +66,7 @@ class Ghost:
             raise ValueError("from 0 to below 1")
         return scale
 
-    def attach(self, model: nn.Module, moment: Moment) -> Sequence[Handle]:
+    def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         places = activations(model)
         blocks = [block for block in residual_blocks(model) if block.sums]
         if not places and not blocks:
@@ -78,10 +78,10 @@ class Ghost:
             scale = published_scale(len(blocks))
         handles: list[Handle] = []
         if keep < 1:
-            handles += _dropout(model, places, keep, moment)
+            handles += _dropout(model, places, keep, context)
         if scale > 0:
             for index, block in enumerate(blocks):
-                handles += _scaling(block, index, scale, moment)
+                handles += _scaling(block, index, scale, context)
         return handles
 
 
@@ -91,7 +91,7 @@ def published_scale(blocks: int) -> float:
 
 
 def _dropout(
-    model: nn.Module, places: Sequence[nn.Module], keep: float, moment: Moment
+    model: nn.Module, places: Sequence[nn.Module], keep: float, context: ChangeContext
 ) -> list[Handle]:
     """Masks of samples: the first dimension may hold several rows of each, one after another."""
     batch, runs = 0, dict.fromkeys(places, 0)
@@ -106,7 +106,7 @@ def _dropout(
             return None  # not made of samples
         tag = order[module], runs[module]
         runs[module] += 1
-        noise = moment.uniform(value.reshape(batch, -1), 0, 1, "ghost", *tag)
+        noise = context.uniform(value.reshape(batch, -1), 0, 1, "ghost", *tag)
         return value * (noise < keep).to(value.dtype).div_(keep).view_as(value)
 
     order = {module: index for index, module in enumerate(places)}
@@ -114,13 +114,13 @@ def _dropout(
     return handles + [module.register_forward_hook(drop) for module in places]
 
 
-def _scaling(block: Block, index: int, scale: float, moment: Moment) -> list[Handle]:
+def _scaling(block: Block, index: int, scale: float, context: ChangeContext) -> list[Handle]:
     """lambda z instead of z in the sums of one block."""
 
     def factor(i: int, z: Tensor) -> Tensor:
         """lambda_i for every channel, in the shape of z."""
         dim = _channels(block.module, z)
-        drawn = moment.numbers(z.shape[dim], 1 - scale, 1 + scale, "ghost", "skip", index, i)
+        drawn = context.numbers(z.shape[dim], 1 - scale, 1 + scale, "ghost", "skip", index, i)
         return drawn.to(z) if dim == -1 else drawn.to(z).view(-1, 1, 1)
 
     def projected(module: nn.Module, args: tuple[Any, ...], z: Tensor) -> Tensor:

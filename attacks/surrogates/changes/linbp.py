@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from advens.attacks.attack import ComposedAttack
+from advens.attacks.hooks import Swap
+from advens.attacks.interfaces import ChangeContext, Handle
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
-from advens.attacks.surrogates.changes import Handle, Moment, Swap
 from advens.attacks.surrogates.changes.sgm import called, residual_blocks
 from advens.errors import InputError
 from advens.threat import Threat
@@ -76,7 +77,7 @@ class LinBP:
             raise ValueError("a fraction, from 0 to 1")
         return depth
 
-    def attach(self, model: nn.Module, moment: Moment) -> Sequence[Handle]:
+    def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         found = activations(model)
         if not found:
             raise InputError(f"'linbp' finds no activation module in {called(model)}")

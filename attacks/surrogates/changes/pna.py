@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from advens.attacks.attack import ComposedAttack
+from advens.attacks.interfaces import ChangeContext, Handle
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
-from advens.attacks.surrogates.changes import Handle, Moment
 from advens.attacks.surrogates.changes.blocks import Seams, attentions, within
 from advens.attacks.transforms.patchout import PatchOut
 from advens.attacks.updates import MI
@@ -28,7 +28,7 @@ class PNA:
     and leaves CaiT's first class block alone; here no map has a gradient.
     """
 
-    def attach(self, model: nn.Module, moment: Moment) -> Sequence[Handle]:
+    def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         seams = Seams(scores=_detached)
         return [within(model, each, "pna", seams) for each in attentions(model, "pna")]
 

@@ -10,9 +10,10 @@ from pydantic import field_validator
 from torch import Tensor, nn
 
 from advens.attacks.attack import ComposedAttack
+from advens.attacks.hooks import on_gradient
+from advens.attacks.interfaces import ChangeContext, Handle
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
-from advens.attacks.surrogates.changes import Handle, Moment, on_gradient
 from advens.attacks.updates import MI
 from advens.errors import InputError
 from advens.threat import Threat
@@ -161,7 +162,7 @@ class SGM:
             raise ValueError("above 0 and at most 1")
         return gamma
 
-    def attach(self, model: nn.Module, moment: Moment) -> Sequence[Handle]:
+    def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         exits = dict.fromkeys(exit for block in residual_blocks(model) for exit in block.exits)
         if not exits:
             raise InputError(f"'sgm' finds no residual branch in {called(model)}")

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
 
+from advens.attacks.hooks import Changed, attached
+from advens.attacks.interfaces import ChangeContext, ModelChange
 from advens.attacks.parts import from_spec, name_of, options, to_spec
-from advens.attacks.surrogates.changes import Changed, ModelChange, Moment, attached
 from advens.classifier import Classifier, borrowed
 from advens.digest import value_digest
 from advens.errors import InputError
@@ -79,7 +80,7 @@ def load(spec: Spec) -> ChangedModel:
     """
     changes, member, of = _parsed(spec)
     base = find_model(of)
-    with attached(base, changes, Moment()):
+    with attached(base, changes, ChangeContext()):
         pass  # refused here, by the model's name
     model = ChangedModel(base, changes, member)
     model.name = spec.text

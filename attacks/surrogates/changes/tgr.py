@@ -10,9 +10,10 @@ from pydantic import field_validator
 from torch import Tensor, nn
 
 from advens.attacks.attack import ComposedAttack
+from advens.attacks.hooks import on_gradient
+from advens.attacks.interfaces import ChangeContext, Handle
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
-from advens.attacks.surrogates.changes import Handle, Moment, on_gradient
 from advens.attacks.surrogates.changes.blocks import Seams, attentions, mlp_ends, within
 from advens.attacks.updates import MI
 from advens.threat import Threat
@@ -54,7 +55,7 @@ class TGR:
             raise ValueError("a scale, from 0 to 1")
         return scale
 
-    def attach(self, model: nn.Module, moment: Moment) -> Sequence[Handle]:
+    def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         def qkv(x: Tensor) -> Tensor:
             return _watched(x, lambda g: without_tokens(g, self.qkv))
 

@@ -15,8 +15,8 @@ import torch
 from pydantic import field_validator
 from torch import Tensor, nn
 
+from advens.attacks.interfaces import ChangeContext, Handle
 from advens.attacks.parts import part
-from advens.attacks.surrogates.changes import Handle, Moment
 from advens.attacks.surrogates.changes.blocks import Seams, attentions, mlp_ends, within
 
 PAPER = "Cao et al., ICCV 2025 (ViT-EnsembleAttack)"
@@ -37,11 +37,12 @@ class Batch:
         return model.register_forward_pre_hook(begin)
 
     def uniform(
-        self, moment: Moment, like: Tensor, shape: tuple[int, ...], low: float, high: float, *tag: object
-    ) -> Tensor:
+        self, context: ChangeContext, like: Tensor, shape: tuple[int, ...], low: float, high: float,
+        *tag: object,
+    ) -> Tensor:  # fmt: skip
         """U(low, high), ``shape`` numbers for each row of ``like``: all windows of an image share them."""
         empty = torch.empty(self.size, *shape, dtype=like.dtype, device=like.device)
-        drawn = moment.uniform(empty, low, high, *tag)
+        drawn = context.uniform(empty, low, high, *tag)
         windows = len(like) // self.size
         return drawn if windows == 1 else drawn.repeat_interleave(windows, 0)
 
@@ -63,13 +64,13 @@ class HeadDrop:
     def _range(cls, p: float) -> float:
         return _up_to(p, 0.5)
 
-    def attach(self, model: nn.Module, moment: Moment) -> Sequence[Handle]:
+    def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         found, batch = attentions(model, "head-drop"), Batch()
         if self.p == 0:
             return ()
 
         def drop(index: int, out: Tensor) -> Tensor:
-            u = batch.uniform(moment, out, (out.shape[1],), 0, 1, "head-drop", index)
+            u = batch.uniform(context, out, (out.shape[1],), 0, 1, "head-drop", index)
             return out * ((u >= self.p).to(out.dtype) / (1 - self.p))[:, :, None, None]
 
         seams = [Seams(heads=partial(drop, index)) for index in range(len(found))]
@@ -95,14 +96,14 @@ class ScoreScale:
     def _range(cls, s: float) -> float:
         return _up_to(s, 1.0)
 
-    def attach(self, model: nn.Module, moment: Moment) -> Sequence[Handle]:
+    def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         found, batch = attentions(model, "score-scale"), Batch()
         if self.s == 0:
             return ()
 
         def scale(index: int, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
             tag = "score-scale", index
-            return q * batch.uniform(moment, q, (1, 1, 1), 1 - self.s, 1 + self.s, *tag), k
+            return q * batch.uniform(context, q, (1, 1, 1), 1 - self.s, 1 + self.s, *tag), k
 
         seams = [Seams(scores=partial(scale, index)) for index in range(len(found))]
         inside = [within(model, each, "score-scale", seam) for each, seam in zip(found, seams, strict=True)]
@@ -127,7 +128,7 @@ class TokenMix:
     def _range(cls, m: float) -> float:
         return _up_to(m, 0.5)
 
-    def attach(self, model: nn.Module, moment: Moment) -> Sequence[Handle]:
+    def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         found, batch = mlp_ends(model, "token-mix"), Batch()
         if self.m == 0:
             return ()
@@ -137,7 +138,7 @@ class TokenMix:
             last = value.movedim(channels, -1)
             tokens = last.reshape(batch.size, -1, last.shape[-1])
             like, count = tokens[..., 0], tokens.shape[1]
-            perm = batch.uniform(moment, like, (count,), 0, 1, "token-mix", index).argsort(1)
+            perm = batch.uniform(context, like, (count,), 0, 1, "token-mix", index).argsort(1)
             first = torch.arange(0, like.numel(), count, device=value.device)[:, None]
             other = tokens.flatten(0, 1).index_select(0, (first + perm).flatten()).view_as(tokens)
             return tokens.lerp(other, self.m).view_as(last).movedim(-1, channels)

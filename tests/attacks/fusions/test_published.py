@@ -79,7 +79,7 @@ def test_only_the_scalars_of_a_batch_leak() -> None:
 def test_vmi_uses_the_step_before_in_an_inner_loop(small: Setting) -> None:
     """Within one step every gradient of a surrogate is corrected by the same variance."""
     from advens.attacks.estimators.vmi import VMI
-    from advens.attacks.oracle import Context
+    from advens.attacks.interfaces import Context
     from advens.seeding import Draws
     from advens.threat import Threat
 

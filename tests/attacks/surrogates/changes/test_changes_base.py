@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advens.attacks.attack import ComposedAttack
-from advens.attacks.surrogates.changes import Changed, Moment, Swap, attached, on_gradient
+from advens.attacks.surrogates.changes import ChangeContext, Changed, Swap, attached, on_gradient
 from advens.seeding import Draws
 
 
@@ -20,7 +20,7 @@ class Note:
     def __init__(self, log: list[str], name: str, fails: bool = False) -> None:
         self.log, self.name, self.fails = log, name, fails
 
-    def attach(self, model: nn.Module, moment: Moment) -> Sequence[Any]:
+    def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Any]:
         if self.fails:
             raise KeyError(self.name)
         self.log.append(f"+{self.name}")
@@ -32,16 +32,17 @@ class Note:
 
 def test_changes_go_in_reverse() -> None:
     log: list[str] = []
-    with attached(nn.Identity(), [Note(log, "a"), Note(log, "b")], Moment()):
+    with attached(nn.Identity(), [Note(log, "a"), Note(log, "b")], ChangeContext()):
         log.append("run")
     assert log == ["+a", "+b", "run", "-b", "-a"]
 
 
 def test_changes_go_when_something_fails() -> None:
     log: list[str] = []
-    with pytest.raises(ValueError, match="run"), attached(nn.Identity(), [Note(log, "a")], Moment()):
+    with pytest.raises(ValueError, match="run"), attached(nn.Identity(), [Note(log, "a")], ChangeContext()):
         raise ValueError("run")
-    with pytest.raises(KeyError), attached(nn.Identity(), [Note(log, "b"), Note(log, "c", True)], Moment()):
+    notes = [Note(log, "b"), Note(log, "c", True)]
+    with pytest.raises(KeyError), attached(nn.Identity(), notes, ChangeContext()):
         log.append("never")
     assert log == ["+a", "-a", "+b", "-b"]
 
@@ -99,12 +100,12 @@ def test_uniform() -> None:
     """A sample's own numbers, whatever part of the shard is at hand and however often."""
     draws = Draws(3, 6).at(2)
     like = torch.empty(6, 50, dtype=torch.float64)
-    whole = Moment(draws).uniform(like, -1, 2, "tag")
+    whole = ChangeContext(draws).uniform(like, -1, 2, "tag")
     assert whole.dtype == torch.float64
     assert -1 <= float(whole.min()) < -0.8
     assert 1.8 < float(whole.max()) < 2
     assert not torch.equal(whole[0], whole[1])
-    part = Moment(Draws(3, 6, slice(2, 4)).at(2))
+    part = ChangeContext(Draws(3, 6, slice(2, 4)).at(2))
     assert torch.equal(part.uniform(like[:2], -1, 2, "tag"), whole[2:4])
     assert torch.equal(part.uniform(like, -1, 2, "tag"), whole[2:4].repeat(3, 1))
 
@@ -112,17 +113,19 @@ def test_uniform() -> None:
 def test_moments_differ() -> None:
     """By step, member, tag and seed, and by nothing else."""
     like = torch.empty(4, 5)
-    base = Moment(Draws(3, 4).at(0))
-    again = Moment(Draws(3, 4).at(0))
-    others = [(Moment(Draws(3, 4).at(1)), "a"), (Moment(Draws(3, 4).at(0), 1), "a"), (base, "b"),
-              (Moment(Draws(4, 4).at(0)), "a")]  # fmt: skip
+    base = ChangeContext(Draws(3, 4).at(0))
+    again = ChangeContext(Draws(3, 4).at(0))
+    others = [
+        (ChangeContext(Draws(3, 4).at(1)), "a"), (ChangeContext(Draws(3, 4).at(0), 1), "a"), (base, "b"),
+        (ChangeContext(Draws(4, 4).at(0)), "a"),
+    ]  # fmt: skip
     assert torch.equal(base.uniform(like, 0, 1, "a"), again.uniform(like, 0, 1, "a"))
     assert torch.equal(base.numbers(3, 0, 1, "a"), again.numbers(3, 0, 1, "a"))
     assert base.permutation(20, "a") == again.permutation(20, "a")
-    for moment, tag in others:
-        assert not torch.equal(base.uniform(like, 0, 1, "a"), moment.uniform(like, 0, 1, tag))
-        assert not torch.equal(base.numbers(3, 0, 1, "a"), moment.numbers(3, 0, 1, tag))
-        assert base.permutation(20, "a") != moment.permutation(20, tag)
+    for context, tag in others:
+        assert not torch.equal(base.uniform(like, 0, 1, "a"), context.uniform(like, 0, 1, tag))
+        assert not torch.equal(base.numbers(3, 0, 1, "a"), context.numbers(3, 0, 1, tag))
+        assert base.permutation(20, "a") != context.permutation(20, tag)
     numbers = base.numbers(2000, 2, 4, "a")
     assert 2 <= float(numbers.min()) < 2.1
     assert 3.9 < float(numbers.max()) < 4
@@ -131,8 +134,8 @@ def test_moments_differ() -> None:
 
 def test_outside_an_attack() -> None:
     like = torch.empty(4, 5)
-    assert torch.equal(Moment().uniform(like, 0, 1, "a"), Moment().uniform(like, 0, 1, "a"))
-    assert torch.equal(Moment().numbers(3, 0, 1, "a"), Moment().numbers(3, 0, 1, "a"))
+    assert torch.equal(ChangeContext().uniform(like, 0, 1, "a"), ChangeContext().uniform(like, 0, 1, "a"))
+    assert torch.equal(ChangeContext().numbers(3, 0, 1, "a"), ChangeContext().numbers(3, 0, 1, "a"))
 
 
 def test_steps_are_told_through_wrappers() -> None:
@@ -140,8 +143,8 @@ def test_steps_are_told_through_wrappers() -> None:
     outer = Changed(inner, [])
     draws = Draws(1, 2).at(4)
     outer.at_step(draws)
-    assert outer.moment.draws is draws
-    assert inner.moment.draws is draws
+    assert outer.context.draws is draws
+    assert inner.context.draws is draws
 
 
 # attacks
@@ -150,9 +153,9 @@ def test_steps_are_told_through_wrappers() -> None:
 class Shift:
     """A change that adds its member's number to the logits of the first class."""
 
-    def attach(self, model: nn.Module, moment: Moment) -> Sequence[Any]:
+    def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Any]:
         def shift(module: nn.Module, args: Any, out: Tensor) -> Tensor:
-            seen.append((moment.member, moment.draws.step if moment.draws else None))
+            seen.append((context.member, context.draws.step if context.draws else None))
             return out
 
         return [model.register_forward_hook(shift)]

@@ -12,7 +12,7 @@ from torchvision.models import resnet18, resnet50, resnet101, resnet152
 
 import advens
 from advens.attacks import attack_from_spec, create_attack
-from advens.attacks.surrogates.changes import Changed, Moment, attached
+from advens.attacks.surrogates.changes import ChangeContext, Changed, attached
 from advens.attacks.surrogates.changes.ghost import Ghost, published_scale
 from advens.attacks.surrogates.changes.sgm import residual_blocks
 from advens.errors import InputError
@@ -137,12 +137,12 @@ def test_factors_differ_between_blocks_and_lie_in_range(block_of: Any) -> None:
 def test_formula_of_dropout() -> None:
     """Masks of the step after both activations, values kept in the mean."""
     net, x = conv(), same_images()
-    moment = Moment(Draws(5, 3).at(0))
+    context = ChangeContext(Draws(5, 3).at(0))
 
     def written(x: Tensor) -> Tensor:
         for place, (layer, act) in enumerate(((net[0], torch.relu), (net[2], nn.functional.gelu))):
             x = act(layer(x))
-            noise = moment.uniform(x.flatten(1), 0, 1, "ghost", place, 0).view_as(x)
+            noise = context.uniform(x.flatten(1), 0, 1, "ghost", place, 0).view_as(x)
             x = torch.where(noise < 0.7, x / 0.7, torch.zeros_like(x))
         out: Tensor = net[5](x.flatten(1))
         return out
@@ -244,7 +244,7 @@ def test_windows_stay_with_their_sample() -> None:
 
 def test_passes_under_one_attachment_are_alike() -> None:
     net, x = conv(), same_images()
-    with attached(net, [DROPS], Moment(Draws(5, 3).at(0))):
+    with attached(net, [DROPS], ChangeContext(Draws(5, 3).at(0))):
         assert torch.equal(net(x), net(x))
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import advens
 from advens.attacks import attack_from_spec, attack_info, create_attack
-from advens.attacks.surrogates.changes import Changed, Moment, attached
+from advens.attacks.surrogates.changes import ChangeContext, Changed, attached
 from advens.attacks.surrogates.changes.ghost import Ghost
 from advens.attacks.surrogates.changes.tgr import TGR, without_crosses, without_tokens
 from advens.errors import InputError
@@ -239,7 +239,7 @@ def test_class_attention(fused: bool) -> None:
         return z + block.gamma_2 * PUBLISHED(block.mlp(block.norm2(z)), "mlp")
 
     def changed(x: Tensor) -> Tensor:
-        with attached(block, [TGR()], Moment()):
+        with attached(block, [TGR()], ChangeContext()):
             out: Tensor = block(x, cls)
         return out
 

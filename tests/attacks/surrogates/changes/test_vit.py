@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import advens
 from advens.attacks.attack import ComposedAttack
 from advens.attacks.parts import from_spec, to_spec
-from advens.attacks.surrogates.changes import Changed, Moment, attached
+from advens.attacks.surrogates.changes import ChangeContext, Changed, attached
 from advens.attacks.surrogates.changes.vit import HeadDrop, ScoreScale, TokenMix
 from advens.errors import InputError
 from advens.seeding import Draws
@@ -74,7 +74,7 @@ def under(net: nn.Module, changes: Any, draws: Draws = DRAWS, member: int = 0) -
 
 def drawn(shape: tuple[int, ...], low: float, high: float, name: str, block: int) -> Tensor:
     """What a block draws for each of three images."""
-    return Moment(DRAWS).uniform(torch.empty(3, *shape, dtype=torch.float64), low, high, name, block)
+    return ChangeContext(DRAWS).uniform(torch.empty(3, *shape, dtype=torch.float64), low, high, name, block)
 
 
 class Written:
@@ -196,7 +196,7 @@ def test_draws(change: Any, family: str) -> None:
     assert all(map(torch.equal, gradient(here, x), first))
     with torch.no_grad():
         assert torch.equal(here(x), first[0])
-    with attached(net, [change], Moment(DRAWS)):
+    with attached(net, [change], ChangeContext(DRAWS)):
         assert torch.equal(net(x), net(x))
     for other in (
         under(net, change, DRAWS.at(1)), under(net, change, DRAWS, member=1),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from advens.attacks.oracle import GradientOracle, Passes
+from advens.attacks.interfaces import Oracle, Passes
 from advens.attacks.parts import part
 
 LIU = "Liu et al., ICLR 2017"
@@ -15,7 +15,7 @@ DONG = "Dong et al., CVPR 2018"
 class EnsLogits:
     """Loss of the mean logits: ``J(mean_k z_k)``."""
 
-    def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
+    def direction(self, oracle: Oracle, x: Tensor) -> Tensor:
         return oracle.gradient(x, over="logits")
 
     def passes(self, surrogates: int, gradients: int) -> Passes:
@@ -26,7 +26,7 @@ class EnsLogits:
 class EnsProbs:
     """Loss of the mean probabilities: ``-log mean_k softmax(z_k)_y`` for cross-entropy."""
 
-    def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
+    def direction(self, oracle: Oracle, x: Tensor) -> Tensor:
         return oracle.gradient(x, over="probs")
 
     def passes(self, surrogates: int, gradients: int) -> Passes:
@@ -37,7 +37,7 @@ class EnsProbs:
 class EnsLoss:
     """Mean of the losses: ``mean_k J(z_k)``. Holds one surrogate's activations at a time."""
 
-    def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
+    def direction(self, oracle: Oracle, x: Tensor) -> Tensor:
         return oracle.gradient(x, over="loss")
 
     def passes(self, surrogates: int, gradients: int) -> Passes:

@@ -1,0 +1,103 @@
+"""Changes inside a surrogate while it runs: how they are put on it and taken away again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advens.attacks.interfaces import ChangeContext, Handle, ModelChange
+from advens.seeding import Draws
+
+
+class Changed(nn.Module):
+    """A surrogate under changes, in the order given; logits (N, classes) of images (N, C, H, W).
+
+    Args:
+        model: the surrogate. Between calls it is as it was.
+        changes: what is done inside it.
+        member: which copy this is.
+    """
+
+    def __init__(self, model: nn.Module, changes: Sequence[ModelChange], member: int = 0) -> None:
+        super().__init__()
+        self.model, self.changes = model, tuple(changes)
+        self.context = ChangeContext(member=member)
+
+    def at_step(self, draws: Draws | None) -> None:
+        """A step begins: these are its draws; None when the attack is over."""
+        self.context.draws = draws
+        begin_step(self.model, draws)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with attached(self.model, self.changes, self.context):
+            out: Tensor = self.model(x)
+        return out
+
+
+def begin_step(model: nn.Module, draws: Draws | None) -> None:
+    """Tell a surrogate that draws which step begins, or that the attack is over; others do not hear it."""
+    at_step = getattr(model, "at_step", None)
+    if at_step is not None:
+        at_step(draws)
+
+
+@contextmanager
+def attacked(models: Sequence[nn.Module]) -> Iterator[None]:
+    """Surrogates under attack; afterwards those that draw something are at no step, as they were."""
+    try:
+        yield
+    finally:
+        for model in models:
+            begin_step(model, None)
+
+
+@contextmanager
+def attached(model: nn.Module, changes: Sequence[ModelChange], context: ChangeContext) -> Iterator[None]:
+    """``model`` under changes for a while."""
+    handles: list[Handle] = []
+    try:
+        for change in changes:
+            handles += change.attach(model, context)
+        yield
+    finally:
+        for handle in reversed(handles):
+            handle.remove()
+
+
+@dataclass
+class Swap:
+    """An attribute of a module with another value; ``remove`` puts things back, instance or class.
+
+    Args:
+        module: whose attribute.
+        name: of the attribute, such as ``forward`` or ``fused_attn``.
+        value: the other value.
+    """
+
+    module: nn.Module
+    name: str
+    value: Any
+    _before: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.name in vars(self.module):
+            self._before.append(vars(self.module)[self.name])
+        object.__setattr__(self.module, self.name, self.value)
+
+    def remove(self) -> None:
+        """Put it back."""
+        if self._before:
+            object.__setattr__(self.module, self.name, self._before[0])
+        else:
+            object.__delattr__(self.module, self.name)
+
+
+def on_gradient(output: Tensor, change: Any) -> None:
+    """Let ``change`` (gradient to gradient) act on what flows back into ``output``, when something does."""
+    if output.requires_grad and torch.is_grad_enabled():
+        output.register_hook(change)

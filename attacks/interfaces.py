@@ -1,0 +1,446 @@
+"""The job of an attack, what it costs, and the protocol of every kind of part.
+
+All other modules of this package may import this one; it imports none of them. A part satisfies its
+protocol by having the methods: nothing has to be inherited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from advens.seeding import Draws
+from advens.threat import Threat
+
+Models: TypeAlias = nn.Module | Sequence[nn.Module]
+"""One surrogate or several, each mapping images (N, C, H, W) in [0, 1] to logits (N, classes)."""
+
+Gradient: TypeAlias = Callable[[Tensor], Tensor]
+"""A point (N, C, H, W) to the gradient there."""
+
+
+class Passes(NamedTuple):
+    """Forward and backward passes of a surrogate, per sample."""
+
+    forward: int
+    backward: int
+
+
+@dataclass
+class Trace:
+    """Named observations of each step, (N, ...) each.
+
+    ``loss`` (N, K): every surrogate's loss where the gradient was asked for, ascended. ``cosine`` (N,):
+    mean pairwise cosine between their gradients (1 for one surrogate). Fusions note more: AdaEA its
+    ``weights`` (N, K) and the fraction ``filtered`` (N,). Once, of the result: ``flatness`` and
+    ``closeness`` (N, K), CWA's two quantities.
+    """
+
+    steps: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def note(self, name: str, value: Tensor) -> None:
+        """Add this step's observation."""
+        self.steps.setdefault(name, []).append(value.detach().cpu())
+
+    def stacked(self) -> dict[str, Tensor]:
+        """Every observation as (steps, N, ...)."""
+        return {name: torch.stack(values) for name, values in self.steps.items()}
+
+
+@dataclass
+class Job:
+    """What one attack works on: some rows of a shard.
+
+    Args:
+        models: the surrogates, each mapping (N, C, H, W) in [0, 1] to logits.
+        x: clean images of the rows at hand, (N, C, H, W).
+        y: labels (N,).
+        target: wanted labels (N,), or None when untargeted.
+        draws: the randomness of the shard, sliced to the rows.
+        pool: clean images of the whole shard, for transforms that mix images.
+        trace: where to note what happens at every step; None when no trace was asked for.
+        carried: what a method takes from one micro-batch to the next, where its published code does.
+        silent: where an attack that counts them leaves (N,): the steps without any gradient.
+    """
+
+    models: Sequence[nn.Module]
+    x: Tensor
+    y: Tensor
+    target: Tensor | None
+    draws: Draws
+    pool: Tensor
+    trace: Trace | None = None
+    carried: dict[str, Tensor] = field(default_factory=dict)
+    silent: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """Adversarial images and what they cost.
+
+    Args:
+        x_adv: (N, C, H, W), inside the ball and [0, 1].
+        passes: forward and backward passes of surrogates, per sample.
+        micro_batch: the number of images that were worked on at once in the end.
+        trace: observations by name, (steps, N, ...), when asked for; see `Trace`.
+        silent: (N,), the number of steps in which every gradient of a sample was zero throughout, so that
+            no direction was known; None where an attack does not count them.
+    """
+
+    x_adv: Tensor
+    passes: Passes
+    micro_batch: int
+    trace: dict[str, Tensor] | None = None
+    silent: Tensor | None = None
+
+
+@dataclass
+class Context:
+    """What transforms, estimators and fusions may know beside the images they are given."""
+
+    threat: Threat
+    draws: Draws
+    pool: Tensor
+    clean: Tensor
+    step_size: float = 0.0
+
+    @cached_property
+    def bounds(self) -> tuple[Tensor, Tensor] | None:
+        """The box that an l_inf ball is, computed once; None in l_2."""
+        return self.threat.bounds(self.clean) if self.threat.norm == "linf" else None
+
+    def project(self, x_adv: Tensor) -> Tensor:
+        """Onto the ball around the clean images."""
+        if self.bounds is not None:
+            return x_adv.clamp(*self.bounds)
+        return self.threat.project(x_adv, self.clean)
+
+    def step(self, x: Tensor, length: float, direction: Tensor) -> Tensor:
+        """``Π(x + length * unit step along direction)``."""
+        unit = self.threat.steepest(direction)
+        return self._held(torch.add(x, unit, alpha=length, out=unit))  # one new tensor, not three
+
+    def move(self, x: Tensor, length: float, along: Tensor) -> Tensor:
+        """``Π(x + length * along)``."""
+        return self._held(torch.add(x, along, alpha=length))
+
+    def _held(self, moved: Tensor) -> Tensor:
+        """A new tensor, projected in place where that is possible."""
+        if self.bounds is not None:
+            return moved.clamp_(*self.bounds)
+        return self.threat.project(moved, self.clean)
+
+
+@dataclass
+class ChangeContext:
+    """What a change may know while a surrogate runs: the random numbers of the current step.
+
+    Args:
+        draws: of the step, sliced to the rows at hand; None outside an attack.
+        member: which copy of the model this is, so that copies draw differently.
+    """
+
+    draws: Draws | None = None
+    member: int = 0
+
+    def uniform(self, like: Tensor, low: float, high: float, *tag: object) -> Tensor:
+        """U(low, high) of the shape, type and device of ``like`` (N, ...), a sample's own.
+
+        Within a step the same tag and shape give the same numbers, however often a model runs; a
+        batch that holds every sample M times has them M times.
+        """
+        draws = self.draws or Draws(0, len(like))
+        rows = len(range(draws.size)[draws.rows])
+        once = draws.uniform(like[:rows], low, high, "change", self.member, *tag)
+        return once if len(like) == rows else once.repeat(len(like) // rows, *[1] * (like.dim() - 1))
+
+    def numbers(self, n: int, low: float, high: float, *tag: object) -> Tensor:
+        """n numbers from U(low, high) for all samples of the step, float64."""
+        generator = (self.draws or Draws(0, 1)).generator("change", self.member, *tag)
+        return low + (high - low) * torch.rand(n, generator=generator, dtype=torch.float64)
+
+    def permutation(self, n: int, *tag: object) -> list[int]:
+        """A permutation of range(n) for all samples of the step."""
+        return (self.draws or Draws(0, 1)).permutation(n, "change", self.member, *tag)
+
+
+class Softmin(NamedTuple):
+    """A way to fuse surrogates: the soft minimum of their losses at a temperature."""
+
+    temperature: float
+
+
+class Fused(NamedTuple):
+    """The loss of fused surrogates, per sample, and what is differentiated in its place.
+
+    Args:
+        value: the loss (N,).
+        ascended: (N,); the gradient of the loss is ``exp(log_scale)`` times that of this.
+        log_scale: (N,).
+    """
+
+    value: Tensor
+    ascended: Tensor
+    log_scale: Tensor
+
+
+class Loss(Protocol):
+    """What the attack ascends; a part of kind ``loss``."""
+
+    def __call__(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+        """(N, classes), (N,), (N,) or None -> (N,)."""
+        ...
+
+
+@runtime_checkable
+class OfOdds(Protocol):
+    """A loss f(m) of the log-odds m of what the attack wants: any class but the label, or the target.
+
+    Its slope f'(m) can be too small for a float, so that its logarithm is given apart.
+    """
+
+    def odds(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+        """m, (N,)."""
+        ...
+
+    def at(self, odds: Tensor, targeted: bool) -> tuple[Tensor, Tensor]:
+        """f(m) and log f'(m), (N,) each."""
+        ...
+
+
+class InputTransform(Protocol):
+    """What a surrogate sees instead of the image; a part of kind ``transform``.
+
+    Differentiable, (N, C, H, W) to the same shape.
+    """
+
+    @property
+    def copies(self) -> int:
+        """How many views of the image one gradient averages over."""
+        ...
+
+    def __call__(self, x: Tensor, copy: int, context: Context) -> Tensor:
+        """View number ``copy`` of ``x``."""
+        ...
+
+
+class GradientEstimator(Protocol):
+    """A gradient at a point from gradients around it; a part of kind ``estimator``.
+
+    State of a run lives in ``memory``, one dictionary per set of surrogates asked for.
+    """
+
+    @property
+    def queries(self) -> int:
+        """Plain gradients one estimate takes."""
+        ...
+
+    def estimate(
+        self, gradient: Gradient, x: Tensor, memory: dict[str, Any], context: Context
+    ) -> Tensor:
+        """The estimate at ``x``, (N, C, H, W)."""
+        ...
+
+
+class GradientFilter(Protocol):
+    """What is done to every gradient before a fusion sees it; a part of kind ``filter``."""
+
+    def __call__(self, g: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        ...
+
+
+class Oracle(Protocol):
+    """What a fusion asks for logits and gradients; `advens.attacks.oracle.GradientOracle` answers."""
+
+    @property
+    def k(self) -> int:
+        """The number of surrogates."""
+        ...
+
+    @property
+    def job(self) -> Job:
+        """What is attacked."""
+        ...
+
+    @property
+    def threat(self) -> Threat:
+        """The ball."""
+        ...
+
+    @property
+    def context(self) -> Context:
+        """Draws and step size of the current step."""
+        ...
+
+    @property
+    def copies(self) -> int:
+        """Views of the image that one gradient averages over, of all transforms together."""
+        ...
+
+    @property
+    def estimator(self) -> GradientEstimator:
+        """What makes an estimate of plain gradients."""
+        ...
+
+    @property
+    def memory(self) -> dict[object, dict[str, Any]]:
+        """State of the run by name."""
+        ...
+
+    def logits(self, x: Tensor, k: int) -> Tensor:
+        """Logits of surrogate ``k`` at ``x``, without transforms and without a graph."""
+        ...
+
+    def gradient(
+        self,
+        x: Tensor,
+        members: Sequence[int] | None = None,
+        *,
+        over: str | Softmin = "logits",
+        weights: Tensor | None = None,
+        remember: str = "",
+        raw: bool = False,
+    ) -> Tensor:
+        """Gradient at ``x`` of the loss of some surrogates fused into one, (N, C, H, W)."""
+        ...
+
+    def filtered(self, g: Tensor) -> Tensor:
+        """``g`` (N, C, H, W) through the attack's filters, in order."""
+        ...
+
+    def note(self, name: str, value: Tensor) -> None:
+        """Add an observation (N, ...) of this step to the trace, when there is one."""
+        ...
+
+    def state(self, name: str) -> dict[str, Any]:
+        """A dictionary of this run for a fusion that remembers something from step to step."""
+        ...
+
+    def view(self, x: Tensor, copy: int = 0) -> Tensor:
+        """What the surrogates see of ``x``: its copy number ``copy`` under the transforms."""
+        ...
+
+    def forward(self, x: Tensor, k: int) -> Tensor:
+        """Logits of surrogate ``k``, with a graph where ``x`` has one; counted."""
+        ...
+
+    def fused(
+        self, logits: list[Tensor], weights: Tensor | None, over: str | Softmin, members: int = 1
+    ) -> Fused:
+        """Per-sample loss of one group of the ``members`` surrogates that are fused."""
+        ...
+
+    def backward(self, loss: Fused, leaf: Tensor, members: int, keep: bool = False) -> Tensor:
+        """Gradient of the ``loss`` of some surrogates; counted."""
+        ...
+
+
+class Fusion(Protocol):
+    """One direction from K surrogates; a part of kind ``fusion``. It asks the oracle, never a model."""
+
+    def direction(self, oracle: Oracle, x: Tensor) -> Tensor:
+        """The direction at ``x``, (N, C, H, W)."""
+        ...
+
+    def passes(self, surrogates: int, gradients: int) -> Passes:
+        """Passes per sample and step.
+
+        Args:
+            surrogates: K.
+            gradients: plain gradients behind one estimate (estimator x copies of the transforms).
+        """
+        ...
+
+
+class Update(Protocol):
+    """How directions become a step; a part of kind ``update``. State lives in ``memory``, of one run."""
+
+    def look(
+        self, x_adv: Tensor, memory: dict[str, Tensor], alpha: float, threat: Threat
+    ) -> Tensor:
+        """Where the gradient is wanted."""
+        ...
+
+    def direction(self, g: Tensor, memory: dict[str, Tensor]) -> Tensor:
+        """The direction of the step, from this step's gradient and those before."""
+        ...
+
+
+class StepRule(Protocol):
+    """How long each step is; a part of kind ``step``."""
+
+    def at(self, step: int, steps: int, threat: Threat) -> float:
+        """alpha of one step, on images in [0, 1]."""
+        ...
+
+
+class Start(Protocol):
+    """The first iterate; a part of kind ``start``."""
+
+    def place(self, x: Tensor, threat: Threat, draws: Draws) -> Tensor:
+        """A point of the ball around ``x``, same shape."""
+        ...
+
+
+class Handle(Protocol):
+    """What takes a hook away again, as torch's handles do."""
+
+    def remove(self) -> None:
+        """Leave everything as it was."""
+        ...
+
+
+class ModelChange(Protocol):
+    """What happens inside a surrogate while it runs; a part of kind ``change``."""
+
+    def attach(self, model: nn.Module, context: ChangeContext, /) -> Sequence[Handle]:
+        """Put hooks on ``model``, which read ``context`` when they run.
+
+        Gradients are changed by hooks on tensors, set while the model runs: they outlive the handles.
+
+        Raises:
+            InputError: there is nothing in ``model`` that this changes.
+        """
+        ...
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """What every attack is, whatever its loop: a value that can be called, run and written down."""
+
+    @property
+    def threat(self) -> Threat:
+        """The ball."""
+        ...
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """JSON-able description that rebuilds the attack."""
+        ...
+
+    def __call__(
+        self, models: Models, x: Tensor, y: Tensor, target: Tensor | None = None, *, seed: int = 0
+    ) -> Tensor:
+        """Adversarial images for ``x``; same shape, type and device, inside the ball."""
+        ...
+
+    def run(
+        self, models: Models, x: Tensor, y: Tensor, target: Tensor | None = None, *,
+        seed: int = 0, micro_batch: int | None = None, trace: bool = False,
+    ) -> AttackResult:  # fmt: skip
+        """The same with the passes spent, and a trace on request."""
+        ...
+
+    def craft(self, job: Job) -> tuple[Tensor, Passes]:
+        """The attack on some rows of a shard."""
+        ...
+
+    def passes(self, surrogates: int) -> Passes:
+        """Forward and backward passes per sample, as a formula."""
+        ...
