@@ -124,10 +124,10 @@ class Classifier(nn.Module):
 
 
 @contextmanager
-def borrowed(models: Sequence[nn.Module]) -> Iterator[None]:
-    """Models in eval mode and frozen for a while; afterwards exactly as they were.
+def borrowed(models: Sequence[nn.Module], *, train_mode: bool = False) -> Iterator[None]:
+    """Models frozen and in eval mode (or train mode) inside the block; afterwards exactly as they were.
 
-    Training mode is kept per sub-module, ``requires_grad`` per parameter. Devices, hooks, buffers and
+    Training mode is restored per sub-module, ``requires_grad`` per parameter. Devices, hooks, buffers and
     ``.grad`` are not touched.
     """
     modes = [(module, module.training) for model in models for module in model.modules()]
@@ -135,7 +135,7 @@ def borrowed(models: Sequence[nn.Module]) -> Iterator[None]:
     try:
         for model in models:
             for module in model.modules():
-                module.training = False
+                module.training = train_mode
         for parameter, _ in grads:
             parameter.requires_grad_(False)
         yield

@@ -19,9 +19,9 @@ from advens.benchmarks.traces import trace_path
 from advens.datasets import find_data
 from advens.datasets.decoding import SUFFIXES
 from advens.errors import InputError, RunError
+from advens.files import os_errors
 from advens.results.boards.silence import silent_lines
 from advens.results.store import RunStore, is_whole, read_table
-from advens.results.store.files import os_errors
 
 PLAIN = "plain"
 """The set of the models that surrogates were built from, beside the set ``surrogates``."""

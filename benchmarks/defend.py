@@ -27,11 +27,11 @@ from advens.datasets import Dataset, find_data
 from advens.defenses.measures import cost, diversity, transfer_between
 from advens.digest import value_digest
 from advens.errors import InputError, RunError
+from advens.files import write_bytes
 from advens.models import expand, find_model
 from advens.results.boards.robustness import expected
 from advens.results.boards.summary import load
 from advens.results.statistics import wilson
-from advens.results.store.files import write_bytes
 from advens.threat import Threat, parse_eps
 
 SURROGATES = ("digits:convnext", "digits:resnet-b", "digits:vit-b")

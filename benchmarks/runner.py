@@ -18,11 +18,10 @@ from advens.benchmarks.suites import Suite
 from advens.datasets import find_data
 from advens.digest import value_digest
 from advens.errors import InputError, RunError
-from advens.files import read_regular
+from advens.files import os_errors, read_regular
 from advens.results.boards.silence import silent_lines
 from advens.results.boards.summary import summarise
 from advens.results.store import RunStore, is_whole, write_bytes
-from advens.results.store.files import os_errors
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from advens.ascent import ascend
+from advens.attacks.expectation import log_expected
 from advens.attacks.whitebox.arc import RandomizedEnsembleAttack
 from advens.attacks.whitebox.engine import search
 from advens.attacks.whitebox.oracle import RowOracle
 from advens.classifier import borrowed, device_of
-from advens.defenses.adversaries import ascend, standing
 from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
-from advens.defenses.losses import margin_maximising, mixed_log_probs
-from advens.defenses.ranges import Count, NonNegative, Positive, Whole
+from advens.defenses.losses import margin_maximising
+from advens.defenses.phases import Batch, Phase, Team, Training
 from advens.defenses.registry import defense
 from advens.defenses.sampling import optimal_sampling
-from advens.defenses.training import Batch, Phase, Team, Training
+from advens.fields import Count, NonNegative, Positive, Whole
 from advens.threat import Threat
 
 
@@ -66,7 +67,7 @@ class Boosted:
     def loss(self, team: Team, batch: Batch, *, m: int) -> Tensor:
         """The newest member's cross-entropy, and margin term, on the ensemble's adversarial images."""
         first = team.members[: m + 1]
-        with standing(first):
+        with borrowed(first):
             noise = batch.draws.uniform(batch.x, -self.eps / 2, self.eps / 2, "start")
             x_adv = ascend(
                 lambda z: self.both(self.mixed(team, z, m), batch.y), batch.x, batch.x + noise, eps=self.eps,
@@ -150,7 +151,7 @@ class BARRE(Boosted):
     def mixed(self, team: Team, x: Tensor, m: int) -> Tensor:
         p = team.probabilities[: m + 1]
         drawn = [k for k in range(m + 1) if p[k] > 0]
-        return mixed_log_probs([team.members[k](x) for k in drawn], p[drawn].to(x))
+        return log_expected(torch.stack([team.members[k](x) for k in drawn]), p[drawn])
 
     def after_epoch(self, team: Team, epoch: int, x: Tensor, y: Tensor, *, m: int) -> None:
         """OSP, in the second half."""
@@ -179,9 +180,7 @@ def arc_error_rates(
     batch: int = 256,
 ) -> Tensor:  # fmt: skip
     """Each member's error rate (M,) on the images ARC makes for members drawn by ``a``."""
-    ensemble = nn.Module()
-    ensemble.members = nn.ModuleList(members)
-    ensemble.probabilities = a
+    ensemble = RandomizedEnsemble(members, a)
     attack = RandomizedEnsembleAttack(threat=Threat("linf", eps), steps=steps, hyperplanes=2)
     with borrowed([ensemble]):
         oracle = RowOracle([ensemble], attack.threat, x, y)

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advens.defenses.adversaries import ascend, standing
+from advens.ascent import ascend
+from advens.classifier import borrowed
 from advens.defenses.losses import cross_entropy, input_gradients, pair_cosines
+from advens.defenses.phases import Batch, Phase, Team, Training
 from advens.defenses.plain import Everyone
-from advens.defenses.ranges import NonNegative, Several, Whole
 from advens.defenses.registry import defense
-from advens.defenses.training import Batch, Phase, Team, Training
 from advens.errors import InputError
+from advens.fields import NonNegative, Several, Whole
 
 ADAM = Training(lr=1e-3, optimizer="adam")
 Centre = Literal["channel", "pixel"]
@@ -135,7 +136,7 @@ class TRS(Everyone):
         x, y = batch.x[half:], batch.y[half:]
         eps = self.eps_start + (self.eps - self.eps_start) * batch.done
         noise = batch.draws.uniform(batch.x, -eps, eps, "start")[half:]
-        with standing(members):
+        with borrowed(members):
             moved = ascend(
                 lambda z: lengths(members, z, y), x, x + noise, eps=eps, steps=self.steps, step_size=eps / 3
             )

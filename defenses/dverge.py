@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advens.defenses.adversaries import ascend, standing
+from advens.ascent import ascend
+from advens.classifier import borrowed
 from advens.defenses.ensembles import Ensemble
 from advens.defenses.phases import Batch, Phase, Team, Training
-from advens.defenses.ranges import Count, NonNegative, Positive, Several
 from advens.defenses.registry import defense
 from advens.defenses.stacked import Members, features
+from advens.fields import Count, NonNegative, Positive, Several
 
 
 @defense("dverge", family="diversity", paper="Yang et al., NeurIPS 2020 (DVERGE)", year=2020)
@@ -70,7 +71,7 @@ class DVERGE:
 
     def distil(self, f: nn.Module, layer: int, x_s: Tensor, x_t: Tensor) -> Tensor:
         """An image near ``x_s`` (N, C, H, W) whose features in ``f`` are those of ``x_t``."""
-        with standing([f], train_mode=self.train_mode):
+        with borrowed([f], train_mode=self.train_mode):
             with torch.no_grad():
                 wanted = features(f, x_t, layer)
             return ascend(
@@ -83,7 +84,7 @@ class DVERGE:
         k, eps = len(everyone.members), self.adversarial_eps
         x, y = repeated(batch.x, k), batch.y.repeat(k)
         noise = torch.cat([batch.draws.uniform(batch.x, -eps, eps, "pgd", i) for i in range(k)])
-        with standing([everyone]):
+        with borrowed([everyone]):
             return ascend(
                 lambda z: F.cross_entropy(everyone(z), y, reduction="none"), x, x + noise, eps=eps,
                 steps=self.steps, step_size=self.adversarial_step_size,

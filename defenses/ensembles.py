@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +15,13 @@ from advens.attacks.expectation import log_expected
 from advens.classifier import Classifier, borrowed
 from advens.digest import value_digest, weights_digest
 from advens.errors import InputError, nearest
+from advens.files import new_folder
+from advens.models import bare, load_model
 from advens.seeding import derive
 
 MEANS = ("probs", "logits")
+INDEX, FORMAT = "ensemble.json", 1
+"""The description in the folder of a saved ensemble, and the version of its format."""
 
 
 class Together(Classifier):
@@ -81,9 +86,23 @@ class Together(Classifier):
         Raises:
             InputError: a member is not a `Classifier` of a source, or something else stands at ``path``.
         """
-        from advens.defenses.saved import save
+        path = Path(path)
+        if path.exists() and not (path / INDEX).is_file():
+            raise InputError(f"{path} exists and is no saved ensemble")
+        with new_folder(path) as folder:
+            self.write(folder)
 
-        save(self, Path(path))
+    def write(self, folder: Path) -> None:
+        """Write the files of a saved ensemble into a folder. Raises as `save`."""
+        from safetensors.torch import save_file
+
+        cards = [_card(k, member) for k, member in enumerate(self.members)]
+        for k, member in enumerate(self.members):
+            state = member.net.state_dict()  # type: ignore[union-attr]
+            copies = {key: t.detach().cpu().contiguous().clone() for key, t in state.items()}
+            save_file(copies, folder / member_file(k))
+        about = {"format": FORMAT, "kind": self.kind, "members": cards} | self.settings()
+        (folder / INDEX).write_text(json.dumps(about, indent=1) + "\n")
 
 
 class Ensemble(Together):
@@ -193,3 +212,30 @@ def _classes(members: Sequence[nn.Module], wanted: int | None) -> int:
     if not known:
         raise InputError("cannot tell how many classes the members have; give num_classes")
     return known.pop()
+
+
+def member_file(k: int) -> str:
+    """The name of the file that holds the weights of member k."""
+    return f"member-{k}.safetensors"
+
+
+def _card(k: int, member: nn.Module) -> dict[str, Any]:
+    """What rebuilds a member, beside its weights; it is tried at once."""
+    if not isinstance(member, Classifier) or ":" not in member.name:
+        raise InputError(
+            f"member {k} is no Classifier of a source such as 'digits:resnet'; it could not be rebuilt"
+        )
+    again = load_model(bare(member.name, member.num_classes))
+    if _shapes(again) != _shapes(member):
+        raise InputError(f"member {k} is not of the architecture that '{member.name}' stands for")
+    # torchvision's inception_v3 says it outside its weights, and a bare one otherwise
+    transformed = {k: v for k, v in vars(member.net).items() if k == "transform_input"}
+    return {
+        "name": member.name, "digest": member.weights, "num_classes": member.num_classes,
+        "mean": member.mean.flatten().tolist(), "std": member.std.flatten().tolist(),
+        "input_size": member.input_size, "interpolation": member.interpolation, **transformed,
+    }  # fmt: skip
+
+
+def _shapes(member: Classifier) -> dict[str, torch.Size]:
+    return {key: tensor.shape for key, tensor in member.net.state_dict().items()}

@@ -15,12 +15,6 @@ def cross_entropy(models: Sequence[nn.Module], x: Tensor, y: Tensor) -> Tensor:
     return torch.stack([F.cross_entropy(model(x), y) for model in models]).sum()
 
 
-def mixed_log_probs(logits: Sequence[Tensor], probabilities: Tensor) -> Tensor:
-    """Log of the weighted mean of softmax probabilities, (N, classes)."""
-    each = torch.stack(list(logits)).log_softmax(-1)
-    return (each + probabilities.to(each).log()[:, None, None]).logsumexp(0)
-
-
 def margin_maximising(logits: Tensor, y: Tensor) -> Tensor:
     """Mean over the wrong classes of ``-log softmax(-z)``, (N,): MRBoost's (Zhang et al., ICML 2022)."""
     wrong = -(-logits).log_softmax(-1)

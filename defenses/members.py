@@ -6,9 +6,8 @@ import torch
 
 from advens.classifier import Classifier
 from advens.defenses.ensembles import Together
-from advens.defenses.saved import bare
 from advens.errors import InputError
-from advens.models import check_name, find_model
+from advens.models import bare, check_name, find_model
 from advens.seeding import derive
 from advens.spec import Spec
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from advens.classifier import Classifier
 from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
 from advens.defenses.layers import layers
-from advens.defenses.ranges import Count, NonNegative, Positive, Several
 from advens.defenses.stacked import Members, Stacking, stackable, together
+from advens.fields import Count, NonNegative, Positive, Several
 from advens.seeding import Draws
 
 MILESTONES = (0.5, 0.75)

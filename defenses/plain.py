@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from advens.defenses.adversaries import ascend, standing
+from advens.ascent import ascend
+from advens.classifier import borrowed
 from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
 from advens.defenses.losses import cross_entropy
-from advens.defenses.ranges import Count, NonNegative, Positive
+from advens.defenses.phases import Batch, Phase, Team, Training
 from advens.defenses.registry import defense
-from advens.defenses.training import Batch, Phase, Team, Training
+from advens.fields import Count, NonNegative, Positive
 
 MADRY = "Madry et al., ICLR 2018"
 
@@ -77,7 +78,7 @@ class AdversarialTraining(Alone):
     def loss(self, team: Team, batch: Batch) -> Tensor:
         losses = []
         for k, member in enumerate(team.members):
-            with standing([member]):
+            with borrowed([member]):
                 noise = batch.draws.uniform(batch.x, -self.eps, self.eps, "start", k)
                 x_adv = ascend(
                     lambda z, f=member: F.cross_entropy(f(z), batch.y, reduction="none"),  # type: ignore[misc]
@@ -116,7 +117,7 @@ class TRADES(Alone):
     def loss(self, team: Team, batch: Batch) -> Tensor:
         losses = []
         for k, member in enumerate(team.members):
-            with standing([member]):
+            with borrowed([member]):
                 here = member(batch.x).softmax(-1)
                 x_adv = ascend(
                     lambda z, f=member, p=here: divergence(p, f(z)),  # type: ignore[misc]
@@ -160,7 +161,7 @@ class AdversarialCompSum(Alone):
     def loss(self, team: Team, batch: Batch) -> Tensor:
         losses = []
         for k, member in enumerate(team.members):
-            with standing([member]):
+            with borrowed([member]):
                 here = margins(member(batch.x), batch.y)
                 x_adv = ascend(
                     lambda z, f=member, d=here: distance(margins(f(z), batch.y), d),  # type: ignore[misc]

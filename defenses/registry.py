@@ -70,6 +70,6 @@ def describe(value: Any) -> dict[str, Any]:
 
 
 def _training_fields() -> set[str]:
-    from advens.defenses.training import Training
+    from advens.defenses.phases import Training
 
     return {f.name for f in fields(Training)}

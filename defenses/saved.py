@@ -7,51 +7,24 @@ member, as ``defense:PATH?members=2``.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import torch
-from torch import nn
 
 from advens.classifier import Classifier
-from advens.defenses.ensembles import Ensemble, RandomizedEnsemble, Together
+from advens.defenses.ensembles import FORMAT, INDEX, Ensemble, RandomizedEnsemble, member_file
 from advens.digest import weights_digest
 from advens.errors import InputError, first_line
 from advens.files import read_regular
-from advens.models import find_model, load_model
+from advens.models import bare, find_model
 from advens.models.embedded import index
 from advens.spec import Spec
 
-INDEX = "ensemble.json"
-FORMAT = 1
 _inside: ContextVar[tuple[Path, ...]] = ContextVar("_inside", default=())
 """The ensembles that are being read, from the outermost on: a member may be an ensemble."""
-
-
-def save(ensemble: Together, path: Path) -> None:
-    """Write an ensemble: see its method of the same name."""
-    from safetensors.torch import save_file
-
-    if path.exists() and not (path / INDEX).is_file():
-        raise InputError(f"{path} exists and is no saved ensemble")
-    cards = [_card(k, member) for k, member in enumerate(ensemble.members)]
-    about = {"format": FORMAT, "kind": ensemble.kind, "members": cards} | ensemble.settings()
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    for k, member in enumerate(ensemble.members):
-        state = member.net.state_dict()  # type: ignore[union-attr]
-        copies = {key: t.detach().cpu().contiguous().clone() for key, t in state.items()}
-        save_file(copies, fresh / _file(k))
-    (fresh / INDEX).write_text(json.dumps(about, indent=1) + "\n")
-    if path.exists():
-        shutil.rmtree(path)
-    fresh.rename(path)
 
 
 def load(path: str | Path, count: int | None = None) -> Ensemble | RandomizedEnsemble:
@@ -74,7 +47,7 @@ def load(path: str | Path, count: int | None = None) -> Ensemble | RandomizedEns
             raise InputError(f"{path} is a saved ensemble of a format that is not known here")
         if count is not None:
             about |= _first(path, about["members"], count)
-        members = [_member(path / _file(k), card) for k, card in enumerate(about["members"])]
+        members = [_member(path / member_file(k), card) for k, card in enumerate(about["members"])]
         if about["kind"] == "mean":
             return Ensemble(members, about["over"])
         return RandomizedEnsemble(members, about["probabilities"], about["seed"])
@@ -133,45 +106,6 @@ def _first(path: Path, cards: list[Any], count: int) -> dict[str, Any]:
     if not 1 <= count <= len(cards):
         raise InputError(f"{path} has {len(cards)} members; members = {count} cannot be taken")
     return {"members": cards[:count], "probabilities": nested[count - 1]}
-
-
-def _card(k: int, member: nn.Module) -> dict[str, Any]:
-    """What rebuilds a member, beside its weights; it is tried at once."""
-    if not isinstance(member, Classifier) or ":" not in member.name:
-        raise InputError(
-            f"member {k} is no Classifier of a source such as 'digits:resnet'; it could not be rebuilt"
-        )
-    again = load_model(bare(member.name, member.num_classes))
-    if _shapes(again) != _shapes(member):
-        raise InputError(f"member {k} is not of the architecture that '{member.name}' stands for")
-    # torchvision's inception_v3 says it outside its weights, and a bare one otherwise
-    transformed = {k: v for k, v in vars(member.net).items() if k == "transform_input"}
-    return {
-        "name": member.name, "digest": member.weights, "num_classes": member.num_classes,
-        "mean": member.mean.flatten().tolist(), "std": member.std.flatten().tolist(),
-        "input_size": member.input_size, "interpolation": member.interpolation, **transformed,
-    }  # fmt: skip
-
-
-def bare(name: str, classes: int) -> str:
-    """The name of the same architecture that asks no hub and no file for weights."""
-    spec = Spec.parse(name, "model")
-    changes = {
-        "timm": {"pretrained": "false", "num_classes": str(classes)},
-        "torchvision": {"weights": "none", "num_classes": str(classes)},
-    }.get(spec.scheme)
-    if changes is None:
-        return name
-    query = {k: v for k, v in spec.query.items() if k != "checkpoint"} | changes
-    return f"{spec.scheme}:{spec.rest}?{urlencode(query)}"
-
-
-def _shapes(member: Classifier) -> dict[str, torch.Size]:
-    return {key: tensor.shape for key, tensor in member.net.state_dict().items()}
-
-
-def _file(k: int) -> str:
-    return f"member-{k}.safetensors"
 
 
 def _pair(size: Sequence[int] | None) -> tuple[int, int] | None:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from advens.attacks.surrogates.builders.cached import Folder, default_cache
+from advens.cache import Folder, cache_root
 from advens.defenses import saved
 from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
-from advens.defenses.training import Defense, Progress, train, what
+from advens.defenses.phases import Defense
+from advens.defenses.training import Progress, train, what
 from advens.digest import value_digest
 from advens.errors import InputError
 from advens.spec import Spec
@@ -86,7 +87,7 @@ def check(spec: Spec) -> None:
 
 
 def _cache() -> Path:
-    return default_cache().with_name("trained")
+    return cache_root("trained")
 
 
 def _ensemble(key: str) -> Path:

@@ -7,7 +7,6 @@ A defense is a few phases; a phase says who learns and what the loss is. Whateve
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -18,16 +17,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from advens.augment import jitter
+from advens.cache import Folder
 from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
 from advens.defenses.members import fresh
-from advens.defenses.phases import Batch, Defense, Nested, Objective, Phase, Team, Training
+from advens.defenses.phases import Batch, Defense, Nested, Phase, Team
+from advens.defenses.registry import describe
 from advens.errors import InputError, RunError
+from advens.files import new_folder, write_bytes
 from advens.seeding import Draws, derive
 
 if TYPE_CHECKING:
     from advens.datasets import Dataset
-
-__all__ = ["Batch", "Defense", "Objective", "Phase", "Run", "Team", "Training", "train"]
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -49,17 +50,13 @@ class Run:
     team: Team
     x: Tensor
     y: Tensor
-    folder: Path
+    folder: Folder
     seed: int
     device: torch.device
     phase: int = 0
     epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     optimizer_state: Any = None
-
-    @property
-    def state(self) -> Path:
-        return self.folder / "state.pt"
 
     def go(self, on_epoch: Progress | None) -> None:
         """All that is left."""
@@ -116,11 +113,9 @@ class Run:
         return torch.randperm(len(self.x), generator=generator)
 
     def _images(self, rows: Tensor, name: int) -> tuple[Tensor, Tensor]:
-        from advens.zoo.training import augment
-
         images = self.x[rows].float() / 255
         if self.defense.training.augment:
-            images = augment(images, torch.Generator().manual_seed(name), self.defense.training.augment)
+            images = jitter(images, torch.Generator().manual_seed(name), self.defense.training.augment)
         return images.to(self.device), self.y[rows].to(self.device)
 
     def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
@@ -143,24 +138,20 @@ class Run:
 
     def _keep(self, optimizer: torch.optim.Optimizer) -> None:
         """All that is needed to go on from here, whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        state = {
+        self.folder.keep({
             "members": [member.state_dict() for member in self.team.members],
             "probabilities": self.team.probabilities, "optimizer": optimizer.state_dict(),
             "phase": self.phase, "epoch": self.epoch, "history": self.history,
-        }  # fmt: skip
-        fresh_file = self.folder / f".state.{os.getpid()}"
-        torch.save(state, fresh_file)
-        os.replace(fresh_file, self.state)
+        })  # fmt: skip
 
     def find(self) -> None:
         """Go on from what was kept, if anything was."""
-        if not self.state.is_file():
+        kept = self.folder.state()
+        if kept is None:
             return
-        kept = torch.load(self.state, map_location=self.device, weights_only=True)
         for member, weights in zip(self.team.members, kept["members"], strict=True):
             member.load_state_dict(weights)
-        self.team.probabilities = kept["probabilities"].cpu()
+        self.team.probabilities = kept["probabilities"]
         self.phase, self.epoch, self.history = kept["phase"], kept["epoch"], kept["history"]
         self.optimizer_state = kept["optimizer"]
 
@@ -203,24 +194,23 @@ def train(
     ]
     team = Team(members, torch.empty(0))
     team.uniform(len(members))
-    run = Run(defense, team, batch.pixels, batch.labels, folder, seed, torch.device(device))
+    run = Run(defense, team, batch.pixels, batch.labels, Folder(folder), seed, torch.device(device))
     run.find()
     run.go(on_epoch)
     ensemble = defense.finish(team)
     ensemble.eval().requires_grad_(False)
-    ensemble.save(out)
-    pd.DataFrame(run.history).to_parquet(out / "history.parquet", index=False)
     if isinstance(defense, Nested):
         about["nested"] = defense.nested(run.history)
-    (out / "training.json").write_text(json.dumps(about, indent=1) + "\n")
+    with new_folder(out) as fresh_folder:
+        ensemble.write(fresh_folder)
+        pd.DataFrame(run.history).to_parquet(fresh_folder / "history.parquet", index=False)
+        (fresh_folder / "training.json").write_text(json.dumps(about, indent=1) + "\n")
     shutil.rmtree(folder)
     return ensemble
 
 
 def what(defense: Defense, arch: str, data: Dataset, seed: int) -> dict[str, Any]:
     """All that determines the weights, JSON-able."""
-    from advens.defenses.registry import describe
-
     about = describe(defense) | {"arch": arch, "data": data.digest, "seed": seed}
     about["training"].pop("stacked")  # how it is computed, as the device; not what is trained
     return about
@@ -231,5 +221,4 @@ def _agree(path: Path, about: dict[str, Any]) -> None:
     text = json.dumps(about, indent=1) + "\n"
     if path.is_file() and path.read_text() != text:
         raise InputError(f"{path.parent} holds an interrupted training of something else; remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    write_bytes(path, text.encode())

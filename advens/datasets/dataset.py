@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -166,8 +166,6 @@ class Dataset:
         """
         import torch
 
-        from advens.datasets.reading import read_slices
-
         wanted = [range(*slice_.indices(len(self))) for slice_ in slices]
         for slice_, indices in zip(slices, wanted, strict=True):
             if len(indices) == 0:
@@ -176,7 +174,7 @@ class Dataset:
                     f"'{self.name}'"
                 )
         count = 0 if self.source.in_memory else workers
-        for indices, pixels in zip(wanted, read_slices(self, wanted, count), strict=True):
+        for indices, pixels in zip(wanted, _read_slices(self, wanted, count), strict=True):
             if self.resized is None:  # workers do not see each other's images
                 self._same_size(int(self.rows[indices[0]]), (pixels.shape[2], pixels.shape[3]))
             chosen = np.asarray(indices)
@@ -213,3 +211,62 @@ class Dataset:
                 f"'{self.source.sample_ids[row]}' is {size[0]}x{size[1]} (height x width); "
                 f"add {'&' if '?' in self.name else '?'}size=224 to bring them to one"
             )
+
+
+def _read_slices(data: Dataset, slices: Sequence[range], workers: int) -> Iterator[Bytes]:
+    """The pixels of every slice in turn, (n, 3, H, W), one slice per worker at a time."""
+    if workers <= 0:
+        for indices in slices:
+            yield _read(data, indices)
+        return
+    import torch
+    from torch.utils.data import DataLoader
+
+    loader: DataLoader[Any] = DataLoader(
+        _Rows(data),  # type: ignore[arg-type]
+        batch_sampler=[list(indices) for indices in slices],
+        num_workers=min(workers, len(slices)),
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),  # else the loader draws from the caller's random state
+    )
+    for pixels in loader:
+        if isinstance(pixels, InputError):
+            raise pixels
+        yield pixels
+
+
+def _read(data: Dataset, indices: Sequence[int]) -> Bytes:
+    """The pixels of some rows, (n, 3, H, W), read in the order in which they are stored."""
+    order = np.argsort(data.rows[np.asarray(indices)], kind="stable").tolist()
+    first = data.pixels(indices[order[0]])
+    out = np.empty((len(indices), *first.shape), np.uint8)
+    out[order[0]] = first
+    for place in order[1:]:
+        out[place] = data.pixels(indices[place])
+    return out
+
+
+class _Rows:
+    """What a worker holds. It hands arrays back, which travel through a pipe (tensors would need
+    shared memory, which is small in containers), and errors as values: raised inside a worker they
+    would come back as a traceback.
+    """
+
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> Bytes:
+        return self.data.pixels(index)
+
+    def __getitems__(self, indices: list[int]) -> Bytes | InputError:
+        try:
+            return _read(self.data, indices)
+        except InputError as error:
+            return InputError(str(error))
+
+
+def _as_it_is(pixels: Any) -> Any:
+    return pixels

@@ -18,6 +18,7 @@ from functools import partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 from advens.errors import InputError, first_line, unknown
 from advens.spec import Spec
@@ -134,6 +135,19 @@ def check_name(name: str) -> None:
         check(spec)
 
 
+def bare(name: str, classes: int) -> str:
+    """The name of the same architecture that asks no hub and no file for weights."""
+    spec = Spec.parse(name, "model")
+    changes = {
+        "timm": {"pretrained": "false", "num_classes": str(classes)},
+        "torchvision": {"weights": "none", "num_classes": str(classes)},
+    }.get(spec.scheme)
+    if changes is None:
+        return name
+    query = {k: v for k, v in spec.query.items() if k != "checkpoint"} | changes
+    return f"{spec.scheme}:{spec.rest}?{urlencode(query)}"
+
+
 def _from_plugin(point: EntryPoint, spec: Spec) -> Classifier:
     """A third party's model; whatever goes wrong there is one line."""
     from advens.classifier import Classifier
@@ -217,6 +231,7 @@ __all__ = [
     "InputError",
     "ModelCard",
     "absent",
+    "bare",
     "check_name",
     "describe",
     "expand",

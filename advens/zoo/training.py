@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -20,15 +19,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from advens.ascent import ascend
+from advens.augment import jitter
 from advens.datasets import load_data
 from advens.digest import file_digest, weights_digest
+from advens.files import write_bytes
 from advens.zoo.recipes import MEAN, STD, TESTS, TRAINING, ZooRecipe, build, recipe, scheme
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
-SHIFT, ROTATION, SCALE = 2.0, 0.15, 0.1  # pixels, radians, fraction
-BRIGHTNESS, NOISE = 0.2, 0.05  # fraction, standard deviation in [0, 1]
 WARMUP = 0.1  # fraction of the updates in which the learning rate grows
 CLIP = 1.0  # highest norm of the weights' gradient
 CHUNK = 125  # images in one forward pass of an evaluation
@@ -66,7 +66,7 @@ def train(
             for batch in torch.randperm(len(images), generator=draw).split(recipe.batch_size):
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.lr * _schedule(done / updates)
-                x, y = augment(images[batch], draw, recipe.augmentation), targets[batch]
+                x, y = jitter(images[batch], draw, recipe.augmentation), targets[batch]
                 loss = _loss(net, recipe, x, y, done / updates, draw)
                 optimizer.zero_grad()
                 loss.backward()
@@ -77,23 +77,6 @@ def train(
             if on_epoch is not None:
                 on_epoch(epoch + 1, recipe.epochs, total / len(images))
     return net.eval()
-
-
-def augment(images: Tensor, draw: torch.Generator, strength: float = 1.0) -> Tensor:
-    """Images (N, 3, H, W) in [0, 1], each a little shifted, turned, scaled, brightened, noised."""
-
-    def uniform(high: float) -> Tensor:
-        return (torch.rand(len(images), generator=draw) * 2 - 1) * high * strength
-
-    angle, zoom = uniform(ROTATION), 1 + uniform(SCALE)
-    cos, sin = zoom * angle.cos(), zoom * angle.sin()
-    right, down = (uniform(2 * SHIFT / side) for side in images.shape[-2:])
-    theta = torch.stack([cos, -sin, right, sin, cos, down], dim=1).view(-1, 2, 3)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    moved = F.grid_sample(images, grid, align_corners=False)
-    moved = moved * (1 + uniform(BRIGHTNESS)).view(-1, 1, 1, 1)
-    noise = torch.randn(moved.shape, generator=draw) * NOISE * strength
-    return (moved + noise).clamp(0, 1)
 
 
 def pgd(
@@ -117,14 +100,11 @@ def pgd(
         step_size: of one step, on [0, 1] images.
         draw: what the start is drawn from.
     """
-    low, high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
-    x = images + eps * (torch.rand(images.shape, generator=draw) * 2 - 1)
-    for _ in range(steps):
-        x = torch.clamp(x, low, high).requires_grad_()
-        loss = F.cross_entropy(net(normalise(x)), labels, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, x)
-        x = x.detach() + step_size * gradient.sign()
-    return torch.clamp(x, low, high)
+    start = images + eps * (torch.rand(images.shape, generator=draw) * 2 - 1)
+    return ascend(
+        lambda x: F.cross_entropy(net(normalise(x)), labels, reduction="none"),
+        images, start, eps=eps, steps=steps, step_size=step_size,
+    )  # fmt: skip
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -192,7 +172,7 @@ def build_zoo(
         net = train(each, pixels, labels, on_epoch=report)
         seconds = time.perf_counter() - start
         index[name] = _save(net, each, directory) | {"seconds": round(seconds, 1)}
-        _replace(path, (json.dumps(dict(sorted(index.items())), indent=2) + "\n").encode())
+        write_bytes(path, (json.dumps(dict(sorted(index.items())), indent=2) + "\n").encode())
         if on_model is not None:
             on_model(name, index[name])
     return index
@@ -205,7 +185,7 @@ def _save(net: nn.Module, recipe: ZooRecipe, directory: Path) -> dict[str, Any]:
     path = directory / f"{recipe.name}.safetensors"
     state = {name: tensor.detach().contiguous() for name, tensor in net.state_dict().items()}
     metadata = {"recipe": json.dumps(asdict(recipe), sort_keys=True)}
-    _replace(path, save(state, metadata=metadata))
+    write_bytes(path, save(state, metadata=metadata))
     pixels, labels = _data(TESTS[scheme(recipe.name)])
     return {
         "arch": recipe.arch,
@@ -226,13 +206,6 @@ def _data(name: str) -> tuple[Pixels, Labels]:
     data = load_data(name)
     batch = next(data.batches([slice(0, len(data))]))
     return batch.pixels.numpy(), batch.labels.numpy()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def _loss(

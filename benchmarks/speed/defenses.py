@@ -25,10 +25,9 @@ from torch.nn import functional as F
 
 from advens.benchmarks.environment import commit, versions
 from advens.benchmarks.speed.loop import clock
-from advens.classifier import Classifier
+from advens.classifier import Classifier, borrowed
 from advens.datasets import load_data
 from advens.defenses import create_defense
-from advens.defenses.adversaries import standing
 from advens.defenses.layers import LOGITS
 from advens.defenses.members import fresh
 from advens.defenses.phases import Batch, Team
@@ -101,7 +100,7 @@ class Epoch:
         def passes(batches: Batches) -> None:
             for x, y in batches:
                 for f in members:
-                    with standing([f], train_mode=True):
+                    with borrowed([f], train_mode=True):
                         with torch.no_grad():
                             f(x)
                         for _ in range(self.steps):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from advens.files import write_bytes
 from advens.results.store.files import (
     CorruptFile,
     is_whole,
     read_cell,
     read_table,
-    write_bytes,
     write_examples,
     write_table,
 )

@@ -8,13 +8,9 @@ the pages by their offsets from its start, so every parquet reader skips the sea
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import json
-import os
-import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from advens.errors import InputError, RunError
+from advens.files import os_errors, write_bytes
 from advens.results.columns import Layout
 from advens.results.store import schema
 
@@ -41,15 +38,6 @@ class CorruptFile(RunError):
         self.path, self.why = path, why
 
 
-@contextlib.contextmanager
-def os_errors(action: str, path: Path) -> Iterator[None]:
-    """Turns an OSError into one line: ``cannot write runs/x: No space left on device``."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"cannot {action} {path}: {error.strerror or error}") from error
-
-
 def write_table(path: Path, table: pa.Table) -> None:
     """Writes a table of a known kind atomically; the same table gives the same bytes.
 
@@ -60,26 +48,6 @@ def write_table(path: Path, table: pa.Table) -> None:
         InputError: when the folder cannot be written (read-only, full, not a folder).
     """
     write_bytes(path, *_sealed(_encoded(table)))
-
-
-def write_bytes(path: Path, *parts: bytes | memoryview) -> None:
-    """Writes a file atomically from its consecutive parts. Raises InputError when it cannot."""
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    with os_errors("write", path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                for part in parts:
-                    file.write(part)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-        _sync_folder(path.parent)
 
 
 def read_table(path: Path, kind: str | Layout | None = None) -> pa.Table:
@@ -226,17 +194,6 @@ def _check_schema(
         raise CorruptFile(path, f"its columns are not those of {named}")
     if entries.get(schema.ROWS) != str(footer.num_rows).encode():
         raise CorruptFile(path, "the number of rows is not that written")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not every file system can
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from advens.errors import InputError
-from advens.results.store.files import os_errors
+from advens.files import os_errors
 
 
 @contextlib.contextmanager

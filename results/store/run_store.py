@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from advens.errors import InputError, RunError
+from advens.files import os_errors, write_bytes
 from advens.results.store import schema
 from advens.results.store.files import (
     CorruptFile,
     cell_of,
     is_whole,
-    os_errors,
     read_cell,
     read_metadata,
     read_table,
-    write_bytes,
     write_examples,
     write_table,
 )

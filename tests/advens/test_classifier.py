@@ -246,6 +246,15 @@ def test_borrowed_models_come_back() -> None:
     assert state(models) == before
 
 
+def test_models_may_be_borrowed_in_train_mode() -> None:
+    models = some_models()
+    before = state(models)
+    with borrowed(models, train_mode=True):
+        assert all(m.training for model in models for m in model.modules())
+        assert not any(p.requires_grad for model in models for p in model.parameters())
+    assert state(models) == before
+
+
 def test_borrowed_models_come_back_after_an_error() -> None:
     models = some_models()
     before = state(models)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from advens.classifier import Classifier
 from advens.defenses import create_defense
 from advens.defenses.layers import LOGITS
-from advens.defenses.training import Batch, Team
+from advens.defenses.phases import Batch, Team
 from advens.seeding import Draws
 
 C, SIDE, N, K = 4, 6, 5, 3

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 import advens
 from advens.defenses import create_defense
 from advens.defenses.diverse import principal_axes, repulsion
+from advens.defenses.phases import Batch, Team
 from advens.defenses.registry import describe
-from advens.defenses.training import Batch, Team
 from advens.errors import InputError
 from advens.seeding import Draws
 

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from advens.ascent import ascend
+from advens.attacks.expectation import log_expected
+from advens.classifier import borrowed
 from advens.defenses import create_defense
-from advens.defenses.adversaries import ascend, standing
 from advens.defenses.diverse import adp_terms, repulsion
-from advens.defenses.losses import margin_maximising, mixed_log_probs
+from advens.defenses.losses import margin_maximising
+from advens.defenses.phases import Batch, Team
 from advens.defenses.plain import comp_sum, distance, margins
-from advens.defenses.training import Batch, Team
 from advens.seeding import Draws
 
 C, SIDE, N = 5, 6, 4
@@ -287,7 +289,7 @@ def test_margin_term() -> None:
 
 def test_mixture_far_into_saturation() -> None:
     z = torch.tensor([[[2000.0, 0.0]], [[0.0, 2000.0]]], dtype=torch.float64)
-    found = mixed_log_probs(list(z), torch.tensor([0.25, 0.75]))
+    found = log_expected(z, torch.tensor([0.25, 0.75]))
     torch.testing.assert_close(found.exp(), torch.tensor([[0.25, 0.75]], dtype=torch.float64))
 
 
@@ -334,7 +336,7 @@ def test_ascend_stays_in_the_ball_and_rises(team: Any, batch: Batch) -> None:
         return F.cross_entropy(f(z), batch.y, reduction="none")
 
     modes = [m.training for m in f.modules()]
-    with standing([f]):
+    with borrowed([f]):
         assert not f.training
         found = ascend(loss, batch.x, batch.x, eps=0.1, steps=5, step_size=0.05)
     assert [m.training for m in f.modules()] == modes

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from advens.defenses import create_defense
 from advens.defenses.boosting import arc_error_rates
+from advens.defenses.phases import Team
 from advens.defenses.sampling import onto_simplex, optimal_sampling
-from advens.defenses.training import Team
 
 
 def table(m: int, samples: int, seed: int) -> list[Tensor]:

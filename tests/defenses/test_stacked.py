@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import advens
-from advens.classifier import Classifier
+from advens.classifier import Classifier, borrowed
 from advens.defenses import create_defense, stacked
-from advens.defenses.adversaries import standing
 from advens.defenses.layers import LOGITS, layers
 from advens.defenses.members import fresh
+from advens.defenses.phases import Batch, Team
 from advens.defenses.stacked import Members, Stacked, differs, features, stackable, together
-from advens.defenses.training import Batch, Team, train
+from advens.defenses.training import train
 from advens.errors import InputError
 from advens.seeding import Draws
 
@@ -117,7 +117,7 @@ def test_members_that_stand_still_leave_no_graph(at_once: bool) -> None:
     """Nothing is kept for weights that take no gradient; the image's is there."""
     team, x = members(), images(K * N)
     with together(team, stacked=at_once) as f:
-        with standing([f]):
+        with borrowed([f]):
             assert not f(x).requires_grad
             assert f(x.requires_grad_()).requires_grad
         assert f(x.detach()).requires_grad

@@ -14,7 +14,8 @@ import advens
 from advens.cli import invoke
 from advens.defenses import create_defense, list_defenses
 from advens.defenses.members import architecture, fresh
-from advens.defenses.training import Training, train
+from advens.defenses.phases import Training
+from advens.defenses.training import train
 from advens.errors import InputError, RunError
 
 ARCH = "digits:mambaout"

@@ -12,17 +12,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
+from pydantic import BeforeValidator
 from torch import Tensor
 
-from advens.attacks.parts import to_spec
-from advens.attacks.surrogates.builders.cached import FORMAT, Folder, default_cache
+from advens.attacks.parts import from_spec, to_spec
+from advens.attacks.surrogates.builders.cached import FORMAT, described
 from advens.attacks.surrogates.builders.drawn import DrawnSnapshot, drawn_digest
-from advens.attacks.surrogates.builders.fields import Count as Count
 from advens.attacks.surrogates.builders.snapshot import Snapshot, bare
 from advens.attacks.surrogates.builders.train import Images
+from advens.cache import Folder, cache_root
 from advens.classifier import Classifier
 from advens.datasets import Dataset
 from advens.datasets.classes import check_classes
@@ -72,6 +73,20 @@ class Method(Builder, Protocol):
     def collect(self, work: Work) -> None:
         """Commit all members that are not there yet."""
         ...
+
+
+def other(value: Any) -> Any:
+    """The builder of sets of weights that a name, a table or a builder stands for."""
+    made = from_spec("builder", value)
+    if not callable(getattr(made, "collect", None)):
+        raise ValueError("it makes no weights to work with")
+    if getattr(made, "redraw", False):
+        raise ValueError("it makes no weights to work with unless redraw is false")
+    return made
+
+
+Of = Annotated[Any, BeforeValidator(other)]
+"""Another builder that makes sets of weights: a name, a table or the builder itself."""
 
 
 @dataclass
@@ -172,7 +187,7 @@ def build(
     check(models, data)
     if seed < 0:
         raise InputError(f"seed = {seed} is below 0")
-    root, total = Path(cache) if cache is not None else default_cache(), method.members(len(models))
+    root, total = Path(cache) if cache is not None else cache_root("built"), method.members(len(models))
     made: list[Classifier] = []
     for group in [models] if jointly else [[model] for model in models]:
         before = len(made)
@@ -197,10 +212,10 @@ def finished(
     what = identity(method, models, data, seed)
     key = value_digest(what, 20)
     folder = Folder(cache / key)
-    about = folder.about()
+    about = described(folder)
     if about is None:
         with folder.locked():
-            about = folder.about()  # somebody else may have finished meanwhile
+            about = described(folder)  # somebody else may have finished meanwhile
             if about is None:
                 work = Work(models, data, seed, folder, cache, progress)
                 work.resume()

@@ -13,11 +13,11 @@ from advens.attacks.hooks import attached
 from advens.attacks.interfaces import ChangeContext
 from advens.attacks.parts import from_spec, part
 from advens.attacks.surrogates.builders.build import Progress
-from advens.attacks.surrogates.builders.fields import Count
 from advens.attacks.surrogates.changes.ghost import Published
 from advens.attacks.surrogates.changes.source import ChangedModel
 from advens.classifier import Classifier
 from advens.datasets import Dataset
+from advens.fields import Count
 
 PAPER = "Cao et al., ICCV 2025 (ViT-EnsembleAttack)"
 

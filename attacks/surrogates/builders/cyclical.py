@@ -17,19 +17,12 @@ from pydantic import model_validator
 
 from advens.attacks.parts import part
 from advens.attacks.surrogates.builders.build import Progress, Work, build
-from advens.attacks.surrogates.builders.fields import (
-    Augment,
-    BelowOne,
-    Count,
-    FromZero,
-    Positive,
-    Several,
-)
 from advens.attacks.surrogates.builders.train import updates
 from advens.attacks.surrogates.builders.trajectory import even_points, trajectory
 from advens.classifier import Classifier
 from advens.datasets import Dataset
 from advens.errors import InputError
+from advens.fields import Augment, BelowOne, Count, NonNegative, Positive, Several
 
 
 @part("builder", "snapshots", family="surrogate", paper="Huang et al., ICLR 2017 (SSE)", year=2017)
@@ -53,10 +46,10 @@ class Snapshots:
     lr: Positive = 0.1
     momentum: BelowOne = 0.9
     nesterov: bool = True
-    weight_decay: FromZero = 1e-4
+    weight_decay: NonNegative = 1e-4
     batch_size: Several = 64
     augment: Augment = 0.0
-    sharpness: FromZero = 0.0
+    sharpness: NonNegative = 0.0
 
     def members(self, models: int) -> int:
         return models * self.cycles
@@ -102,10 +95,10 @@ class FGE:
     lr: Positive = 0.05
     lr_low: Positive = 5e-4
     momentum: BelowOne = 0.9
-    weight_decay: FromZero = 1e-4
+    weight_decay: NonNegative = 1e-4
     batch_size: Several = 128
     augment: Augment = 0.0
-    sharpness: FromZero = 0.0
+    sharpness: NonNegative = 0.0
 
     @model_validator(mode="after")
     def _falls(self) -> FGE:

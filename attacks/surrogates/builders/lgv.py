@@ -27,21 +27,12 @@ from advens.attacks.surrogates.builders.averages import (
     stack,
     weights,
 )  # fmt: skip
-from advens.attacks.surrogates.builders.build import Progress, Work, build
-from advens.attacks.surrogates.builders.fields import (
-    Augment,
-    BelowOne,
-    Count,
-    FromZero,
-    Of,
-    Positive,
-    Several,
-    Share,
-)  # fmt: skip
+from advens.attacks.surrogates.builders.build import Of, Progress, Work, build
 from advens.attacks.surrogates.builders.train import refresh
 from advens.attacks.surrogates.builders.trajectory import even_points, trajectory
 from advens.classifier import Classifier
 from advens.datasets import Dataset
+from advens.fields import Augment, BelowOne, Count, NonNegative, Positive, Several, Share
 from advens.seeding import derive
 
 PAPER = "Gubri et al., ECCV 2022 (LGV)"
@@ -66,10 +57,10 @@ class LGV:
     per_epoch: Count = 4
     lr: Positive = 0.05
     momentum: BelowOne = 0.9
-    weight_decay: FromZero = 1e-4
+    weight_decay: NonNegative = 1e-4
     batch_size: Several = 256
     augment: Augment = 0.0
-    sharpness: FromZero = 0.0
+    sharpness: NonNegative = 0.0
 
     def members(self, models: int) -> int:
         return models * self.epochs * self.per_epoch

@@ -20,15 +20,15 @@ from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.steps import StepSize
 from advens.attacks.surrogates.builders.averages import check_several, moments, shuffled_rows
-from advens.attacks.surrogates.builders.build import Progress, Work, build
+from advens.attacks.surrogates.builders.build import Of, Progress, Work, build
 from advens.attacks.surrogates.builders.drawn import DrawnWeights
-from advens.attacks.surrogates.builders.fields import Count, Of, Positive, Share
 from advens.attacks.surrogates.builders.lgv import LGV
 from advens.attacks.surrogates.builders.snapshot import bare
 from advens.attacks.surrogates.builders.train import refresh
 from advens.attacks.uniform import EnsLoss
 from advens.classifier import Classifier
 from advens.datasets import Dataset
+from advens.fields import Count, Positive, Share
 from advens.seeding import Draws
 from advens.threat import Threat
 

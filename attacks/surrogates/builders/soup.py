@@ -17,8 +17,7 @@ from torch import Tensor
 
 from advens.attacks.parts import part
 from advens.attacks.surrogates.builders.averages import average, shuffled_rows, weights
-from advens.attacks.surrogates.builders.build import Progress, Work, build
-from advens.attacks.surrogates.builders.fields import other
+from advens.attacks.surrogates.builders.build import Progress, Work, build, other
 from advens.attacks.surrogates.builders.snapshot import Snapshot
 from advens.attacks.surrogates.builders.train import accuracy, refresh
 from advens.classifier import Classifier

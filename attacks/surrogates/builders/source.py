@@ -8,8 +8,9 @@ from typing import Any
 from weakref import WeakSet
 
 from advens.attacks.surrogates.builders.build import digests, member
-from advens.attacks.surrogates.builders.cached import Folder, default_cache
+from advens.attacks.surrogates.builders.cached import described
 from advens.attacks.surrogates.builders.snapshot import Snapshot, bare
+from advens.cache import Folder, cache_root
 from advens.errors import InputError
 from advens.models import ModelCard, find_model
 from advens.spec import Spec
@@ -57,8 +58,8 @@ def _found(spec: Spec) -> tuple[str, int, Folder, dict[str, Any]]:
     match = re.fullmatch(r"([0-9a-f]+)/(\d+)", spec.rest)
     if match is None:
         raise InputError(f"model '{spec.text}': write built:DIGEST/INDEX, as a builder names its members")
-    key, index, folder = match[1], int(match[2]), Folder(default_cache() / match[1])
-    about = folder.about()
+    key, index, folder = match[1], int(match[2]), Folder(cache_root("built") / match[1])
+    about = described(folder)
     if about is None:
         raise InputError(f"model '{spec.text}': {folder.path} holds no finished build; build it again")
     if index >= (count := len(digests(key, about))):

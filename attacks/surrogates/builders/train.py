@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from advens.attacks.surrogates.builders.augmentation import augmented
 from advens.attacks.surrogates.builders.sharpness import sharpen
+from advens.augment import augmented
 from advens.classifier import Classifier, borrowed, device_of
 from advens.datasets import Dataset
 from advens.errors import InputError

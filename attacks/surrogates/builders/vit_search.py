@@ -14,14 +14,15 @@ from torch import Tensor
 
 from advens.attacks.parts import part
 from advens.attacks.surrogates.builders.build import Progress, check, finding, identity
-from advens.attacks.surrogates.builders.cached import Folder, default_cache
+from advens.attacks.surrogates.builders.cached import described
 from advens.attacks.surrogates.builders.copies import PAPER, Strategies, copied
-from advens.attacks.surrogates.builders.fields import Count
 from advens.attacks.surrogates.builders.search import Objective, Trial, best, search
+from advens.cache import Folder, cache_root
 from advens.classifier import Classifier, borrowed, device_of
 from advens.datasets import Dataset
 from advens.digest import value_digest
 from advens.errors import InputError
+from advens.fields import Count
 from advens.seeding import derive
 from advens.threat import parse_eps
 
@@ -86,11 +87,11 @@ class ViTSearch(Strategies):
             raise InputError("'vit-search' judges a model's copies on the others: give two models or more")
         copied(models, lambda model: self.changes(dict.fromkeys(self.strategies, 0.0)))  # refuses by name
         what = identity(self, models, data, seed)
-        folder = Folder((Path(cache) if cache is not None else default_cache()) / value_digest(what, 20))
-        about = folder.about()
+        folder = Folder((Path(cache) if cache is not None else cache_root("built")) / value_digest(what, 20))
+        about = described(folder)
         if about is None:
             with folder.locked():
-                about = folder.about()
+                about = described(folder)
                 if about is None:
                     strengths = self._search(models, data, seed, folder, progress)
                     about = what | finding(models, data, []) | {"strengths": strengths}
@@ -110,7 +111,7 @@ class ViTSearch(Strategies):
         """
         import pandas as pd
 
-        root = Path(cache) if cache is not None else default_cache()
+        root = Path(cache) if cache is not None else cache_root("built")
         path = root / value_digest(identity(self, list(models), data, seed), 20) / HISTORY
         if not path.is_file():
             raise InputError(f"{path} is not there: build first")

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from advens.attacks.parts import from_spec, to_spec
-from advens.attacks.surrogates.builders.cached import Folder
 from advens.attacks.surrogates.builders.cyclical import FGE, Snapshots
 from advens.attacks.surrogates.builders.lgv import LGV, LGVSWA, LGVGaussian
 from advens.attacks.surrogates.builders.mba import MBA
 from advens.attacks.surrogates.builders.soup import Soup
+from advens.cache import Folder
 from advens.classifier import Classifier
 from advens.datasets import Dataset, load_data
 from advens.errors import InputError

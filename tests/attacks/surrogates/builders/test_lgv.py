@@ -16,16 +16,15 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import resized_crop
 
 from advens.attacks.surrogates.builders import train as training
-from advens.attacks.surrogates.builders.augmentation import augmented
 from advens.attacks.surrogates.builders.lgv import LGV, LGVSWA, LGVGaussian
 from advens.attacks.surrogates.builders.sharpness import sharpen
 from advens.attacks.surrogates.builders.snapshot import Snapshot
+from advens.augment import augmented, jitter
 from advens.classifier import Classifier
 from advens.datasets import Dataset
 from advens.errors import InputError, RunError
 from advens.models import load_model
 from advens.seeding import derive
-from advens.zoo.training import augment
 
 State = dict[str, Tensor]
 SHORT = LGV(epochs=2, batch_size=25, lr=0.01)
@@ -51,7 +50,7 @@ def transcription(
                     torch.default_generator.manual_seed(derive(named, "update", done))
                 elif how.augment:
                     draw = torch.Generator().manual_seed(derive(named, "augment", done))
-                    x = augment(x, draw, float(how.augment))
+                    x = jitter(x, draw, float(how.augment))
                 loss = F.cross_entropy(net(x), labels[rows])
                 gradients = torch.autograd.grad(loss, list(net.parameters()))
                 if how.sharpness:

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from advens.attacks import create_attack
 from advens.attacks.parts import from_spec
 from advens.attacks.surrogates.builders import vit_search
-from advens.attacks.surrogates.builders.cached import Folder
 from advens.attacks.surrogates.builders.search import KEPT, Objective, Trial, best, search
 from advens.attacks.surrogates.changes import begin_step
+from advens.cache import Folder
 from advens.classifier import Classifier
 from advens.datasets import Dataset, load_data
 from advens.errors import InputError
