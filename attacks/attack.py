@@ -32,7 +32,7 @@ from advens.attacks.updates import Sign
 from advens.threat import Threat
 
 
-@part("attack", "composed")
+@part("attack", "composed", paper="Kurakin et al., ICLR workshop 2017 (I-FGSM)", year=2017)
 class ComposedAttack:
     """Iterative gradient attack composed of parts.
 

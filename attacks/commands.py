@@ -1,34 +1,103 @@
-"""``advens attacks``: what there is, or one attack with its parameters, defaults and paper."""
+"""``advens attacks`` and ``advens builders``: what there is, or one entry with its parameters and paper."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
+
+if TYPE_CHECKING:
+    from advens.attacks.names import Catalogue
+
+WILD = frozenset("*?[")
 
 
 @click.command()
 @click.argument("name", required=False)
-def attacks(name: str | None) -> None:
-    """List attacks (NAME may be a wildcard), or show one with its parameters, defaults and paper."""
-    from advens.attacks.registry import RECIPES, attack_info, list_attacks
-    from advens.errors import unknown
+@click.option("--parts", is_flag=True, help="List the parts that attacks are composed of, or show one.")
+def attacks(name: str | None, parts: bool) -> None:
+    """List attacks (NAME may be a wildcard), or show one with its parameters, defaults and paper.
+
+    NAME may also be a part, such as di.
+    """
+    from advens.attacks.names import catalogue
+    from advens.errors import InputError, unknown
     from advens.listing import show
 
-    if name is not None and not any(c in name for c in "*?["):
-        _show(name)
+    known = catalogue()
+    if parts:
+        _parts(known, name)
         return
-    found = list_attacks(name or "*")
+    if name is not None and not WILD.intersection(name):
+        try:
+            known.split(name)
+        except InputError:
+            if not known.kinds(name):
+                raise
+            _parts(known, name)
+        else:
+            _show_attack(name)
+        return
+    found = known.attacks(name or "*")
     if not found:
-        raise unknown("attack", str(name), RECIPES)
-    infos = ((each, attack_info(each)) for each in found)
+        raise unknown("attack", str(name), known.recipes)
+    infos = ((each, known.info(each)) for each in found)
     show(
         ("attack", "family", "year", "what it is"),
         ((each, info.family, info.year or "", info.summary) for each, info in infos),
-        "Parts go before a name: di-ti-mi-ens-logits. 'advens attacks NAME' shows one.",
+        "Parts go before a name: di-ti-mi-ens-logits. 'advens attacks NAME' shows one, "
+        "'advens attacks --parts' lists the parts.",
     )
 
 
-def _show(name: str) -> None:
-    from advens.attacks.parts import FIELD_KINDS, options
+@click.command()
+@click.argument("name", required=False)
+def builders(name: str | None) -> None:
+    """List surrogate builders, or show one with its parameters, defaults and paper."""
+    from advens.attacks.names import catalogue
+    from advens.errors import unknown
+    from advens.listing import show
+
+    known = catalogue().parts["builder"]
+    if name is None:
+        show(
+            ("builder", "year", "what it is"),
+            ((each, known[each].year or "", known[each].summary) for each in sorted(known)),
+            "'advens builders NAME' shows one.",
+        )
+        return
+    if name not in known:
+        raise unknown("builder", name, known)
+    _show_part("builder", name)
+
+
+def _parts(known: Catalogue, name: str | None) -> None:
+    """The parts whose names match, by kind; or each part of one name."""
+    from fnmatch import fnmatch
+
+    from advens.errors import unknown
+    from advens.listing import show
+
+    if name is not None and not WILD.intersection(name):
+        kinds = known.kinds(name)
+        if not kinds:
+            raise unknown("part", name, {each for entries in known.parts.values() for each in entries})
+        for number, kind in enumerate(kinds):
+            if number:
+                click.echo()
+            _show_part(kind, name)
+        return
+    found = [
+        (kind, each, f"{info.summary}. {info.paper}" if info.paper else info.summary)
+        for kind, entries in known.parts.items() for each, info in sorted(entries.items())
+        if fnmatch(each, name or "*")
+    ]  # fmt: skip
+    if not found:
+        raise unknown("part", str(name), ())
+    show(("kind", "part", "what it is, and its source"), found, "'advens attacks --parts NAME' shows one.")
+
+
+def _show_attack(name: str) -> None:
     from advens.attacks.registry import attack_info, create_attack
 
     info, attack = attack_info(name), create_attack(name)
@@ -43,42 +112,45 @@ def _show(name: str) -> None:
         click.echo(f"builder   made for surrogates of '{info.builder}'; 'advens craft' builds them first")
     one = attack.passes(1)
     click.echo(f"passes    {one.forward} F, {one.backward} B per image on one surrogate")
-    click.echo("parameters")
-    for key, value in options(attack).items():
-        if key == "threat":
-            click.echo(f"  {'norm':<12} {value.norm}")
-            click.echo(f"  {'eps':<12} {value.eps}")
-        elif key in FIELD_KINDS:
-            parts = value if isinstance(value, tuple) else (value,)
-            click.echo(f"  {key:<12} {', '.join(_part(part) for part in parts) or '-'}")
-        else:
-            click.echo(f"  {key:<12} {value}")
+    _show_options(attack)
 
 
-@click.command()
-@click.argument("name", required=False)
-def builders(name: str | None) -> None:
-    """List surrogate builders, or show one with its parameters, defaults and paper."""
-    from advens.attacks.parts import PARTS, from_spec, options
-    from advens.listing import show
+def _show_part(kind: str, name: str) -> None:
+    from advens.attacks.names import PREFIXES
+    from advens.attacks.parts import PARTS, from_spec
 
-    known = PARTS["builder"]
-    if name is None:
-        infos = ((each, known.info(each)) for each in known.names())
-        show(
-            ("builder", "year", "what it is"),
-            ((each, info.year or "", info.summary) for each, info in infos),
-            "'advens builders NAME' shows one.",
-        )
+    info = PARTS[kind].info(name)
+    click.echo(f"{name}: {info.summary}")
+    click.echo(f"kind      {kind}")
+    if info.paper:
+        click.echo(f"paper     {info.paper}")
+    if kind in PREFIXES:
+        click.echo(f"in names  {name}-NAME, as {name}-mifgsm")
+    _show_options(from_spec(kind, name))
+
+
+def _show_options(value: Any) -> None:
+    """The fields of an attack or a part, with their values."""
+    from advens.attacks.parts import FIELD_KINDS, is_part, options
+
+    if not (known := options(value)):
+        click.echo("no parameters")
         return
-    builder = from_spec("builder", name)
-    click.echo(f"{name}: {known.info(name).summary}\npaper     {known.info(name).paper}\nparameters")
-    for key, value in options(builder).items():
-        click.echo(f"  {key:<13} {_part(value) if hasattr(value, 'part_name') else value}")
+    click.echo("parameters")
+    for key, given in known.items():
+        if key == "threat":
+            click.echo(f"  {'norm':<13} {given.norm}")
+            click.echo(f"  {'eps':<13} {given.eps}")
+            continue
+        parts = given if isinstance(given, tuple) else (given,)
+        if key in FIELD_KINDS or any(map(is_part, parts)):
+            click.echo(f"  {key:<13} {', '.join(map(_written, parts)) or '-'}")
+        else:
+            click.echo(f"  {key:<13} {given}")
 
 
-def _part(value: object) -> str:
+def _written(part: object) -> str:
     from advens.attacks.parts import name_of, options
 
-    inside = ", ".join(f"{k}={v!r}" for k, v in options(value).items())
-    return f"{name_of(value)}({inside})" if inside else name_of(value)
+    inside = ", ".join(f"{k}={v!r}" for k, v in options(part).items() if k != "threat")
+    return f"{name_of(part)}({inside})" if inside else name_of(part)

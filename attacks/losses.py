@@ -16,7 +16,7 @@ from advens.attacks.parts import part
 from advens.errors import InputError
 
 
-@part("loss", "ce")
+@part("loss", "ce", paper="Goodfellow et al., ICLR 2015 (FGSM)", year=2015)
 class CrossEntropy:
     """Cross-entropy of the label; with targets, minus that of the target.
 

@@ -14,17 +14,13 @@ from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass as _dataclass
 from typing_extensions import dataclass_transform
 
+from advens.attacks.names import KINDS, PACKAGE
 from advens.errors import InputError, nearest
 from advens.registry import Info, Registry, one_line
 from advens.threat import Threat
 
-KINDS = (
-    "attack", "loss", "change", "transform", "filter", "estimator", "fusion", "update", "step", "start",
-    "builder",
-)  # fmt: skip
-
 PARTS: dict[str, Registry[type]] = {
-    kind: Registry(kind, package="advens.attacks", group="advens.attacks") for kind in KINDS
+    kind: Registry(kind, package=PACKAGE, group=PACKAGE) for kind in KINDS
 }
 
 FIELD_KINDS = {
@@ -59,6 +55,11 @@ def part(kind: str, name: str, **info: Any) -> Callable[[C], C]:
         return cast("C", made)
 
     return decorate
+
+
+def is_part(value: object) -> bool:
+    """Whether a value is a part, of any kind."""
+    return hasattr(type(value), "part_name")
 
 
 def name_of(value: Any) -> str:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from fnmatch import fnmatch
 from functools import update_wrapper
 from typing import Any
 
 from advens.attacks.interfaces import Attack
-from advens.attacks.parts import FIELD_KINDS, PARTS, changed, from_spec, options
+from advens.attacks.names import PACKAGE, SEVERAL, Catalogue
+from advens.attacks.parts import FIELD_KINDS, PARTS, changed, from_spec, name_of, options
 from advens.errors import InputError, nearest, unknown
 from advens.registry import Info, Registry, one_line
 from advens.threat import Threat
 
 ALSO_FILTERS = "transforms"
-PREFIXES = ("change", "transform", "filter", "estimator", "update")
-"""Kinds of parts that may stand in front of a recipe's name, in any order."""
-
-COMPOSED = ("di-mi-adaea", "di-ti-mi-adaea", "di-ti-mi-cwa", "di-ti-mi-ens-logits", "ssa-cwa", "vmi-cwa")
-"""Compositions that papers name, listed beside the recipes."""
-
+PLURALS = {
+    "estimator": "estimators", "update": "updates", "loss": "losses", "step": "step rules", "start": "starts",
+}  # fmt: skip
 
 class Recipe:
     """A published method as a composition: calling it gives the attack, with defaults overridden.
@@ -38,7 +35,7 @@ class Recipe:
         return _made(self.name, self.build(), overrides)
 
 
-RECIPES: Registry[Recipe] = Registry("attack", package="advens.attacks", group="advens.attacks")
+RECIPES: Registry[Recipe] = Registry("attack", package=PACKAGE, group=PACKAGE)
 
 
 def recipe(
@@ -61,7 +58,7 @@ def recipe(
 
 def list_attacks(pattern: str = "*") -> list[str]:
     """Names of attacks that match a shell wildcard."""
-    return sorted({*RECIPES.names(pattern), *(name for name in COMPOSED if fnmatch(name, pattern))})
+    return registered().attacks(pattern)
 
 
 def create_attack(name: str, **overrides: Any) -> Attack:
@@ -89,22 +86,14 @@ def _made(name: str, attack: Attack, overrides: dict[str, Any]) -> Attack:
 
 def attack_info(name: str) -> Info:
     """What is known of an attack; a composition inherits from the recipe it ends in."""
-    if name in RECIPES:
-        return RECIPES.info(name)
-    prefixes, base = split(name)
-    info = RECIPES.info(base)
-    parts = [PARTS[kind].info(token) for kind, token in prefixes]
-    return Info(
-        name,
-        family=info.family,
-        paper="; ".join(dict.fromkeys(i.paper for i in [info, *parts] if i.paper)),
-        year=max((i.year for i in [info, *parts] if i.year), default=None),
-        targeted=all(i.targeted for i in [info, *parts]),
-        norms=tuple(n for n in info.norms if all(n in i.norms for i in parts)),
-        couples=next((i.couples for i in [info, *parts] if i.couples != "no"), "no"),
-        builder=info.builder,
-        summary=f"{info.summary}, with {', '.join(token for _, token in prefixes)}",
-    )
+    return registered().info(name)
+
+
+def registered() -> Catalogue:
+    """Every recipe and part that is registered, plug-ins included."""
+    recipes = {name: RECIPES.info(name) for name in RECIPES}
+    parts = {kind: {name: known.info(name) for name in known} for kind, known in PARTS.items()}
+    return Catalogue(recipes, parts)
 
 
 def attack_from_spec(spec: dict[str, Any]) -> Attack:
@@ -115,17 +104,7 @@ def attack_from_spec(spec: dict[str, Any]) -> Attack:
 
 def split(name: str) -> tuple[list[tuple[str, str]], str]:
     """A composition's prefixes as (kind, part), and the recipe it ends in."""
-    prefixes: list[tuple[str, str]] = []
-    rest = name
-    while rest not in RECIPES:
-        words = rest.split("-")
-        heads = ("-".join(words[:end]) for end in range(1, len(words)))  # "di" before "head-drop"
-        found = next(((kind, head) for head in heads for kind in PREFIXES if head in PARTS[kind]), None)
-        if found is None:
-            raise unknown("attack", name, RECIPES)
-        prefixes.append(found)
-        rest = rest[len(found[1]) + 1 :]
-    return prefixes, rest
+    return registered().split(name)
 
 
 def _compose(name: str) -> Attack:
@@ -137,10 +116,11 @@ def _compose(name: str) -> Attack:
         field, made = field_of[kind], from_spec(kind, token)
         if not hasattr(attack, field):
             raise InputError(f"attack '{name}': '{base}' has a loop of its own and takes no {kind}")
-        if kind in ("change", "transform", "filter"):
+        if kind in SEVERAL:
             changes[field] = (*changes.get(field, getattr(attack, field)), made)
         elif field in changes:
-            raise InputError(f"attack '{name}' names two {kind}s")
+            both = f"'{name_of(changes[field])}' and '{token}'"
+            raise InputError(f"attack '{name}' names two {PLURALS[kind]}, {both}; an attack has one")
         else:
             changes[field] = made
     return changed(attack, **changes) if changes else attack

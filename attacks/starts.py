@@ -10,7 +10,7 @@ from advens.seeding import Draws
 from advens.threat import Threat
 
 
-@part("start", "clean")
+@part("start", "clean", paper="Kurakin et al., ICLR workshop 2017 (I-FGSM)", year=2017)
 class Clean:
     """The clean image itself."""
 
@@ -18,7 +18,7 @@ class Clean:
         return x
 
 
-@part("start", "uniform")
+@part("start", "uniform", paper="Madry et al., ICLR 2018 (PGD)", year=2018)
 class Uniform:
     """A uniform point of the ball."""
 
@@ -26,7 +26,7 @@ class Uniform:
         return threat.random_start(x, draws)
 
 
-@part("start", "gaussian")
+@part("start", "gaussian", paper="Chen et al., ICCV 2023 (AdaEA)", year=2023)
 class Gaussian:
     """The clean image plus a little normal noise, projected.
 

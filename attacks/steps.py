@@ -16,7 +16,7 @@ NUMBER = r"[0-9]+\.?[0-9]*|\.[0-9]+"
 RELATIVE = re.compile(rf"^\s*({NUMBER})?\s*\*?\s*eps\s*(?:/\s*(T|{NUMBER}))?\s*$")
 
 
-@part("step", "step-size")
+@part("step", "step-size", paper="Kurakin et al., ICLR workshop 2017 (I-FGSM)", year=2017)
 class StepSize:
     """alpha: relative to eps (``"eps/T"``, ``"2eps/T"``, ``"eps/10"``) or fixed (``"2/255"``, 0.01).
 

@@ -47,7 +47,7 @@ class MI:
         return accumulate(g, memory, self.mu)
 
 
-@part("update", "batch-mi", couples="batch")
+@part("update", "batch-mi", paper="Chen et al., ICLR 2024 (CWA)", year=2024, couples="batch")
 class BatchMI(MI):
     """Momentum with the mean of |g| over the whole batch, as CWA's published code has it.
 

@@ -24,8 +24,7 @@ GUARD = 1e-6
 
 @part("fusion", "adaea", paper=PAPER, year=2023, couples="option")
 class AdaEA:
-    """A surrogate has the more weight, the more its trial step raises the others' losses; pixels on whose
-    direction the surrogates disagree are left out.
+    """Surrogates whose trial steps raise the others' losses weigh more; pixels they disagree on are left out.
 
     1. ``g_k``, the gradient of each surrogate's own loss.
     2. AGM: trial steps ``x_k = Π(x' + alpha sign g_k)``;

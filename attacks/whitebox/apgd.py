@@ -23,7 +23,7 @@ MOMENTUM = 0.75
 PAPER = "Croce & Hein, ICML 2020 (AutoAttack)"
 
 
-@part("attack", "apgd")
+@part("attack", "apgd", family="white-box", paper=PAPER, year=2020)
 class AutoPGD(WhiteBox):
     """Projected ascent with momentum that needs no step size: it starts at 2 eps and halves itself.
 

@@ -27,7 +27,7 @@ TIE = 1e-12
 """Expected accuracies nearer than this are equal."""
 
 
-@part("attack", "arc")
+@part("attack", "arc", family="white-box", paper=PAPER, year=2022)
 class RandomizedEnsembleAttack(WhiteBox):
     """Members one after the other, each pushed just over its nearest linearised boundary.
 

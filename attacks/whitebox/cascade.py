@@ -32,7 +32,7 @@ SEQUENCES: dict[str, dict[str, dict[str, Any]]] = {
 attacks alone. In ``autoattack-rand`` every answer averages 20 passes."""
 
 
-@part("attack", "cascade")
+@part("attack", "cascade", family="white-box", paper=AUTOATTACK, year=2020)
 class Cascade(WhiteBox):
     """Attacks one after the other, each on the samples that still stand.
 

@@ -81,7 +81,7 @@ class Halves:
         return longest * (1 + math.cos(math.pi * since / (steps - half))) / 2
 
 
-@part("attack", "descent")
+@part("attack", "descent", family="white-box", paper="Madry et al., ICLR 2018 (PGD)", year=2018)
 class Descent(WhiteBox):
     """Projected gradient ascent of a loss on the model itself, by sign or unit steps.
 

@@ -21,7 +21,7 @@ SHORTEST = 1e-8
 """Steps count as at least this long when two are weighed."""
 
 
-@part("attack", "fab")
+@part("attack", "fab", family="white-box", paper=PAPER, year=2020)
 class FastAdaptiveBoundary(WhiteBox):
     """Goes to the linearised boundary, drawn to the image all the way; past it, part of the way back.
 

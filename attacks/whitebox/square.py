@@ -20,13 +20,14 @@ from advens.attacks.whitebox.oracle import RowOracle
 from advens.attacks.whitebox.rows import Rows
 from advens.threat import TINY, Threat, norms
 
+PAPER = "Andriushchenko et al., ECCV 2020"
 NOMINAL = 10_000
 """Queries of the paper, for which its schedule is written."""
 HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Those of them after which p is halved."""
 
 
-@part("attack", "square")
+@part("attack", "square", family="white-box", paper=PAPER, year=2020)
 class SquareAttack(WhiteBox):
     """Random search: a change of one square of pixels is kept when it raises the loss.
 
@@ -240,7 +241,7 @@ def _hill(h: int, w: int) -> Tensor:
     "square",
     symbol="Square",
     family="white-box",
-    paper="Andriushchenko et al., ECCV 2020",
+    paper=PAPER,
     year=2020,
 )
 def Square() -> SquareAttack:

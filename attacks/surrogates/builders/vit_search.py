@@ -15,7 +15,7 @@ from torch import Tensor
 from advens.attacks.parts import part
 from advens.attacks.surrogates.builders.build import Progress, check, finding, identity
 from advens.attacks.surrogates.builders.cached import described
-from advens.attacks.surrogates.builders.copies import PAPER, Strategies, copied
+from advens.attacks.surrogates.builders.copies import Strategies, copied
 from advens.attacks.surrogates.builders.search import Objective, Trial, best, search
 from advens.cache import Folder, cache_root
 from advens.classifier import Classifier, borrowed, device_of
@@ -29,6 +29,7 @@ from advens.threat import parse_eps
 if TYPE_CHECKING:
     import pandas as pd
 
+PAPER = "Cao et al., ICCV 2025 (ViT-EnsembleAttack)"
 BOUNDS = {"head-drop": (0.0, 0.5), "score-scale": (0.0, 1.0), "token-mix": (0.0, 0.5)}
 """Where the strengths of the strategies are looked for."""
 HISTORY = "history.parquet"
