@@ -133,7 +133,8 @@ def from_any(image: Any, name: str) -> Bytes:
         array = np.rint(array.astype(np.float64) * 255).astype(np.uint8)
     if array.dtype != np.uint8:
         raise InputError(f"image {name} is of type {array.dtype}; it must be uint8 or float")
-    return np.ascontiguousarray(np.broadcast_to(array, (3, *array.shape[1:])))
+    # a copy: torch warns of views that are read-only
+    return np.array(np.broadcast_to(array, (3, *array.shape[1:])), dtype=np.uint8, order="C")
 
 
 def _orientation(image: Image.Image) -> int:

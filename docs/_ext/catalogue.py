@@ -622,29 +622,33 @@ def suites_page() -> str:
     from advens.benchmarks.suites import bundled
 
     blocks = [_SUITES]
-    for title, model in suite_models():
-        blocks += [f"## {title}", _keys(model)]
+    for heading, model in suite_models().items():
+        blocks += [f"## {heading}", _sentence(read_doc(model).summary), _keys(model)]
+    blocks.append("## Bundled suites")
     for name in bundled():
         path = f"../../../benchmarks/suites/{name}.toml"
-        blocks += [f"## {name}", f"```{{literalinclude}} {path}\n:language: toml\n```"]
+        blocks += [f"### {name}", f"```{{literalinclude}} {path}\n:language: toml\n```"]
     return page(*blocks)
 
 
-def suite_models() -> list[tuple[str, Any]]:
-    """The tables that a suite consists of, as the pydantic models that validate them."""
-    from advens.benchmarks.building import Build
-    from advens.benchmarks.study import DefenseEntry, Study, TrainingTable
-    from advens.benchmarks.suites import AttackEntry, Suite, ThreatTable
+def suite_models() -> dict[str, Any]:
+    """The tables that suites consist of, as the pydantic models that validate them, by a heading."""
+    from importlib import import_module
+    from importlib.util import find_spec
 
-    return [
-        ("Keys of a suite of attacks", Suite),
-        ("The table `[threat]`", ThreatTable),
-        ("An entry of `[[attacks]]`", AttackEntry),
-        ("A surrogate set that is built", Build),
-        ("Keys of a suite of defenses", Study),
-        ("The table `[training]`", TrainingTable),
-        ("An entry of `[[defenses]]`", DefenseEntry),
-    ]
+    from pydantic import BaseModel
+
+    found = {}
+    for module in ("advens.benchmarks.suites", "advens.benchmarks.study"):
+        for value in vars(import_module(module)).values() if find_spec(module) else ():
+            if (
+                inspect.isclass(value)
+                and issubclass(value, BaseModel)
+                and value.__module__.startswith("advens")
+            ):
+                heading = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", value.__name__).capitalize()
+                found[heading] = value
+    return dict(sorted(found.items(), key=lambda item: not item[0].lower().endswith(("suite", "study"))))
 
 
 def _keys(model: Any) -> str:
@@ -657,9 +661,7 @@ def _keys(model: Any) -> str:
             else _key_default(field.get_default(call_default_factory=True))
         )
         rows.append((code(name), code(_annotation(field)), default, meanings.get(name, "")))
-    more = "Further keys are options of the attack, builder or defense." if model.model_config.get(
-        "extra") == "allow" else ""  # fmt: skip
-    return page(table(("key", "type", "default", "meaning"), rows), more)
+    return table(("key", "type", "default", "meaning"), rows)
 
 
 def _key_default(value: Any) -> str:
@@ -783,7 +785,20 @@ def write(source: Path) -> None:
             path.write_text(text, encoding="utf-8")
 
 
+def check_local(app: Any, error: Exception | None) -> None:
+    """A page loads nothing from the network: pages are read offline, and nobody counts their readers."""
+    from sphinx.errors import ExtensionError
+
+    loaded = re.compile(
+        r"<(?:script|img|iframe|source)[^>]* src=\"https?:|<link[^>]* href=\"https?:"
+    )
+    for path in () if error else Path(app.outdir).rglob("*.html"):
+        if loaded.search(path.read_text(encoding="utf-8")):
+            raise ExtensionError(f"{path} loads something from the network")
+
+
 def setup(app: Any) -> dict[str, Any]:
     """What Sphinx calls."""
     app.connect("builder-inited", lambda app: write(Path(app.srcdir)))
+    app.connect("build-finished", check_local)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
