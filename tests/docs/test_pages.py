@@ -132,6 +132,16 @@ def test_columns_are_those_that_are_declared(catalogue: ModuleType) -> None:
             assert f"| `{column.name}` | {column.type} |" in page, (kind, column.name)
 
 
+def test_the_guide_names_every_part() -> None:
+    from advens.attacks.parts import PARTS
+
+    text = (ROOT / "docs" / "guide" / "choosing-an-attack.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (\w+) \|.*\|(.*)\|$", text, re.MULTILINE))
+    assert set(rows) == set(PARTS) - {"attack"}
+    for kind, row in rows.items():
+        assert set(re.findall(r"`([\w-]+)`", row)) == set(PARTS[kind]), kind
+
+
 def test_the_glossary_decides_the_words() -> None:
     """Phrases that it lists as not used are on no other page."""
     glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
