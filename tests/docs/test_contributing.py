@@ -114,6 +114,24 @@ advens_("craft", "mifgsm", "--set", "loss=soft-margin", "--surrogates", "digits:
     assert reached > 0.3
 
 
+def test_a_white_box_attack(package: Path, tmp_path: Path) -> None:
+    code = """
+x, y = digits(20)
+attack = advens.create_attack("corners", eps=0.2, queries=50)
+result = attack.run(net, x, y)
+found = [attack.passes(1), result.passes, right(net, x, y), right(net, result.x_adv, y)]
+from advens.attacks.registry import attack_from_spec
+found.append(attack_from_spec(attack.spec) == attack)
+advens_("attacks", "corners")
+advens_("robustness", "--models", "digits:resnet-at", "--data", "digits:test?limit=10", "--eps", "0.2",
+        "--attack", "fgsm+corners", "--set", "defaults.queries=5", "--out", "made")
+"""
+    formula, spent, before, after, same = run(package, code, tmp_path)
+    assert formula == spent == [50, 0]
+    assert after < before - 0.2
+    assert same
+
+
 def test_a_defense(package: Path, tmp_path: Path) -> None:
     code = """
 advens_("train", "smoothed", "--arch", "digits:mambaout", "--data", "digits:train?limit=64", "--members", "2",
