@@ -24,7 +24,7 @@ REFERENCE = Path(__file__).parents[2] / "results" / "reference"
 _ATTACKS = """# Attacks
 
 Parts stand in front of a name to compose further attacks, as in `di-ti-mi-ens-logits`;
-[Parts](../parts/index.md) lists them. F / B are forward and backward passes an image, on one surrogate
+[Parts](../parts/index.md) lists them. F/B are forward and backward passes an image, on one surrogate
 and on four.
 """
 _PARTS = """# Parts of attacks
@@ -522,7 +522,7 @@ def attacks_index() -> str:
                 one, four = (create_attack(name).passes(k) for k in (1, 4))
                 rows.append((f"[{name}]({name}.md)", _sentence(info.summary), info.paper,
                              f"{one.forward}/{one.backward}", f"{four.forward}/{four.backward}"))  # fmt: skip
-        header = ("attack", "what it is", "paper", "F / B, K = 1", "F / B, K = 4")
+        header = ("attack", "what it is", "paper", "F/B on one", "F/B on four")
         if rows:
             blocks += [f"## {_FAMILIES.get(family, family or 'other')}", table(header, rows)]
     return page(*blocks, toctree(infos))
@@ -711,13 +711,13 @@ def columns_page() -> str:
             rows.append(
                 (
                     code(column.name),
-                    column.type,
-                    column.unit,
                     column.meaning,
+                    column.unit,
+                    column.type,
                     ", ".join(filter(None, notes)),
                 )
             )
-        blocks += [f"## {kind}", summary, table(("column", "type", "unit", "meaning", ""), rows)]
+        blocks += [f"## {kind}", summary, table(("column", "meaning", "unit", "type", ""), rows)]
     return page(*blocks)
 
 

@@ -129,7 +129,8 @@ def test_columns_are_those_that_are_declared(catalogue: ModuleType) -> None:
     for kind, (summary, columns) in kinds.items():
         assert f"## {kind}\n\n{summary}" in page
         for column in columns:
-            assert f"| `{column.name}` | {column.type} |" in page, (kind, column.name)
+            meaning = column.meaning.replace("|", "\\|")
+            assert f"| `{column.name}` | {meaning} | {column.unit} | {column.type} |" in page, kind
 
 
 def test_the_guide_names_every_part() -> None:
