@@ -29,9 +29,11 @@ from advens.digest import value_digest
 from advens.errors import InputError, RunError
 from advens.files import write_bytes
 from advens.models import expand, find_model
-from advens.results.boards.robustness import expected
+from advens.results.boards import to_table
+from advens.results.boards.outcomes import expected
 from advens.results.boards.summary import load
 from advens.results.statistics import wilson
+from advens.results.store import write_table
 from advens.threat import Threat, parse_eps
 
 SURROGATES = ("digits:convnext", "digits:resnet-b", "digits:vit-b")
@@ -170,8 +172,8 @@ def defend(
     table: pd.DataFrame = pd.DataFrame(rows.values())
     found: pd.DataFrame = pd.concat(images, ignore_index=True)
     table["missed"] = table["defense"].map(missed(found, f"transfer {trial.budgets[-1]}"))
-    found.to_parquet(directory / "images.parquet", index=False)
-    table.to_parquet(directory / "defenses.parquet", index=False)
+    write_table(directory / "images.parquet", to_table("images", found))
+    write_table(directory / "defenses.parquet", to_table("defenses", table))
     return table
 
 

@@ -24,7 +24,9 @@ from advens.benchmarks.suites import NAME, Suite, Title, from_table, read, valid
 from advens.datasets import Dataset, find_data
 from advens.defenses.members import architecture
 from advens.errors import RunError
+from advens.results.boards import to_table
 from advens.results.boards.defenses import pooled
+from advens.results.store import write_table
 
 
 class TrainingTable(BaseModel):
@@ -250,6 +252,6 @@ def run_study(
     )  # fmt: skip
     each = about.merge(found.drop(columns="members"), on="defense", how="left", validate="many_to_one")
     table = pooled(each, pd.read_parquet(directory / "images.parquet"))
-    each.to_parquet(directory / "defenses.parquet", index=False)
-    table.to_parquet(directory / "study.parquet", index=False)
+    write_table(directory / "defenses.parquet", to_table("defenses", each))
+    write_table(directory / "study.parquet", to_table("study", table))
     return table

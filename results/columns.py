@@ -21,6 +21,14 @@ PLAIN = Plain()
 TEXT, INT, REAL, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
 
+def matches(pattern: str, name: str) -> bool:
+    """Whether a name is a pattern's: the same, or with something in place of its ``*``."""
+    if "*" not in pattern:
+        return name == pattern
+    before, _, after = pattern.partition("*")
+    return len(name) > len(before) + len(after) and name.startswith(before) and name.endswith(after)
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of a table.
@@ -55,10 +63,7 @@ class Column:
 
     def matches(self, name: str) -> bool:
         """Whether a column of this name is declared here."""
-        if not self.pattern:
-            return name == self.name
-        before, _, after = self.name.partition("*")
-        return len(name) > len(before) + len(after) and name.startswith(before) and name.endswith(after)
+        return matches(self.name, name)
 
     def title(self, name: str) -> str:
         """The header of a column of this name."""

@@ -1,4 +1,4 @@
-"""``advens matrix`` and ``advens leaderboard``: what the samples of runs say."""
+"""``advens matrix`` and ``advens leaderboard``: the boards of runs, as they are stored or of a part."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from advens.errors import InputError
+from advens.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
 
-STUDY = "study.parquet"
-"""The pooled table of a suite of defenses."""
 _FORMAT = click.option(
     "--format", "form", default="table", show_default=True,
     type=click.Choice(["table", "csv", "json", "markdown"]), help="How to write it.",
@@ -70,32 +68,39 @@ def leaderboard(
 
     Of a part of a run, means, intervals and letters are over that part alone.
     """
-    from advens.results.display import render
+    from advens.results.boards import read_board
+    from advens.results.boards.subset import subset
+    from advens.results.boards.summary import boards, load
+    from advens.results.display.comparison import render_comparison
+    from advens.results.display.render import board_parts, render_board
 
-    if len(directories) == 1 and (Path(directories[0]) / STUDY).is_file():
-        if pair or family or any(chosen.values()):
-            raise InputError(f"{directories[0]} ranks defenses; only --format changes what is shown")
-        show_study(directories[0], form)
+    alone, default = directories[0], not (pair or family or any(chosen.values()))
+    if len(directories) == 1 and (Path(alone) / "study.parquet").is_file():
+        if not default:
+            raise InputError(f"{alone} ranks defenses; only --format changes what is shown")
+        show_board("study", read_board(alone, "study"), form)
         return
     if pair is not None:
         from advens.results.boards.compare import compare
-        from advens.results.boards.subset import subset
-        from advens.results.boards.summary import load
 
         found = compare(subset(*load(directories), **chosen)[0], *pair, denominator)
-        click.echo(render.render_comparison(found, form, _width()), nl=False)
+        click.echo(render_comparison(found, form, _width()), nl=False)
         return
-    from advens.results.boards.summary import boards
-
-    found_boards = boards(directories, denominator, family, **chosen)
+    stored = None
+    if len(directories) == 1 and default and denominator == "target":
+        stored = _stored(alone, "leaderboard")
+    if stored is not None and stored["suite"].nunique() == 1:  # several are ranked by data and budget
+        found_boards = [stored]
+    else:
+        found_boards = boards(directories, denominator, family, **chosen)
     if form == "table":
         for k, board in enumerate(found_boards):
             click.echo(nl=bool(k))
-            _show(partial(render.leaderboard_parts, board))
+            _show(partial(board_parts, "leaderboard", board))
     elif form == "markdown":
-        click.echo("\n".join(render.render_leaderboard(b, form) for b in found_boards), nl=False)
+        click.echo("\n".join(render_board("leaderboard", b, form) for b in found_boards), nl=False)
     else:
-        click.echo(render.render_leaderboard(_joined(found_boards), form), nl=False)
+        click.echo(render_board("leaderboard", _joined(found_boards), form), nl=False)
 
 
 def show_matrix(
@@ -105,49 +110,50 @@ def show_matrix(
     from advens.results.boards.matrix import transfer_matrix
     from advens.results.boards.subset import subset
     from advens.results.boards.summary import load
-    from advens.results.display import render
 
-    frame = transfer_matrix(subset(*load([directory]), **chosen)[0], denominator)
-    if form == "table":
-        _show(partial(render.matrix_parts, frame))
-    else:
-        click.echo(render.render_matrix(frame, form), nl=False)
-
-
-def show_study(directory: Path | str, form: str = "table") -> None:
-    """Prints the tables of a suite of defenses, as wide as the terminal."""
-    import pandas as pd
-
-    from advens.results.boards import defenses as study
-    from advens.results.display import text
-
-    table = pd.read_parquet(Path(directory) / STUDY)
-    if form == "table":
-        _show(partial(study.study_parts, table))
-    elif form == "markdown":
-        click.echo(study.study_markdown(table), nl=False)
-    else:
-        click.echo(text.as_csv(table) if form == "csv" else text.as_json(table), nl=False)
+    frame = None
+    if denominator == "target" and not any(chosen.values()):
+        frame = _stored(directory, "matrix")
+    if frame is None:
+        frame = transfer_matrix(subset(*load([directory]), **chosen)[0], denominator)
+    show_board("matrix", frame, form)
 
 
 def show_robustness(directory: Path | str, form: str = "table") -> None:
-    """Prints what is left of the models of a robustness run, as wide as the terminal."""
+    """Prints the accuracy that attacks leave to the models of a robustness run."""
     from advens.results.boards.robustness import robustness
     from advens.results.boards.summary import load
-    from advens.results.display import render
 
-    frame = robustness(*load([directory]))
+    frame = _stored(directory, "robustness")
+    show_board("robustness", robustness(*load([directory])) if frame is None else frame, form)
+
+
+def show_board(name: str, frame: pd.DataFrame, form: str = "table") -> None:
+    """Prints a board, as wide as the terminal.
+
+    Args:
+        name: of the board.
+        frame: what it holds, as `read_board` gives it.
+        form: ``table``, ``markdown``, ``csv`` or ``json``.
+    """
+    from advens.results.display.render import board_parts, render_board
+
     if form == "table":
-        _show(partial(render.robustness_parts, frame))
+        _show(partial(board_parts, name, frame))
     else:
-        click.echo(render.render_robustness(frame, form), nl=False)
+        click.echo(render_board(name, frame, form), nl=False)
 
 
-def summarise(directory: Path | str, suite_digest: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Computes matrix and board of a run and writes both; see ``advens.results.boards.summary``."""
-    from advens.results.boards.summary import summarise as compute
+def _stored(directory: Path | str, name: str) -> pd.DataFrame | None:
+    """A board as its file holds it; None when there is no sound file, or rows were written after it."""
+    from advens.results.boards import read_board
+    from advens.results.store import RunStore
 
-    return compute(directory, suite_digest)
+    try:
+        board = read_board(directory, name)
+        return board if RunStore(directory).current(Path(directory) / f"{name}.parquet") else None
+    except (InputError, RunError):
+        return None
 
 
 def _joined(boards: list[pd.DataFrame]) -> pd.DataFrame:

@@ -77,8 +77,10 @@ def fold(name: str, width: int) -> str:
 class Format(Protocol):
     """How people read a column of a board."""
 
-    right: ClassVar[bool]
-    """Whether the cells are aligned to the right."""
+    @property
+    def right(self) -> bool:
+        """Whether the cells are aligned to the right."""
+        ...
 
     def cells(self, frame: pd.DataFrame, name: str, folded: bool) -> list[str]:
         """A cell for every row of the board.
@@ -97,11 +99,12 @@ class Plain:
     Args:
         width: characters of a line on a terminal; 0 breaks no line.
         short: whether the source that all names share is left out.
+        right: whether it is aligned to the right.
     """
 
     width: int = 0
     short: bool = False
-    right: ClassVar[bool] = False
+    right: bool = False
 
     def cells(self, frame: pd.DataFrame, name: str, folded: bool) -> list[str]:
         values = [str(value) for value in frame[name]]

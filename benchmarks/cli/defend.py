@@ -15,23 +15,12 @@ from advens.benchmarks.cli.commands import (
     device_option,
     resolve_device,
 )
-from advens.printable import printable, say
+from advens.printable import say
 from advens.trust import trust_option, typed
 
 if TYPE_CHECKING:
-    import pandas as pd
 
     from advens.benchmarks.study import Study
-
-WIDE = 14
-"""Letters of a defense's name on one line."""
-NOTES = (
-    "Accuracy in %, over all images; of randomized ensembles the expected one. transfer: the worst of each "
-    "image's transferred images [95 % Wilson interval]. worst: of each image, the attack on the model itself "
-    "that leaves least. missed: accuracy that transfer took and they left, as masked gradients do.",
-    "diversity: cross-entropy of members on images that feel to another like the target (DVERGE). shared: "
-    "images crafted on one member that break another, in %. MFLOP: of one inference.",
-)
 
 
 @click.command()
@@ -56,6 +45,7 @@ def defend(defenses: tuple[str, ...], data: str, surrogates: str | None, attacks
     """Evaluate defenses (folders of 'advens train', or models): transfer, open attacks, members, cost."""
     from advens.benchmarks.defend import defend as run
     from advens.benchmarks.defend import trial_of
+    from advens.results.commands import show_board
 
     def names(text: str | None, option: str) -> list[str]:
         return _names(text, option) if text is not None else []
@@ -65,7 +55,7 @@ def defend(defenses: tuple[str, ...], data: str, surrogates: str | None, attacks
         defenses, data, names(surrogates, "--surrogates"), names(attacks, "--attacks"), names(eps, "--eps"),
         names(opened, "--open"), limit=limit, open_limit=open_limit, seed=seed, batch_size=batch_size,
     )  # fmt: skip
-    show(run(trial, out, device=resolve_device(device), progress=_progress()), form)
+    show_board("defenses", run(trial, out, device=resolve_device(device), progress=_progress()), form)
     say(f"runs in {out}; the table in {out}/defenses.parquet", err=form != "table")
 
 
@@ -74,7 +64,8 @@ def study(found: Study, directory: Path | None, only: str | None, how: Callable[
     from advens.benchmarks.defend import ADAPTIVE
     from advens.benchmarks.study import check, contestants, run_study
     from advens.errors import unknown
-    from advens.results.commands import show_study
+    from advens.results.boards import read_board
+    from advens.results.commands import show_board
 
     if only is not None:
         names = _names(only, "--attacks")
@@ -83,7 +74,7 @@ def study(found: Study, directory: Path | None, only: str | None, how: Callable[
         found = found.model_copy(update={"attacks": names})
     if directory is not None:
         run_study(found, directory, progress=_progress(), **how())
-        show_study(directory)
+        show_board("study", read_board(directory, "study"))
         say(f"runs in {directory}; the tables in {directory}/study.parquet")
         return
     lines = contestants(found)
@@ -95,75 +86,3 @@ def study(found: Study, directory: Path | None, only: str | None, how: Callable[
     say(f"transfer   {', '.join(found.attacks)} on {', '.join(found.surrogates)}")
     say(f"open       {', '.join((*found.trial([]).open, *ADAPTIVE))} at the largest eps")
     say(f"{len(lines)} models of {len({line.training for line in lines})} trainings")
-
-
-def show(table: pd.DataFrame, form: str) -> None:
-    """Print the table of `advens.benchmarks.defend.defend`."""
-    from advens.results.display import text
-
-    if form in ("csv", "json"):
-        click.echo(text.as_csv(table) if form == "csv" else text.as_json(table), nl=False)
-        return
-    header, rows = cells(table)
-    if form == "markdown":
-        click.echo(text.as_markdown(header, rows, NOTES), nl=False)
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    for k, name in enumerate(header):
-        made.add_column(Text(text.fold(name, WIDE)), justify="right" if k else "left", overflow="fold")
-    for row in rows:
-        made.add_row(*(Text(printable(cell)) for cell in row))
-    console = Console(highlight=False)
-    console.print(made)
-    for line in ("", *NOTES):
-        console.print(line, style="italic")
-
-
-def cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, as people read them: a column for every defense."""
-    from advens.results.display import text
-
-    names = [str(name) for name in table]
-    records = table.to_dict(orient="records")
-
-    def line(name: str, say: Callable[[Any], str]) -> list[str]:
-        return [name, *(say(record) for record in records)]
-
-    def percents(name: str) -> list[str]:
-        return line(name.removeprefix("open "), lambda record: text.percent(_number(record[name]), 1))
-
-    def interval(name: str) -> list[str]:
-        ends = f"{name} low", f"{name} high"
-        return line(name, lambda r: text.interval(r[name], r[ends[0]], r[ends[1]], 1))
-
-    lines = [line("", _kind), percents("clean")]
-    lines += [interval(name) for name in names if f"{name} low" in names]
-    lines += [percents(n) for n in names if n.startswith("open ") and bool(table[n].notna().any())]
-    lines.append(percents("missed"))
-    lines += [
-        line("diversity", lambda record: text.number(_number(record["diversity"]))), percents("shared"),
-        line("MFLOP", lambda record: text.number(record["mflops"])),
-    ]  # fmt: skip
-    return ["", *_short([str(name) for name in table["defense"]])], lines
-
-
-def _kind(record: Any) -> str:
-    many = record["members"] > 1
-    return f"{record['kind']} of {record['members']}" if many else str(record["kind"])
-
-
-def _short(names: list[str]) -> list[str]:
-    """Names without the source and the folder that all share."""
-    from advens.results.display import text
-
-    short = text.shorten(names)
-    last = [name.rpartition("/")[2] for name in short]
-    return last if len(set(last)) == len(last) else short
-
-
-def _number(value: Any) -> float:
-    return float("nan") if value is None else float(value)

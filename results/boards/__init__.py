@@ -11,8 +11,11 @@ from advens.results.boards.board import (
     board_mismatches,
     declare,
     read_board,
+    to_table,
     write_board,
 )
 from advens.results.columns import Column
 
-__all__ = ["BOARDS", "Board", "Column", "board_mismatches", "declare", "read_board", "write_board"]
+__all__ = [
+    "BOARDS", "Board", "Column", "board_mismatches", "declare", "read_board", "to_table", "write_board",
+]

@@ -45,7 +45,7 @@ class Board:
         below: what it is computed from, as ``the samples``.
         about: the entries of ``attrs``, with the values that are not written; an entry whose value
             here is text is text.
-        remade: the command that makes the file again.
+        remade: the commands that make the file.
         caption: the lines below the table that people read.
         layout: how people read it: a line for every row, the targets of a matrix side by side, or a
             column for every row.
@@ -60,7 +60,7 @@ class Board:
     compute: Callable[[Rows], pd.DataFrame]
     below: str = "the samples"
     about: Mapping[str, Any] = field(default_factory=dict)
-    remade: str = "advens run SUITE"
+    remade: str = "'advens run'"
     caption: Callable[[pd.DataFrame], list[str]] = no_caption
     layout: Literal["rows", "matrix", "columns"] = "rows"
     keys: tuple[str, ...] = ()
@@ -119,16 +119,15 @@ def read_board(directory: Path | str, name: str) -> pd.DataFrame:
         CorruptFile: the file is damaged, or not sealed as files of older versions are not.
     """
     wanted = BOARDS.get(name)
-    path = Path(directory) / wanted.file
+    path, remedy = Path(directory) / wanted.file, f"{wanted.remade} and --out {directory}"
     if not path.is_file():
-        raise InputError(f"{directory} holds no {wanted.file}; '{wanted.remade} --out {directory}' makes it")
-    remedy = f"'{wanted.remade} --out {directory}' makes it again"
+        raise InputError(f"{directory} holds no {wanted.file}; make it with {remedy}")
     try:
         return _frame(wanted, read_table(path, wanted.table))
     except CorruptFile as error:
-        raise CorruptFile(path, error.why, remedy) from None
+        raise CorruptFile(path, error.why, f"make it again with {remedy}") from None
     except ValueError as error:
-        raise CorruptFile(path, f"its metadata cannot be read ({first_line(error)})", remedy) from None
+        raise CorruptFile(path, f"its metadata cannot be read ({first_line(error)})") from None
 
 
 def board_mismatches(directory: Path | str | Rows, name: str) -> list[str]:
@@ -145,7 +144,7 @@ def board_mismatches(directory: Path | str | Rows, name: str) -> list[str]:
         frame = wanted.compute(rows)
     except NoRows:
         return [f"{wanted.file}: no board of this kind follows from what is stored here"] * there
-    except RunError as error:
+    except (RunError, InputError) as error:
         return [str(error)]
     if not there:
         return [f"{wanted.file} is missing"]

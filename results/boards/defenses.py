@@ -1,35 +1,227 @@
-"""What several trainings of the same defenses say together."""
+"""Boards of suites of defenses: what is left of each model by image, by measure, and over trainings.
+
+A folder of defenses holds a transfer run for every budget (``transfer-EPS/``) and a run of white-box attacks
+(``open/``). Beside them lie ``trial.json``, the budgets and attacks in their order; ``models.parquet``, what
+was trained and measured; and the boards that follow from these: images, defenses and, when lines of tables
+are named, study.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import RenderableType
-from rich.text import Text
 
-from advens.printable import markdown, printable
+from advens.errors import RunError
+from advens.files import read_regular
+from advens.results.boards.board import Board, declare, read_board, to_table
 from advens.results.boards.robustness import groups
-from advens.results.display import text
-from advens.results.display.blocks import Column, split
+from advens.results.boards.rows import NoRows, Rows
+from advens.results.columns import INT, REAL, TEXT, Column
+from advens.results.formats import Count, Ensemble, HalfInterval, Interval, Number, Percent, Plain
 from advens.results.statistics import Estimate, wilson
+from advens.results.store import write_table
 
 KEYS = ["table", "label", "members"]
+LINE = ["table", "label", "members", "seed"]
+"""What names a line of a table, and the training behind it."""
 NUMBERS = ("diversity", "mflops")
-"""Measures that are no shares of images."""
+"""Measures that are no fractions of images."""
+TRIAL = "trial.json"
 NOTES = (
+    "Accuracy in %, over all images; of randomized ensembles the expected one. transfer: the worst of each "
+    "image's transferred images [95 % Wilson interval]. worst: of each image, the attack on the model itself "
+    "that leaves least. missed: accuracy that transfer took and they left, as masked gradients do.",
+    "diversity: cross-entropy of members on images that feel to another like the target (DVERGE). shared: "
+    "images crafted on one member that break another, in %. MFLOP: of one inference.",
+)
+POOLED_NOTES = (
     "Accuracy in %, the mean over {} trainings ± half of a 95 % interval: Student's over trainings or "
     "Wilson's over images, the wider; of randomized ensembles the expected accuracy. transfer: the worst of "
     "each image's transferred images, of {}. The others attack the model itself, on {}; worst: of each "
     "image, the one that leaves least; missed: accuracy that transfer took and they left, as masked "
     "gradients do. Those of a table that share a letter are not told apart by a paired test over images "
     "(Holm, 5 %).",
-    "diversity: cross-entropy of members on images that feel to another like the target (DVERGE). shared: "
-    "images crafted on one member that break another, in %. MFLOP: of one inference.",
+    NOTES[1],
 )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the defenses of a folder were put through, in the order of the columns.
+
+    Args:
+        budgets: l_inf radii of transfer as written, ascending.
+        attacks: labels of the white-box attacks, those on randomized ensembles last.
+    """
+
+    budgets: tuple[str, ...]
+    attacks: tuple[str, ...]
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """The folders of the transfer runs by budget."""
+        return {eps: f"transfer-{eps.replace('/', '-')}" for eps in self.budgets}
+
+
+def read_trial(directory: Path) -> Trial:
+    """The trial of a folder of defenses.
+
+    Raises:
+        NoRows: the folder holds none.
+        RunError: the file is damaged.
+    """
+    path = directory / TRIAL
+    if not path.is_file():
+        raise NoRows(f"{directory} holds no {TRIAL}, so that no defenses were evaluated there")
+    try:
+        said = json.loads(read_regular(path))
+        budgets, attacks = said["budgets"], [*said["open"], *said["adaptive"]]
+        if not budgets or not all(isinstance(name, str) for name in (*budgets, *attacks)):
+            raise ValueError("budgets and attacks are text")
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise RunError(f"{path} is damaged; run the same command again") from None
+    return Trial(tuple(budgets), tuple(dict.fromkeys(attacks)))
+
+
+def write_models(
+    directory: Path, rows: Iterable[Mapping[str, Any]], **metadata: object
+) -> None:
+    """Writes ``models.parquet``; a column that a row does not mention is null there."""
+    frame: pd.DataFrame = pd.DataFrame([dict(row) for row in rows], columns=[c.name for c in MODELS])
+    write_table(directory / "models.parquet", to_table("models", frame, **metadata))
+
+
+def models(rows: Rows) -> pd.DataFrame:
+    """The models as they are stored, with diversity and transfer between members derived from all pairs."""
+    read_trial(rows.directory)
+    if not (rows.directory / "models.parquet").is_file():
+        raise RunError("models.parquet is missing")
+    table = read_board(rows.directory, "models")
+    for name, source in (("diversity", "pairs"), ("shared", "rates")):
+        table[name] = [_mean_of_pairs(source, text, default) for text, default in
+                       zip(table[source], table[name], strict=True)]  # fmt: skip
+    return table
+
+
+def _mean_of_pairs(name: str, text: object, default: float) -> float:
+    """The mean over ordered pairs of different members; the default where no pairs were measured."""
+    if not isinstance(text, str):
+        return default
+    try:
+        pairs = np.array(json.loads(text), float)
+        k, width = pairs.shape
+    except (ValueError, TypeError, RecursionError):
+        raise RunError(f"models.parquet: column '{name}' does not hold a square of numbers") from None
+    if k != width or k < 2:
+        raise RunError(f"models.parquet: column '{name}' does not hold a square of numbers")
+    return float((pairs.sum() - pairs.diagonal().sum()) / (k * (k - 1)))
+
+
+def images(rows: Rows) -> pd.DataFrame:
+    """What every accuracy is the mean of: a row for an image, a model and a measure."""
+    parts: list[pd.DataFrame] = []
+    trial, names = read_trial(rows.directory), _names(rows)
+    for eps, folder in trial.folders.items():
+        left = rows.part(folder).expected
+        parts += [_by_image(name, transferred(_own(left, name), eps)) for name in names]
+    left = rows.part("open").expected
+    parts += [_by_image(name, white_box(_own(left, name), trial.attacks)) for name in names]
+    together: pd.DataFrame = pd.concat(parts, ignore_index=True)
+    return together
+
+
+def defenses(rows: Rows) -> pd.DataFrame:
+    """A row for every model, or for every line of the tables of a study."""
+    trial = read_trial(rows.directory)
+    known, by_image = read_board(rows.directory, "models"), read_board(rows.directory, "images")
+    lines: dict[str, dict[str, Any]] = {name: {} for name in _names(rows)}
+    left = dict(list(by_image.groupby(["defense", "measure"], sort=False)["left"]))
+    nothing = pd.Series([], dtype=float)
+    for name, line in lines.items():
+        for eps, folder in trial.folders.items():
+            own = _own(rows.part(folder).expected, name)
+            measures = {f"transfer {eps}": left.get((name, f"transfer {eps}"), nothing)}
+            line |= {"clean": float(own["clean"].mean()), "n": own["sample_id"].nunique()}
+            line |= interval(measures)
+            line |= {measure: float(values.mean()) for measure, values in measures.items()}
+        line["n open"] = _own(rows.part("open").expected, name)["sample_id"].nunique()
+        for measure in (*(f"open {attack}" for attack in trial.attacks), "open worst"):
+            line[measure] = float(left.get((name, measure), nothing).mean())
+    gaps = missed(by_image, f"transfer {trial.budgets[-1]}")
+    about = [*LINE, "defense", "kind"] if known["label"].notna().any() else ["defense", "kind", "members"]
+    table: pd.DataFrame = pd.DataFrame([
+        {key: row[key] for key in about}
+        | lines[row["defense"]]
+        | {key: row[key] for key in ("diversity", "shared", "mflops")}
+        | {"missed": gaps.get(row["defense"], math.nan)}
+        for row in known.to_dict(orient="records")
+    ])  # fmt: skip
+    return table
+
+
+def study(rows: Rows) -> pd.DataFrame:
+    """`pooled` of a folder whose models are lines of tables. Raises NoRows for another one."""
+    read_trial(rows.directory)
+    if not read_board(rows.directory, "models")["label"].notna().any():
+        raise NoRows(f"the models in {rows.directory} are no lines of tables")
+    return pooled(read_board(rows.directory, "defenses"), read_board(rows.directory, "images"))
+
+
+def _names(rows: Rows) -> list[str]:
+    """The models of a folder, in order; one may be several lines of tables."""
+    return list(dict.fromkeys(read_board(rows.directory, "models")["defense"]))
+
+
+def _own(expected: pd.DataFrame, model: str) -> pd.DataFrame:
+    own: pd.DataFrame = expected[expected["target"] == model]
+    return own
+
+
+def _by_image(model: str, left: Mapping[str, pd.Series]) -> pd.DataFrame:
+    found = [
+        values.rename("left").reset_index().assign(defense=model, measure=measure)
+        for measure, values in left.items() if len(values)
+    ]
+    empty: pd.DataFrame = pd.DataFrame(columns=[column.name for column in IMAGES])
+    return pd.concat(found, ignore_index=True) if found else empty
+
+
+def transferred(own: pd.DataFrame, eps: str) -> dict[str, pd.Series]:
+    """Accuracy on the worst of each image's transferred ones."""
+    return {f"transfer {eps}": own.groupby("sample_id", observed=True)["left"].min()}
+
+
+def white_box(own: pd.DataFrame, attacks: Sequence[str]) -> dict[str, pd.Series]:
+    """Accuracy on each image after each attack on the model itself, and after the worst of them."""
+    left = {
+        f"open {attack}": own[own["attack"] == attack].set_index("sample_id")["left"]
+        for attack in attacks
+    }
+    return left | {"open worst": own.groupby("sample_id", observed=True)["left"].min()}
+
+
+def missed(images: pd.DataFrame, transfer: str) -> dict[Any, float]:
+    """Accuracy that transfer takes where white-box attacks left it, by defense: masked gradients."""
+    left = images[images["measure"].isin([transfer, "open worst"])]
+    both = left.pivot_table("left", ["defense", "sample_id"], "measure", observed=True).dropna()
+    gap = (both["open worst"] - both[transfer]).clip(lower=0).groupby("defense", observed=True).mean()
+    return {name: float(value) for name, value in gap.items()}
+
+
+def interval(left: Mapping[str, pd.Series]) -> dict[str, float]:
+    """Wilson's, over images."""
+    ends = {name: wilson(values.sum(), len(values)) for name, values in left.items()}
+    return {
+        f"{name} {end}": value for name, both in ends.items()
+        for end, value in zip(("low", "high"), both, strict=True)
+    }  # fmt: skip
 
 
 def over_trainings(values: np.ndarray, n: int | None = None) -> Estimate:
@@ -53,7 +245,7 @@ def over_trainings(values: np.ndarray, n: int | None = None) -> Estimate:
 def pooled(each: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     """One row for every label and size: means over trainings, with ``NAME low`` and ``NAME high``.
 
-    Of the transfer at the largest budget, and of the worst attack in the open, ``NAME group`` has letters:
+    Of the transfer at the largest budget, and of the worst white-box attack, ``NAME group`` has letters:
     lines of a table that share one are not told apart by a paired test over images, of each its mean over
     trainings (Holm, 5 %).
 
@@ -94,7 +286,7 @@ def pooled(each: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
 
 
 def _images(row: dict[str, Any], name: str) -> int | None:
-    """How many images a measure is a share of; None for what is none."""
+    """The number of images that a measure is a fraction of; None for measures that are no fractions."""
     if name in NUMBERS:
         return None
     count: int = row["n" if name == "clean" or name.startswith("transfer ") else "n open"]
@@ -102,63 +294,117 @@ def _images(row: dict[str, Any], name: str) -> int | None:
 
 
 def _ranked(measures: Sequence[str]) -> list[str]:
-    """The transfer at the largest budget, and the worst in the open."""
+    """The transfer at the largest budget, and the worst white-box attack."""
     return [*[name for name in measures if name.startswith("transfer ")][-1:], "open worst"]
 
 
-def study_parts(table: pd.DataFrame, width: int) -> list[RenderableType]:
-    """What ``pooled`` gives for a terminal of that width, as rich renderables."""
-    parts: list[RenderableType] = []
-    for name, columns in laid_out(table):
-        parts.append(Text(printable(name), style="bold"))
-        parts += [each for part in split(columns[:2], columns[2:], width) for each in (part, Text(""))]
-    return [*parts, *(Text(line, style="italic") for line in notes(table))]
-
-
-def study_markdown(table: pd.DataFrame) -> str:
-    """What ``pooled`` gives, a markdown table for each of its tables."""
-    texts = []
-    for name, columns in laid_out(table):
-        rows = zip(*(column.cells for column in columns), strict=True)
-        header = [column.header for column in columns]
-        texts.append(f"**{markdown(name)}**\n\n" + text.as_markdown(header, rows, ()).rstrip() + "\n")
-    return "\n".join([*texts, "\n\n".join(notes(table)), ""])
-
-
-def laid_out(table: pd.DataFrame) -> list[tuple[str, list[Column]]]:
-    """The columns of every table by its name: the defense, then all that was measured there."""
-    found = []
-    for name, rows in table.groupby("table", sort=False):
-        measures = [
-            str(each) for each in rows if f"{each} low" in rows and bool(rows[each].notna().any())
-        ]
-        keys = [
-            Column("defense", tuple(rows["label"]), right=False),
-            Column("members", tuple(map(str, rows["members"]))), Column("answers", tuple(rows["kind"])),
-        ]  # fmt: skip
-        columns = [
-            Column(_header(each), tuple(_cell(row, each) for row in rows.to_dict(orient="records")))
-            for each in measures
-        ]
-        found.append((str(name), [*keys, *columns]))
-    return found
-
-
-def _header(name: str) -> str:
-    return {"mflops": "MFLOP"}.get(name, name.removeprefix("open "))
-
-
-def _cell(row: dict[Hashable, Any], name: str) -> str:
-    value, half = row[name], (row[f"{name} high"] - row[f"{name} low"]) / 2
-    if math.isnan(value):
-        return "-"
-    if name in NUMBERS:
-        return text.number(value)
-    group = row.get(f"{name} group", "")
-    return f"{100 * value:.1f} ±{100 * half:.1f}{' ' if group else ''}{group}"
-
-
-def notes(table: pd.DataFrame) -> list[str]:
-    """What the numbers are."""
+def pooled_notes(table: pd.DataFrame) -> list[str]:
+    """What the numbers of `pooled` are."""
     most = table[["trainings", "n", "n open"]].max()
-    return [line.format(*map(int, most)) for line in NOTES]
+    return [line.format(*map(int, most)) for line in POOLED_NOTES]
+
+
+MODELS = (
+    Column("defense", TEXT, "model that was evaluated"),
+    Column("kind", TEXT, "single, mean (the members' mean) or randomized (a member is drawn)"),
+    Column("members", INT, "number of members"),
+    Column("table", TEXT, "table of the suite that the line belongs to", nullable=True),
+    Column("label", TEXT, "label of the line", nullable=True),
+    Column("seed", INT, "seed of the training", nullable=True),
+    Column("mflops", REAL, "floating-point operations of one inference", unit="10^6", nullable=True),
+    Column("diversity", REAL, "mean of DVERGE's diversity over pairs of members", unit="nat", nullable=True),
+    Column("shared", REAL, "mean rate at which images crafted on one member break another", unit="fraction",
+           nullable=True),
+    Column("why", TEXT, "why members could not be measured", nullable=True),
+    Column("measured", INT, "images that members were measured on", unit="image"),
+    Column("eps", REAL, "l_inf radius that members were measured with", unit="intensity in [0, 1]"),
+    Column("measure_seed", INT, "seed that members were measured with"),
+    Column("pairs", TEXT, "diversity of every pair of members", unit="json", nullable=True),
+    Column("rates", TEXT, "rate at which images crafted on a member (row) break another", unit="json",
+           nullable=True),
+    Column("counted", TEXT, "images that count for each member", unit="json", nullable=True),
+    Column("digest", TEXT, "digest of the model", unit="hex"),
+)  # fmt: skip
+
+IMAGES = (
+    Column("sample_id", TEXT, "image of the data set"),
+    Column("left", REAL, "probability that the model is still right on the image", unit="fraction"),
+    Column("defense", TEXT, "model that was evaluated"),
+    Column("measure", TEXT, "column of the defenses whose accuracy is the mean of these"),
+)
+
+_LINE = (
+    Column("table", TEXT, "table of the suite that the line belongs to", optional=True),
+    Column("label", TEXT, "label of the line", optional=True, header="defense"),
+    Column("members", INT, "number of members", header="members", format=Count()),
+)
+_RATES = (
+    Column("n", INT, "images of the transfer runs", unit="image"),
+    Column("n open", INT, "images of the white-box attacks", unit="image"),
+    Column("* low", REAL, "lower end of a 95 % interval", nullable=True),
+    Column("* high", REAL, "upper end of a 95 % interval", nullable=True),
+)
+
+DEFENSES = (
+    *_LINE,
+    Column("seed", INT, "seed of the training", optional=True),
+    Column("defense", TEXT, "model that was evaluated"),
+    Column("kind", TEXT, "single, mean (the members' mean) or randomized (a member is drawn)", header="",
+           format=Ensemble("members")),
+    *_RATES,
+    Column("clean", REAL, "accuracy on clean images", unit="fraction", header="clean", format=Percent()),
+    Column("transfer *", REAL, "accuracy on the worst of each image's transferred images at this budget",
+           unit="fraction", nullable=True, header="transfer *", format=Interval()),
+    Column("open worst", REAL, "accuracy on each image after the white-box attack that leaves least",
+           unit="fraction", nullable=True, header="worst", format=Percent(), when="known"),
+    Column("open *", REAL, "accuracy after this white-box attack", unit="fraction", nullable=True, header="*",
+           format=Percent(), when="known"),
+    Column("missed", REAL, "accuracy that transfer took and white-box attacks left", unit="fraction",
+           nullable=True, header="missed", format=Percent()),
+    Column("diversity", REAL, "mean of DVERGE's diversity over pairs of members", unit="nat", nullable=True,
+           header="diversity", format=Number()),
+    Column("shared", REAL, "mean rate at which images crafted on one member break another", unit="fraction",
+           nullable=True, header="shared", format=Percent()),
+    Column("mflops", REAL, "floating-point operations of one inference", unit="10^6", nullable=True,
+           header="MFLOP", format=Number()),
+)  # fmt: skip
+
+STUDY = (
+    *_LINE,
+    Column("kind", TEXT, "mean (the members' mean) or randomized (a member is drawn)", header="answers",
+           format=Plain(right=True)),
+    Column("trainings", INT, "trainings that the numbers are means over"),
+    *_RATES,
+    Column("* group", TEXT, "lines of a table sharing a letter cannot be told apart (paired, Holm, 5 %)"),
+    Column("clean", REAL, "accuracy on clean images", unit="fraction", nullable=True, header="clean",
+           format=HalfInterval(), when="known"),
+    Column("transfer *", REAL, "accuracy on the worst of each image's transferred images at this budget",
+           unit="fraction", nullable=True, header="transfer *", format=HalfInterval(), when="known"),
+    Column("open *", REAL, "accuracy after this white-box attack, or the worst of them", unit="fraction",
+           nullable=True, header="*", format=HalfInterval(), when="known"),
+    Column("missed", REAL, "accuracy that transfer took and white-box attacks left", unit="fraction",
+           nullable=True, header="missed", format=HalfInterval(), when="known"),
+    Column("diversity", REAL, "mean of DVERGE's diversity over pairs of members", unit="nat", nullable=True,
+           header="diversity", format=Number(), when="known"),
+    Column("shared", REAL, "mean rate at which images crafted on one member break another", unit="fraction",
+           nullable=True, header="shared", format=HalfInterval(), when="known"),
+    Column("mflops", REAL, "floating-point operations of one inference", unit="10^6", nullable=True,
+           header="MFLOP", format=Number(), when="known"),
+)  # fmt: skip
+
+REMADE = "'advens run' or 'advens defend'"
+declare(Board("models", "the defenses of a folder, and what was measured of them", MODELS, models,
+              below="the measured pairs of members", remade=REMADE))  # fmt: skip
+declare(Board("images", "what each measure leaves of each defense, image by image", IMAGES, images,
+              remade=REMADE))  # fmt: skip
+declare(Board(
+    "defenses", "the accuracy that transfer and white-box attacks leave to each defense", DEFENSES, defenses,
+    below="models, images and samples", remade=REMADE, caption=lambda _: list(NOTES), layout="columns",
+    keys=("defense",),
+    order=("kind", "clean", "transfer *", "open *", "missed", "diversity", "shared", "mflops"),
+))  # fmt: skip
+declare(Board(
+    "study", "defenses over several trainings, with intervals and letters", STUDY, study,
+    below="defenses and images", caption=pooled_notes, keys=("label", "members"),
+    tables="table",
+))  # fmt: skip

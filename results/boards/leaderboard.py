@@ -15,6 +15,9 @@ from advens.results.boards.outcomes import (
     Flags,
     compared_targets,
     contributions,
+    held_out_names,
+    over,
+    sizes,
 )
 from advens.results.boards.rows import Rows
 from advens.results.boards.silence import silent_lines
@@ -33,7 +36,8 @@ from advens.results.statistics import (
 COLUMNS = (
     Column("suite", TEXT, "suite the row belongs to", header="suite", format=Plain(LABEL), when="several"),
     Column("attack", TEXT, "attack", header="attack", format=Plain(LABEL)),
-    Column("surrogates", TEXT, "name of the surrogate set", header="surrogates", format=Plain(LABEL)),
+    Column("surrogates", TEXT, "name of the surrogate set", header="surrogates",
+           format=Plain(LABEL, short=True)),
     Column("rank", INT, "by mean_asr, 1 is the strongest", header="#", format=Count()),
     Column("group", TEXT, "rows sharing a letter cannot be told apart (paired test, Holm, 5 %)",
            header="group", format=Plain(8)),
@@ -227,10 +231,22 @@ def _compute(rows: Rows) -> pd.DataFrame:
     return _leaderboard(rows.contributions, rows.samples, rows.cells, "target")
 
 
+def _caption(board: pd.DataFrame) -> list[str]:
+    held = held_out_names(board.attrs.get("targets"), "each row's own held-out targets")
+    over_images = f"{over(board.attrs.get('denominator', ''))}, n = {sizes(board['n'])}"
+    return [
+        f"Mean attack success rate in % over {held}; {over_images} [95 % bootstrap interval].",
+        "Rows sharing a letter cannot be told apart (paired sign-flip test over images, Holm, "
+        "5 %). F/B: forward/backward passes per image.",
+        "Pareto: no attack on the same surrogates is as strong for less compute (forwards + 2 backwards).",
+        *(f"Note: {note}." for note in board.attrs.get("notes", [])),
+    ]
+
+
 declare(Board(
     "leaderboard", "attacks ranked by their transfer to models they never saw", COLUMNS, _compute,
     below="the samples and cells", about={"denominator": "", "targets": None, "notes": None},
-    keys=("rank", "group", "suite", "attack", "surrogates"),
+    caption=_caption, keys=("rank", "group", "suite", "attack", "surrogates"),
     order=("mean_asr", "targets", "white_box_asr", "forwards_per_sample", "pareto", "seconds_per_image",
            "mean_linf"),
 ))  # fmt: skip

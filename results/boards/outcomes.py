@@ -13,9 +13,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from advens.errors import RunError, unknown
+from advens.results.formats import shorten
 from advens.results.statistics import Array
 
-DENOMINATORS = ("target", "all", "common")
+DENOMINATORS = {
+    "target": "images the target gets right (all images for targeted attacks)",
+    "all": "all images, misclassified before or not",
+    "common": "images that every target gets right",
+}
+"""What a rate may be over."""
 KEYS = ["suite", "attack", "surrogates"]
 Flags = NDArray[np.bool_]
 
@@ -113,6 +119,18 @@ def contributions(samples: pd.DataFrame, denominator: str = "target") -> Contrib
     )
 
 
+def expected(samples: pd.DataFrame) -> pd.DataFrame:
+    """One row per image and cell: the accuracies before and after, expected over a target's members."""
+    shares = samples.assign(
+        clean=samples["clean_correct"] * samples["weight"],
+        left=(samples["clean_correct"] & ~samples["success"]) * samples["weight"],
+    )
+    keys = ["suite", "target", "attack", "seed", "cell", "sample_id"]
+    together = shares.groupby(keys, observed=True, sort=False)[["clean", "left"]].sum()
+    found: pd.DataFrame = together.reset_index()
+    return found
+
+
 def compared_targets(held_out: Flags) -> tuple[Flags, bool]:
     """Which targets enter each row's mean, so that like is compared with like.
 
@@ -180,3 +198,22 @@ def _right_everywhere(
     right = np.bincount(place, weights=clean, minlength=shape[0] * shape[1])
     flags: Flags = ((seen > 0) & (right == seen)).reshape(shape).all(axis=0)
     return flags
+
+
+def over(denominator: object) -> str:
+    """What rates are over, for a caption."""
+    return DENOMINATORS.get(str(denominator), "the denominator's images")
+
+
+def sizes(n: pd.Series) -> str:
+    """Numbers of images, for a caption: ``100``, or ``90 to 100``."""
+    least, most = int(n.min()), int(n.max())
+    return f"{least}" if least == most else f"{least} to {most}"
+
+
+def held_out_names(common: list[str] | None, otherwise: str) -> str:
+    """The targets that a mean is over, for a caption."""
+    if common is None:
+        return otherwise
+    names = ", ".join(shorten(common))
+    return f"the {len(common)} target{'s' * (len(common) > 1)} held out from every row ({names})"

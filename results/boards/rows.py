@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from advens.errors import InputError
-from advens.results.boards.outcomes import Contributions, contributions
+from advens.results.boards.outcomes import Contributions, contributions, expected
 from advens.results.store import RunStore, schema
 
 _COLUMNS = [name for name in schema.SAMPLES.names if name != "attack_params"]
@@ -28,6 +28,11 @@ class Rows:
 
     def __init__(self, directory: Path | str) -> None:
         self.directory = Path(directory)
+        self._parts: dict[str, Rows] = {}
+
+    def part(self, folder: str) -> Rows:
+        """The rows of a run in one of its folders."""
+        return self._parts.setdefault(folder, Rows(self.directory / folder))
 
     @property
     def samples(self) -> pd.DataFrame:
@@ -43,6 +48,11 @@ class Rows:
     def contributions(self) -> Contributions:
         """The samples as arrays, with the default denominator."""
         return contributions(self.samples)
+
+    @cached_property
+    def expected(self) -> pd.DataFrame:
+        """What is left of every image after every attack, expected over a target's members."""
+        return expected(self.samples)
 
     @cached_property
     def _loaded(self) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -16,7 +16,7 @@ from advens.printable import printable
 
 
 @dataclass(frozen=True)
-class Column:
+class TextColumn:
     """A header and one cell per row.
 
     Args:
@@ -29,13 +29,13 @@ class Column:
     styles: tuple[str, ...] = ()
 
 
-def fits(keys: Sequence[Column], columns: Sequence[Column], width: int) -> bool:
+def fits(keys: Sequence[TextColumn], columns: Sequence[TextColumn], width: int) -> bool:
     """Whether the table is at most ``width`` characters wide."""
     wide = Console(width=10_000, file=io.StringIO())
     return Measurement.get(wide, wide.options, table(keys, columns)).maximum <= width
 
 
-def split(keys: Sequence[Column], columns: Sequence[Column], width: int) -> list[Table]:
+def split(keys: Sequence[TextColumn], columns: Sequence[TextColumn], width: int) -> list[Table]:
     """As few tables as fit, each with the keys; at least one column in each."""
     tables, start = [], 0
     while start < len(columns):
@@ -47,7 +47,7 @@ def split(keys: Sequence[Column], columns: Sequence[Column], width: int) -> list
     return tables
 
 
-def table(keys: Sequence[Column], columns: Sequence[Column]) -> Table:
+def table(keys: Sequence[TextColumn], columns: Sequence[TextColumn]) -> Table:
     """A table; names are plain text, never markup."""
     drawn = Table(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True,
@@ -64,6 +64,19 @@ def table(keys: Sequence[Column], columns: Sequence[Column]) -> Table:
             for column in everything
         ])
     return drawn
+
+
+def stacked(tables: Sequence[RenderableType]) -> list[RenderableType]:
+    """Tables below each other, with a blank line between two."""
+    spaced: list[RenderableType] = []
+    for k, part in enumerate(tables):
+        spaced += [Text(""), part] if k else [part]
+    return spaced
+
+
+def caption(lines: Sequence[str]) -> list[RenderableType]:
+    """The lines below a table, after a blank one."""
+    return [Text(""), *(Text(printable(line), style="italic") for line in lines)] if lines else []
 
 
 def _shown(cell: str) -> str:

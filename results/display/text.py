@@ -10,12 +10,7 @@ from typing import Any
 import pandas as pd
 
 from advens.printable import markdown, table_cell
-from advens.results.formats import digits_for, fold, interval, number, percent, plus_minus, shorten
-
-__all__ = [
-    "FORMATS", "as_csv", "as_json", "as_markdown", "digits_for", "dump", "fold", "interval", "number",
-    "percent", "plus_minus", "shorten",
-]
+from advens.results.display.blocks import TextColumn
 
 FORMATS = ("table", "csv", "json", "markdown")
 
@@ -45,6 +40,12 @@ def as_markdown(header: Sequence[str], rows: Iterable[Sequence[str]], lines: Ite
     text = ["| " + " | ".join(map(markdown, row)) + " |" for row in table]
     caption = "\n\n".join(map(markdown, lines))
     return "\n".join([*text, "", caption]) + "\n"
+
+
+def columns_as_markdown(columns: Sequence[TextColumn], lines: Iterable[str] = ()) -> str:
+    """`as_markdown` of columns."""
+    rows = zip(*(column.cells for column in columns), strict=True)
+    return as_markdown([column.header for column in columns], rows, lines)
 
 
 def _plain(value: Any) -> Any:

@@ -161,6 +161,9 @@ def _check_seal(path: Path, data: bytes) -> None:
     if len(data) < 12 + _SEAL or data[-4:] != b"PAR1":
         raise CorruptFile(path, "truncated")
     body, footer = _split(memoryview(data))
+    if body[-_SEAL:][: len(_MARK)] != _MARK:
+        why = "not sealed, as by older versions, or its bytes are not those that were written"
+        raise CorruptFile(path, why)
     if body[-_SEAL:] != _MARK + _digest(body[:-_SEAL], footer):
         raise CorruptFile(path, "its bytes are not those that were written")
 

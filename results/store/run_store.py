@@ -149,6 +149,13 @@ class RunStore:
         frame: pd.DataFrame = pd.DataFrame(rows or None, columns=columns)
         return frame
 
+    def current(self, path: Path) -> bool:
+        """Whether a file was written after all samples and examples of the run, by the times of the files."""
+        with os_errors("read", path):
+            written = path.stat().st_mtime_ns
+        below = (*_parquet(self.samples), *_parquet(self.examples))
+        return all(each.stat().st_mtime_ns <= written for each in below)
+
     def clean(self) -> int:
         """Removes what killed runs left half-written, and counts it; for the lock's holder only."""
         leftovers = [

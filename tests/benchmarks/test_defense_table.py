@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from advens.results.boards.defenses import laid_out, study_markdown
+from advens.results.boards import BOARDS
+from advens.results.display.render import laid_out, render_board
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference" / "digits-defenses.csv"
@@ -31,13 +32,13 @@ def table() -> pd.DataFrame:
 
 def test_the_page_holds_the_reference() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    for name, columns in laid_out(table()):
-        by = {column.header: column.cells for column in columns}
-        chosen = [by[header] for header in SHOWN[name]]
+    for part in laid_out(BOARDS.get("study"), table()):
+        by = {column.header: column.cells for column in (*part.keys, *part.columns)}
+        chosen = [by[header] for header in SHOWN[part.title]]
         for cells in zip(*chosen, strict=True):
             assert "| " + " | ".join(cells) + " |" in page
     assert f"results/reference/{REFERENCE.stem}.md\n" in page
-    assert REFERENCE.with_suffix(".md").read_text() == study_markdown(table())
+    assert REFERENCE.with_suffix(".md").read_text() == render_board("study", table(), "markdown")
 
 
 def test_what_the_page_says_of_it() -> None:

@@ -16,7 +16,8 @@ from advens.benchmarks import defend as defending
 from advens.benchmarks.study import Study, contestants, load
 from advens.benchmarks.suites import bundled
 from advens.defenses import training
-from advens.results.boards.defenses import over_trainings, pooled, study_markdown
+from advens.results.boards.defenses import over_trainings, pooled
+from advens.results.display.render import render_board
 from advens.results.statistics import wilson
 
 QUICK = {
@@ -195,7 +196,7 @@ def test_groups_are_of_a_table_and_over_images() -> None:
     found = pooled(each, images)
     assert list(found["transfer 0.1 group"]) == ["a", "b", "b", ""]
     assert list(found["open worst group"]) == ["a", "a", "a", ""]
-    assert "90.0 ±6.0 a" in study_markdown(found)
+    assert "90.0 ±6.0 a" in render_board("study", found, "markdown")
 
 
 def test_what_one_training_lacks_is_left_out() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from advens.benchmarks.suites import load_suite
-from advens.results.display.render import render_matrix
+from advens.results.display.render import render_board
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -33,7 +33,7 @@ def test_the_quickstart_prints_what_it_shows() -> None:
     assert set(frame["attack"]) == {entry.title for entry in suite.attacks}
     frame.attrs = {"denominator": "target", "randomized": ["digits:barre3"]}
     shown = README.partition("<!-- quickstart: begin -->\n```\n")[2].partition("\n```")[0]
-    assert [line.rstrip() for line in render_matrix(frame).splitlines()] == shown.splitlines()
+    assert [line.rstrip() for line in render_board("matrix", frame).splitlines()] == shown.splitlines()
 
 
 def test_what_it_says_of_the_quickstart() -> None:

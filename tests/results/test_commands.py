@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -11,10 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from advens.errors import InputError, RunError
-from advens.results.boards.defenses import study_markdown
-from advens.results.boards.summary import boards, load, matrix_table
-from advens.results.commands import STUDY, leaderboard, matrix, show_robustness, summarise
-from advens.results.store.files import read_table
+from advens.results.boards import to_table, write_board
+from advens.results.boards.summary import boards, load, matrix_table, summarise
+from advens.results.commands import leaderboard, matrix, show_robustness
+from advens.results.display.render import render_board
+from advens.results.store import RunStore
+from advens.results.store.files import read_table, write_table
 
 TARGETS = {"digits:resnet": 0.9, "digits:vit": 0.7, "digits:vit-at": 0.3}
 WHITE = {"cnns": ["digits:resnet"]}
@@ -124,14 +127,17 @@ def test_a_study_is_shown_as_it_is_stored(tmp_path):
     table = pd.DataFrame({
         "table": ["T"], "label": ["plain"], "members": [3], "kind": ["mean"], "trainings": [2],
         "n": [100], "n open": [50], "clean": [0.9], "clean low": [0.85], "clean high": [0.95],
+        **{name: [None] for name in ("missed", "diversity", "shared", "mflops")},
     })
-    table.to_parquet(tmp_path / STUDY)
+    write_table(tmp_path / "study.parquet", to_table("study", table))
     shown = invoke(leaderboard, tmp_path)
     assert shown.startswith("T\ndefense  members  answers ")
     assert "90.0 ±5.0" in shown
-    assert invoke(leaderboard, tmp_path, "--format", "markdown") == study_markdown(table)
+    assert invoke(leaderboard, tmp_path, "--format", "markdown") == render_board(
+        "study", table, "markdown"
+    )
     assert invoke(leaderboard, tmp_path, "--format", "csv").splitlines()[1] == (
-        "T,plain,3,mean,2,100,50,0.9,0.85,0.95"
+        "T,plain,3,mean,2,100,50,0.9,0.85,0.95,,,,"
     )
     (row,) = json.loads(invoke(leaderboard, tmp_path, "--format", "json"))["rows"]
     assert row["clean"] == 0.9
@@ -240,3 +246,55 @@ def test_importing_the_commands_is_instant():
         check=True, capture_output=True, text=True,
     ).stdout
     assert said.strip() == "[]"
+
+
+def test_a_sound_board_is_shown_without_reading_samples(store, monkeypatch):
+    """Changed samples below an older board are read again, and so is what a subset asks for."""
+    shown = {form: invoke(matrix, store.directory, "--format", form) for form in ("table", "json", "csv")}
+    ranked = {form: invoke(leaderboard, store.directory, "--format", form) for form in ("table", "json")}
+    summarise(store.directory, "d1")
+    read = []
+    once = RunStore.read_samples
+    monkeypatch.setattr(RunStore, "read_samples", lambda self, *a: read.append(1) or once(self, *a))
+    for form, text in shown.items():
+        assert invoke(matrix, store.directory, "--format", form) == text
+    for form, text in ranked.items():
+        assert invoke(leaderboard, store.directory, "--format", form) == text
+    assert not read
+    for more in (["--denominator", "all"], ["--targets", "*at"]):
+        invoke(matrix, store.directory, *more)
+        invoke(leaderboard, store.directory, *more)
+    assert len(read) == 4
+    store.matrix.write_bytes(store.matrix.read_bytes()[:-9])
+    assert invoke(matrix, store.directory) == shown["table"]
+    assert len(read) == 5
+    path = store.samples_path("pgd-cnns-0", "digits-vit")
+    later = store.leaderboard.stat().st_mtime_ns + 10**9
+    os.utime(path, ns=(later, later))
+    assert invoke(leaderboard, store.directory) == ranked["table"]
+    assert len(read) == 6
+
+
+def test_robustness_is_shown_as_stored(run, rows, capsys, monkeypatch):
+    frame = rows([
+        {"attack": "pma", "surrogates": "digits:vit", "target": "digits:vit", "sample_id": str(i),
+         "adv_pred": 2 if i < 4 else 1, "cell": "pma-0"}
+        for i in range(10)
+    ])
+    store = run(frame, goal="robustness", after="", notes=["flat"], surrogate_specs=["digits:vit"])
+    shown = {}
+    for form in ("table", "json", "csv", "markdown"):
+        show_robustness(store.directory, form)
+        shown[form] = capsys.readouterr().out
+    write_board(store.directory, "robustness")
+    monkeypatch.setattr(RunStore, "read_samples", None)
+    for form, text in shown.items():
+        show_robustness(store.directory, form)
+        assert capsys.readouterr().out == text
+
+
+def test_an_unsealed_study_says_what_makes_it_again(tmp_path):
+    pd.DataFrame({"table": ["T"]}).to_parquet(tmp_path / "study.parquet")
+    with pytest.raises(RunError, match="not sealed, as by older versions") as error:
+        invoke(leaderboard, tmp_path)
+    assert str(error.value).endswith(f"make it again with 'advens run' and --out {tmp_path}")

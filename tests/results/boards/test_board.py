@@ -90,7 +90,7 @@ def test_every_column_says_what_it_is():
 
 
 def test_a_board_that_is_not_there_is_bad_input(store):
-    with pytest.raises(InputError, match=r"holds no matrix.parquet; 'advens run SUITE --out .* makes it"):
+    with pytest.raises(InputError, match=r"holds no matrix\.parquet; make it with 'advens run' and --out"):
         read_board(store.directory, "matrix")
     assert board_mismatches(store.directory, "matrix") == ["matrix.parquet is missing"]
 
@@ -125,7 +125,10 @@ def test_a_file_of_an_older_version_is_said_in_one_line(store):
     read.to_parquet(store.directory / "matrix.parquet")
     with pytest.raises(CorruptFile) as error:
         read_board(store.directory, "matrix")
-    assert str(error.value).endswith(f"'advens run SUITE --out {store.directory}' makes it again")
+    assert str(error.value) == (
+        f"{store.matrix} is corrupt: not sealed, as by older versions, or its bytes are not those that were "
+        f"written; make it again with 'advens run' and --out {store.directory}"
+    )
     assert "\n" not in str(error.value)
 
 

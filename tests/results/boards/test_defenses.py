@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_1samp
 
-from advens.results.boards.defenses import notes, over_trainings, pooled, study_markdown
+from advens.results.boards.defenses import over_trainings, pooled, pooled_notes
+from advens.results.display.render import render_board
 from advens.results.statistics import wilson
 
 
@@ -80,7 +81,7 @@ def test_letters_are_of_a_table_and_of_the_largest_budget(each, images):
 
 
 def test_written_out(each, images):
-    text = study_markdown(pooled(each, images))
+    text = render_board("study", pooled(each, images), "markdown")
     first, second = text.split("**U**")
     assert first.startswith("**T**\n\n| defense | members | answers | clean |")
     header, _, one, two = first.split("\n")[2:6]
@@ -95,4 +96,4 @@ def test_written_out(each, images):
     assert "| three |" in second
     assert "the mean over 3 trainings" in second
     assert "transferred images, of 100. The others attack the model itself, on 40" in second
-    assert len(notes(pooled(each, images))) == 2
+    assert len(pooled_notes(pooled(each, images))) == 2

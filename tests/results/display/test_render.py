@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 
 from advens.errors import InputError
+from advens.results import formats
 from advens.results.boards.compare import compare
 from advens.results.boards.leaderboard import leaderboard
 from advens.results.boards.matrix import transfer_matrix
-from advens.results.display import text
-from advens.results.display.render import render_comparison, render_leaderboard, render_matrix
+from advens.results.display.comparison import render_comparison
+from advens.results.display.render import render_board
 
 NAMES = ["resnet", "convnext", "efficientnet", "vit", "resnet-at", "efficientnet-at", "mambaout"]
 TARGETS = {f"digits:{name}": 0.9 - 0.1 * k for k, name in enumerate(NAMES)}
@@ -29,63 +30,64 @@ def samples(drawn):
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
 def test_nothing_is_wider_than_the_terminal_and_nothing_is_lost(samples, width):
     matrix, board = transfer_matrix(samples), leaderboard(samples)
-    for shown in (render_matrix(matrix, width=width), render_leaderboard(board, width=width)):
+    for name, frame in (("matrix", matrix), ("leaderboard", board)):
+        shown = render_board(name, frame, width=width)
         assert max(map(len, shown.splitlines())) <= width
         assert "…" not in shown
-    shown = render_matrix(matrix, width=width)
+    shown = render_board("matrix", matrix, width=width)
     for row in matrix.itertuples():
         cell = (row.asr, row.asr_low, row.asr_high, 0, "*" if row.white_box else "")
-        assert text.interval(*cell) in shown or text.plus_minus(*cell) in shown
+        assert formats.interval(*cell) in shown or formats.plus_minus(*cell) in shown
     assert "[bold]cwa" in shown  # a name is no markup
 
 
 def test_wide_is_one_table_and_narrow_is_blocks(samples):
     matrix = transfer_matrix(samples)
-    assert render_matrix(matrix, width=200).count("attack ") == 1
-    assert render_matrix(matrix, width=80).count("target   ") == 1  # turned round: three rows
+    assert render_board("matrix", matrix, width=200).count("attack ") == 1
+    assert render_board("matrix", matrix, width=80).count("target   ") == 1  # turned round: three rows
     five = pd.concat([matrix, matrix[matrix["attack"] != "pgd"].assign(attack=lambda f: "x" + f["attack"])])
     five.attrs = matrix.attrs
-    shown = render_matrix(five, width=66)
+    shown = render_board("matrix", five, width=66)
     assert shown.count("target   ") == 1
     assert "± the longer half of the 95 % Wilson interval" in " ".join(shown.split())
     many = pd.concat([matrix.assign(attack=matrix["attack"] + str(k)) for k in range(3)])
     many.attrs = matrix.attrs
-    assert render_matrix(many, width=80).count("attack  ") > 1
+    assert render_board("matrix", many, width=80).count("attack  ") > 1
 
 
 def test_the_shared_source_is_left_out_of_tables_only(samples):
     matrix = transfer_matrix(samples)
-    assert "digits:" not in render_matrix(matrix)
-    assert "digits:resnet" in render_matrix(matrix, "csv")
-    assert text.shorten(["digits:a", "timm:b"]) == ["digits:a", "timm:b"]
-    assert text.shorten(["a", "digits:b"]) == ["a", "digits:b"]
+    assert "digits:" not in render_board("matrix", matrix)
+    assert "digits:resnet" in render_board("matrix", matrix, "csv")
+    assert formats.shorten(["digits:a", "timm:b"]) == ["digits:a", "timm:b"]
+    assert formats.shorten(["a", "digits:b"]) == ["a", "digits:b"]
 
 
 def test_captions_say_over_what(samples):
-    matrix = " ".join(render_matrix(transfer_matrix(samples, "common"), width=300).split())
+    matrix = " ".join(render_board("matrix", transfer_matrix(samples, "common"), width=300).split())
     assert "over images that every target gets right" in matrix
     assert "the 5 targets held out from every row" in matrix
     assert "* white-box, not in the mean" in matrix
-    board = " ".join(render_leaderboard(leaderboard(samples, None, "all"), width=300).split())
+    board = " ".join(render_board("leaderboard", leaderboard(samples, None, "all"), width=300).split())
     assert "all images, misclassified before or not, n = 60" in board
 
 
 def test_csv_and_json_are_exact(samples):
     matrix, board = transfer_matrix(samples), leaderboard(samples)
-    for frame, render in ((matrix, render_matrix), (board, render_leaderboard)):
-        again = pd.read_csv(io.StringIO(render(frame, "csv")))
+    for name, frame in (("matrix", matrix), ("leaderboard", board)):
+        again = pd.read_csv(io.StringIO(render_board(name, frame, "csv")))
         kept = [name for name in frame.columns if name != "family"]  # empty: read as nan
         pd.testing.assert_frame_equal(again[kept], frame[kept], check_dtype=False)
-        found = json.loads(render(frame, "json"))
+        found = json.loads(render_board(name, frame, "json"))
         assert found["about"]["denominator"] == "target"
         assert found["rows"][0]["attack"] == frame["attack"][0]
-    assert json.loads(render_leaderboard(board, "json"))["rows"][0]["forwards_per_sample"] is None
+    assert json.loads(render_board("leaderboard", board, "json"))["rows"][0]["forwards_per_sample"] is None
 
 
 def test_markdown_is_one_table(samples):
     for shown in (
-        render_matrix(transfer_matrix(samples), "markdown"),
-        render_leaderboard(leaderboard(samples), "markdown"),
+        render_board("matrix", transfer_matrix(samples), "markdown"),
+        render_board("leaderboard", leaderboard(samples), "markdown"),
         render_comparison(compare(samples, "pgd", "[bold]cwa"), "markdown"),
     ):
         lines = shown.partition("\n\n")[0].splitlines()
@@ -103,7 +105,7 @@ def test_comparison(samples):
 
 def test_unknown_format(samples):
     with pytest.raises(InputError, match="did you mean 'json'"):
-        render_matrix(transfer_matrix(samples), "jsn")
+        render_board("matrix", transfer_matrix(samples), "jsn")
 
 
 @pytest.mark.parametrize(("name", "width", "expected"), [
@@ -115,14 +117,14 @@ def test_unknown_format(samples):
     ("", 5, ""),
 ])
 def test_fold(name, width, expected):
-    assert text.fold(name, width) == expected
+    assert formats.fold(name, width) == expected
 
 
 def test_numbers():
-    assert text.interval(0.632, 0.59, 0.671) == "63 [59\u201367]"
-    assert text.plus_minus(0.632, 0.57, 0.671, 0, "*") == "63* \u00b16"
-    assert text.plus_minus(float("nan"), 0, 1) == "-"
-    assert text.interval(float("nan"), 0, 1) == "-"
-    assert [text.number(v) for v in (0.0123456, 2.0, 40.0, 12345.6)] == [
+    assert formats.interval(0.632, 0.59, 0.671) == "63 [59\u201367]"
+    assert formats.plus_minus(0.632, 0.57, 0.671, 0, "*") == "63* \u00b16"
+    assert formats.plus_minus(float("nan"), 0, 1) == "-"
+    assert formats.interval(float("nan"), 0, 1) == "-"
+    assert [formats.number(v) for v in (0.0123456, 2.0, 40.0, 12345.6)] == [
         "0.0123", "2", "40", "12346"
     ]

@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from advens.results.boards.defenses import study_markdown, study_parts
-from advens.results.display import render
 from advens.results.display.blocks import text_of
+from advens.results.display.comparison import render_comparison
+from advens.results.display.render import board_parts, render_board
 
 SHOWN = Path(__file__).parent / "shown"
 NAN = float("nan")
@@ -129,31 +129,31 @@ def styled(parts: list, width: int) -> str:
 
 
 CASES: dict[str, Callable[[], str]] = {
-    "matrix-200": lambda: render.render_matrix(matrix(), width=200),
-    "matrix-default": lambda: render.render_matrix(matrix()),
-    "matrix-40": lambda: render.render_matrix(matrix(), width=40),
-    "matrix-markdown": lambda: render.render_matrix(matrix(), "markdown"),
-    "matrix-styles": lambda: styled(render.matrix_parts(matrix(), 100), 100),
-    "matrix-randomized": lambda: render.render_matrix(randomized(), width=120),
-    "matrix-no-white-box": lambda: render.render_matrix(no_white_box(), width=120),
-    "board-160": lambda: render.render_leaderboard(board(), width=160),
-    "board-60": lambda: render.render_leaderboard(board(), width=60),
-    "board-markdown": lambda: render.render_leaderboard(board(), "markdown"),
-    "board-styles": lambda: styled(render.leaderboard_parts(board(), 100), 100),
-    "board-equal": lambda: render.render_leaderboard(equal_board(), width=160),
-    "board-own-targets": lambda: render.render_leaderboard(own_targets(), width=160),
-    "open-160": lambda: render.render_robustness(open_attacks(), width=160),
-    "open-50": lambda: render.render_robustness(open_attacks(), width=50),
-    "open-markdown": lambda: render.render_robustness(open_attacks(), "markdown"),
-    "open-json": lambda: render.render_robustness(open_attacks(), "json"),
-    "comparison-120": lambda: render.render_comparison(comparison(), width=120),
-    "comparison-csv": lambda: render.render_comparison(comparison(), "csv"),
-    "comparisons-default": lambda: render.render_comparison(comparisons()),
-    "comparisons-csv": lambda: render.render_comparison(comparisons(), "csv"),
-    "comparisons-markdown": lambda: render.render_comparison(comparisons(), "markdown"),
-    "study-styles": lambda: styled(study_parts(study(), 100), 100),
-    "study-60": lambda: text_of(study_parts(study(), 60), 60),
-    "study-markdown": lambda: study_markdown(study()),
+    "matrix-200": lambda: render_board("matrix", matrix(), width=200),
+    "matrix-default": lambda: render_board("matrix", matrix()),
+    "matrix-40": lambda: render_board("matrix", matrix(), width=40),
+    "matrix-markdown": lambda: render_board("matrix", matrix(), "markdown"),
+    "matrix-styles": lambda: styled(board_parts("matrix", matrix(), 100), 100),
+    "matrix-randomized": lambda: render_board("matrix", randomized(), width=120),
+    "matrix-no-white-box": lambda: render_board("matrix", no_white_box(), width=120),
+    "board-160": lambda: render_board("leaderboard", board(), width=160),
+    "board-60": lambda: render_board("leaderboard", board(), width=60),
+    "board-markdown": lambda: render_board("leaderboard", board(), "markdown"),
+    "board-styles": lambda: styled(board_parts("leaderboard", board(), 100), 100),
+    "board-equal": lambda: render_board("leaderboard", equal_board(), width=160),
+    "board-own-targets": lambda: render_board("leaderboard", own_targets(), width=160),
+    "open-160": lambda: render_board("robustness", open_attacks(), width=160),
+    "open-50": lambda: render_board("robustness", open_attacks(), width=50),
+    "open-markdown": lambda: render_board("robustness", open_attacks(), "markdown"),
+    "open-json": lambda: render_board("robustness", open_attacks(), "json"),
+    "comparison-120": lambda: render_comparison(comparison(), width=120),
+    "comparison-csv": lambda: render_comparison(comparison(), "csv"),
+    "comparisons-default": lambda: render_comparison(comparisons()),
+    "comparisons-csv": lambda: render_comparison(comparisons(), "csv"),
+    "comparisons-markdown": lambda: render_comparison(comparisons(), "markdown"),
+    "study-styles": lambda: styled(board_parts("study", study(), 100), 100),
+    "study-60": lambda: text_of(board_parts("study", study(), 60), 60),
+    "study-markdown": lambda: render_board("study", study(), "markdown"),
 }
 
 

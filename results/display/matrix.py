@@ -1,0 +1,120 @@
+"""The matrix as people read it: a line for every attack, the targets side by side, or turned round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from rich.console import RenderableType
+
+from advens.results.boards.matrix import held_out_means
+from advens.results.boards.outcomes import held_out_names, over, sizes
+from advens.results.display.blocks import TextColumn, caption, fits, split, stacked, table
+from advens.results.formats import LABEL, digits_for, fold, interval, percent, plus_minus, shorten
+
+_HEADER = 12
+_NARROW = 8
+"""Characters of a column's header where there is little room."""
+_UNFOLDED = 10_000
+
+
+def matrix_columns(frame: pd.DataFrame) -> tuple[list[TextColumn], list[str]]:
+    """The columns of the matrix, names unbroken, and its caption."""
+    keys, columns, lines = _columns(frame, _UNFOLDED)
+    return keys + columns, lines
+
+
+def matrix_parts(frame: pd.DataFrame, width: int) -> list[RenderableType]:
+    """The matrix and its caption for a terminal of that width, as rich renderables.
+
+    The first of these that fits: one table; the same turned round (targets as rows); both again with
+    shorter intervals; blocks of targets.
+    """
+    for short in (False, True):
+        keys, columns, lines = _columns(frame, _HEADER, short)
+        for layout in ((keys, columns), _turned(keys, columns, _NARROW if short else LABEL)):
+            if fits(*layout, width):
+                return [table(*layout), *caption(lines)]
+    keys, columns, lines = _columns(frame, _HEADER)
+    return [*stacked(split(keys, columns, width)), *caption(lines)]
+
+
+def _columns(
+    frame: pd.DataFrame, width: int, short: bool = False
+) -> tuple[list[TextColumn], list[TextColumn], list[str]]:
+    """Keys, one column per target and the mean, caption; rows by set, then strength.
+
+    Args:
+        short: whether an interval is written as its longer half.
+    """
+    written = plus_minus if short else interval
+    means, common = held_out_means(frame)
+    order = means.reset_index().sort_values(
+        ["suite", "surrogates", "mean_asr", "attack"], ascending=[True, True, False, True]
+    )
+    rows = list(order[["suite", "attack", "surrogates"]].itertuples(index=False, name=None))
+    targets = sorted(frame["target"].unique())
+    digits = digits_for(frame["asr_low"], frame["asr_high"])
+    found = {
+        (r.suite, r.attack, r.surrogates, r.target): r for r in frame.itertuples(index=False)
+    }
+    columns = []
+    for target, name in zip(targets, shorten(targets), strict=True):
+        cells, styles = [], []
+        for row in rows:
+            r: Any = found.get((*row, target))
+            mark = "*" if r is not None and r.white_box else ""
+            cells.append(
+                "" if r is None else written(r.asr, r.asr_low, r.asr_high, digits, mark)
+            )
+            styles.append("dim" if mark else "")
+        columns.append(TextColumn(fold(name, width), tuple(cells), styles=tuple(styles)))
+    mean = tuple(percent(means.loc[row], 1) for row in rows)
+    columns.append(TextColumn("mean\nheld-out", mean, styles=("bold",) * len(rows)))
+    held = held_out_names(common, "the row's own held-out targets")
+    white = " * white-box, not in the mean." if frame["white_box"].any() else ""
+    seeds = f", mean over {max(frame['seeds'])} seeds" if max(frame["seeds"]) > 1 else ""
+    rates = f"{over(frame.attrs.get('denominator'))}, n = {sizes(frame['n'])}{seeds}"
+    lines = [
+        f"Attack success rate in % over {rates} "
+        f"{'± the longer half of the 95 % Wilson interval' if short else '[95 % Wilson interval]'}.",
+        f"Mean over {held}.{white}",
+    ]
+    if drawn := frame.attrs.get("randomized"):
+        lines.append(
+            f"Randomized, expected over the members: {', '.join(shorten(drawn))}. Transfer is no "
+            "adaptive attack on these: 'advens robustness' with arc is."
+        )
+    return _keys(rows, width), columns, lines
+
+
+def _keys(rows: Sequence[tuple[str, ...]], width: int) -> list[TextColumn]:
+    """The columns that name a row; the suite only when there are several."""
+    label = max(width, LABEL)
+    suites, attacks, sets = zip(*rows, strict=True) if rows else ((), (), ())
+    keys = [
+        TextColumn("attack", tuple(fold(name, label) for name in attacks), right=False),
+        TextColumn("surrogates", tuple(fold(name, label) for name in shorten(sets)), right=False),
+    ]
+    if len(set(suites)) > 1:
+        keys.insert(0, TextColumn("suite", tuple(fold(name, label) for name in suites), right=False))
+    return keys
+
+
+def _turned(
+    keys: list[TextColumn], columns: list[TextColumn], width: int
+) -> tuple[list[TextColumn], list[TextColumn]]:
+    """Targets as rows, attacks on their surrogates as columns, whose names are folded."""
+    names = [column.header.replace("\n", "") for column in columns]
+    names[-1] = columns[-1].header.replace("\n", " ")
+    left = [TextColumn("target", tuple(names), right=False)]
+    right = [
+        TextColumn(
+            "\n".join(fold(key.cells[k].replace("\n", ""), width) for key in keys),
+            tuple(column.cells[k] for column in columns),
+            styles=tuple(column.styles[k] for column in columns),
+        )
+        for k in range(len(keys[0].cells))
+    ]
+    return left, right
