@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +39,15 @@ class Classifier(nn.Module):
         interpolation: how to resize, ``bicubic`` or ``bilinear``.
 
     Attributes:
-        bases: digests of the models whose weights it was made from; who has it has them.
+        bases: digests of the models whose weights it was made from. An attacker who holds this model is
+            taken to hold those models too.
+        members: the models of an ensemble; empty for a single network.
+        probabilities: with which a randomized ensemble draws each of its members, (members,) float64; None
+            for a model that draws nothing.
     """
 
     bases: tuple[str, ...] = ()
+    probabilities: Tensor | None
 
     def __init__(
         self,
@@ -64,6 +70,7 @@ class Classifier(nn.Module):
         self.interpolation = interpolation
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("probabilities", None)
         self._weights: tuple[tuple[tuple[int, ...], ...], str] | None = None
         self.eval().requires_grad_(False)
 
@@ -92,10 +99,15 @@ class Classifier(nn.Module):
         return out
 
     @property
-    def weights(self) -> str:
-        """Hex sha256 of the weights: who has them has this model, however images are prepared.
+    def members(self) -> Sequence[nn.Module] | nn.ModuleList:
+        """The models of an ensemble; empty for a single network."""
+        return ()
 
-        Kept as long as no tensor is replaced or changed in place.
+    @property
+    def weights(self) -> str:
+        """Hex sha256 of the weights alone, however images are prepared for them.
+
+        It is kept as long as no tensor is replaced or changed in place.
         """
         stamp = tuple(map(_stamp, self.net.state_dict().values()))
         if self._weights is None or self._weights[0] != stamp:
@@ -121,6 +133,23 @@ class Classifier(nn.Module):
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}, family={self.family!r}, num_classes={self.num_classes}"
+
+
+def is_randomized(model: object) -> bool:
+    """Whether a model draws one of its ``members``, by its ``probabilities``, at every call.
+
+    Any module with these two attributes counts, see `Classifier`.
+    """
+    return bool(getattr(model, "members", ())) and getattr(model, "probabilities", None) is not None
+
+
+@torch.no_grad()
+def accuracy(model: Any, x: Tensor, y: Tensor) -> float:
+    """Share of images (N, 3, H, W) in [0, 1] that are classified correctly; expected, where a model draws."""
+    if not is_randomized(model):
+        return float((model(x).argmax(1) == y).double().mean())
+    right = torch.stack([member(x).argmax(1) == y for member in model.members])
+    return float((model.probabilities.to(x.device).double()[:, None] * right).sum(0).mean())
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from advens.trust import trust_option, typed
 @trust_option
 def models(name: str | None) -> None:
     """List models (NAME may be a wildcard, as timm:*resnet*), or show one."""
-    from advens.models import describe, list_models
+    from advens.models import SOURCES, describe, list_models
     from advens.models.embedded import index
 
     if name is not None and not any(c in name.partition("?")[0] for c in "*["):
@@ -43,7 +43,8 @@ def models(name: str | None) -> None:
         )
         say(f"{each:<22} {about}".rstrip())
     if name is None:
-        say("also: timm:NAME, torchvision:NAME, robustbench:NAME, pkg.module:factory")
+        others = [info.summary for source, info in SOURCES.entries.values() if not source.embedded]
+        say(f"also: {', '.join(others)}, pkg.module:factory")
 
 
 @click.command()
@@ -115,11 +116,11 @@ def build(out: Path, only: str | None) -> None:
 @zoo.command()
 def check() -> None:
     """Load every embedded model and measure its clean accuracy on the test images."""
+    from advens.classifier import accuracy
     from advens.datasets import load_data
     from advens.errors import RunError
     from advens.models import list_models, load_model
     from advens.models.embedded import index
-    from advens.zoo.ensembles import accuracy
     from advens.zoo.recipes import TESTS
 
     batches = {}

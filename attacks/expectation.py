@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advens.classifier import is_randomized as is_randomized
+
 
 def log_expected(each: Tensor, probabilities: Tensor) -> Tensor:
     """Log of the expected class probabilities (N, classes).
@@ -38,8 +40,3 @@ class Expectation(nn.Module):
 def expectations(models: list[nn.Module]) -> list[nn.Module]:
     """Models, randomized ensembles among them replaced by their expectation."""
     return [Expectation(model) if is_randomized(model) else model for model in models]
-
-
-def is_randomized(model: object) -> bool:
-    """Whether a model draws a member for every call."""
-    return hasattr(model, "members") and hasattr(model, "probabilities")

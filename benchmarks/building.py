@@ -9,15 +9,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from advens.errors import InputError
-from advens.models import expand
+from advens.models import expand, training_data
 
 if TYPE_CHECKING:
     from advens.benchmarks.progress import Progress
     from advens.datasets import Dataset
-
-TRAINING = {"digits": "digits:train", "shapes": "synthetic:shapes?n=4000&seed=1"}
-"""What the embedded models were trained on: a builder trains on it further unless told otherwise."""
-
 
 class Build(BaseModel):
     """A surrogate set that a builder makes; keys that are not listed here are the builder's options.
@@ -47,9 +43,9 @@ class Build(BaseModel):
         """The data. Raises InputError when there is none to take for granted."""
         if self.data is not None:
             return self.data
-        schemes = {name.partition(":")[0] for name in self.models}
-        if len(schemes) == 1 and (only := schemes.pop()) in TRAINING:
-            return TRAINING[only]
+        sources = {training_data(name) for name in self.models}
+        if len(sources) == 1 and (only := sources.pop()):
+            return only
         raise InputError(f"build = '{self.build}' needs data = SOURCE, the images to train on")
 
     def builder(self) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from advens.benchmarks.building import TRAINING, Build
+from advens.benchmarks.building import Build
 from advens.benchmarks.executors import execute
 from advens.benchmarks.plan import Cell, make_plan
 from advens.benchmarks.progress import Progress
@@ -20,6 +20,7 @@ from advens.datasets import find_data
 from advens.datasets.decoding import SUFFIXES
 from advens.errors import InputError, RunError
 from advens.files import os_errors
+from advens.models import training_data
 from advens.results.boards.silence import silent_lines
 from advens.results.store import RunStore, is_whole, read_table
 
@@ -142,7 +143,7 @@ def suite_for(
         raise InputError(f"attack '{attack}' builds no surrogates: --train and build.* go with --build")
     sets: dict[str, object] = {"surrogates": list(surrogates)}
     if chosen:
-        known = {TRAINING.get(name.partition(":")[0]) for name in surrogates}
+        known = {training_data(name) for name in surrogates}
         source = train or (known.pop() if len(known) == 1 else None) or data
         sets = {"surrogates": {"build": chosen, "model": list(surrogates), "data": source, **inner}}
         sets[PLAIN] = list(surrogates)

@@ -135,13 +135,12 @@ class Ensemble(Together):
 class RandomizedEnsemble(Together):
     """One of several models, drawn anew for every call.
 
-    White-box attacks find ``members`` and ``probabilities`` and reckon with the expectation, not with
-    the draw. Draws come from a generator of this ensemble's own, named by ``seed`` and the number of
-    calls so far.
+    White-box attacks take ``members`` and ``probabilities`` and work with the expectation, not with a draw.
+    Draws come from a generator of this ensemble's own, seeded by ``seed`` and the number of calls so far.
 
     Args:
         members: see above.
-        probabilities: of drawing each, at least 0 and 1 in sum; equal by default.
+        probabilities: of drawing each member; each is at least 0 and they sum to 1. Equal by default.
         seed: of the draws.
     """
 
@@ -157,7 +156,7 @@ class RandomizedEnsemble(Together):
     ) -> None:
         checked = _probabilities(probabilities, len(members))
         super().__init__(members, **options)
-        self.register_buffer("probabilities", checked)
+        self.probabilities = checked
         self.seed, self.calls = seed, 0
 
     def forward(self, x: Tensor) -> Tensor:

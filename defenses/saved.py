@@ -19,8 +19,7 @@ from advens.defenses.ensembles import FORMAT, INDEX, Ensemble, RandomizedEnsembl
 from advens.digest import weights_digest
 from advens.errors import InputError, first_line
 from advens.files import read_regular
-from advens.models import bare, find_model
-from advens.models.embedded import index
+from advens.models import bare, find_model, names_ensemble
 from advens.spec import Spec
 
 _inside: ContextVar[tuple[Path, ...]] = ContextVar("_inside", default=())
@@ -66,7 +65,7 @@ def _member(path: Path, card: Any) -> Classifier:
     # cloned, so that the memory is aligned as torch does it and the arithmetic the same
     state = {key: tensor.clone() for key, tensor in read(read_regular(path)).items()}
     name = str(card["name"])
-    if not _is_ensemble(name) and weights_digest(state) != card["digest"]:
+    if not names_ensemble(name) and weights_digest(state) != card["digest"]:
         raise InputError(f"{path.parent}: the weights in {path.name} are not those that were saved")
     member = find_model(bare(name, int(card["num_classes"])))
     member.net.load_state_dict(state, assign=True)
@@ -84,9 +83,9 @@ def _member(path: Path, card: Any) -> Classifier:
     return member
 
 
-def _is_ensemble(name: str) -> bool:
-    """Whether a name is of an ensemble, whose digest is of more than its weights."""
-    return name.startswith(("defense:", "trained:")) or "ensemble" in index().get(name, {})
+def is_ensemble(spec: Spec) -> bool:
+    """Every ``defense:PATH`` is one: its digest is of more than its weights."""
+    return True
 
 
 def source(spec: Spec) -> Classifier:

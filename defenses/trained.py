@@ -77,6 +77,11 @@ def load(spec: Spec) -> Ensemble | RandomizedEnsemble:
     return ensemble
 
 
+def is_ensemble(spec: Spec) -> bool:
+    """Every ``trained:DIGEST`` is one."""
+    return True
+
+
 def check(spec: Spec) -> None:
     """Raise InputError when the cache has no such training."""
     spec.only("members")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
+from pkgutil import resolve_name
 from typing import Any
 
 from advens.datasets.classes import mapped
@@ -15,39 +17,56 @@ from advens.datasets.dataset import Dataset
 from advens.datasets.decoding import Crop
 from advens.datasets.source import Source
 from advens.errors import InputError, first_line, unknown
+from advens.registry import Info, Registry
 from advens.spec import Spec, literal
 from advens.trust import confirm, trusting
 
-GROUP = "advens.data"
 OPTIONS = ("size", "crop_pct", "interpolation", "classes", "limit", "seed")
 INTERPOLATIONS = ("bicubic", "bilinear")
 LARGEST_SIZE = 8192
 
-SOURCES = {
-    "digits": (
-        "advens.datasets.digits",
-        "digits:train|test  scikit-learn's digits as 3x32x32, embedded",
-    ),
-    "folder": ("advens.datasets.folder", "folder:PATH  images in one sub-folder per class"),
-    "csv": (
-        "advens.datasets.labels_csv",
-        "csv:PATH[?label_offset=1]  labels.csv (filename, label[, targeted_label]) or NIPS 2017's images.csv "
-        "beside images/",
-    ),
-    "parquet": (
-        "advens.datasets.parquet",
-        "parquet:PATH[?image=img&label=fine_label&split=test]  a file or a folder of shards",
-    ),
-    "torchvision": (
-        "advens.datasets.torchvision_sets",
-        "torchvision:NAME?root=PATH[&train=false|&split=test][&download=true]  as CIFAR10",
-    ),
-    "synthetic": (
-        "advens.datasets.synthetic",
-        "synthetic:shapes?n=N&seed=S  procedural 3x32x32 images of ten classes",
-    ),
-}
-"""Scheme: the module whose ``load(path, **query)`` opens it, and a line of usage."""
+
+@dataclass(frozen=True)
+class DataSource:
+    """What is declared of a data source; its module is imported only when a name needs it.
+
+    Args:
+        load: ``module:function``, which opens ``SOURCE:PATH?key=value`` as ``function(path, key=value)``. The
+            module of a source of advens may also define ``would(spec)``, which says what a name does that
+            needs trust, or gives nothing.
+        plugin: the entry point of a third party that declares it, as messages name it.
+        architecture: the model source whose architecture suits the images.
+    """
+
+    load: str
+    plugin: str = ""
+    architecture: str = "timm:resnet18"
+
+
+def _declared(point: EntryPoint) -> tuple[DataSource, Info]:
+    """The entry of a third party's entry point."""
+    package = f" of {point.dist.name}" if point.dist is not None else ""
+    usage = f"{point.name}:...  {point.value}{package}"
+    return DataSource(f"{point.module}:{point.attr}", point.value), Info(point.name, summary=usage)
+
+
+SOURCES: Registry[DataSource] = Registry("data source", group="advens.data", declare=_declared)
+for _name, _source, _usage in (
+    ("digits", DataSource("advens.datasets.digits:load", architecture="digits:mambaout"),
+     "digits:train|test  scikit-learn's digits as 3x32x32, embedded"),
+    ("folder", DataSource("advens.datasets.folder:load"),
+     "folder:PATH  images in one sub-folder per class"),
+    ("csv", DataSource("advens.datasets.labels_csv:load"),
+     "csv:PATH[?label_offset=1]  labels.csv (filename, label[, targeted_label]) or NIPS 2017's images.csv "
+     "beside images/"),
+    ("parquet", DataSource("advens.datasets.parquet:load"),
+     "parquet:PATH[?image=img&label=fine_label&split=test]  a file or a folder of shards"),
+    ("torchvision", DataSource("advens.datasets.torchvision_sets:load"),
+     "torchvision:NAME?root=PATH[&train=false|&split=test][&download=true]  as CIFAR10"),
+    ("synthetic", DataSource("advens.datasets.synthetic:load"),
+     "synthetic:shapes?n=N&seed=S  procedural 3x32x32 images of ten classes"),
+):  # fmt: skip
+    SOURCES.register(Info(_name, summary=_usage), _source)
 
 
 def load_data(spec: str) -> Dataset:
@@ -108,43 +127,40 @@ def open_data(spec: str) -> Dataset:
 
 def list_data() -> list[tuple[str, str]]:
     """(scheme, one line of usage) of every source, third-party ones last."""
-    listed = [(scheme, usage) for scheme, (_, usage) in SOURCES.items()]
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        package = f" of {point.dist.name}" if point.dist is not None else ""
-        listed.append((point.name, f"{point.name}:...  {point.value}{package}"))
-    return listed
+    own = list(SOURCES.entries)
+    others = [name for name in SOURCES if name not in SOURCES.entries]
+    return [(name, SOURCES.info(name).summary) for name in (*own, *others)]
+
+
+def suited_architecture(name: str) -> str:
+    """The model source whose architecture suits the images of a data source."""
+    return SOURCES.get(Spec.parse(name, "data").scheme).architecture
 
 
 def _factory(spec: Spec) -> Callable[..., Any]:
-    scheme = spec.scheme
-    points: list[EntryPoint] = list(entry_points(group=GROUP))
-    claims = [point for point in points if point.name == scheme]
-    if len(claims) + (scheme in SOURCES) > 1:
-        values = ", ".join(["advens"] * (scheme in SOURCES) + [point.value for point in claims])
-        raise InputError(f"data source '{scheme}' is defined more than once: by {values}")
-    if scheme in SOURCES:
-        module = import_module(SOURCES[scheme][0])
-        confirm(spec, "data", getattr(module, "would", ""))
-        factory: Callable[..., Any] = module.load
+    """The function of a source. Raises InputError for a name that needs trust and has none."""
+    source = SOURCES.get(spec.scheme)
+    module = source.load.partition(":")[0]
+    if not source.plugin:
+        confirm(spec, "data", getattr(import_module(module), "would", ""))
+        factory: Callable[..., Any] = resolve_name(source.load)
         return factory
-    if not claims:
-        raise unknown("data source", scheme, [*SOURCES, *(point.name for point in points)])
-    confirm(spec, "data", f"call the plug-in '{scheme}' ({claims[0].value})")
+    confirm(spec, "data", f"call the plug-in '{spec.scheme}' ({source.plugin})")
     try:
-        loaded = claims[0].load()
+        loaded = resolve_name(source.load)
     except Exception as error:
         raise InputError(
-            f"data source '{scheme}' ({claims[0].value}) does not load: "
+            f"data source '{spec.scheme}' ({source.plugin}) does not load: "
             f"{type(error).__name__}: {first_line(error)}"
         ) from error
     if not callable(loaded):
-        raise InputError(f"data source '{scheme}' ({claims[0].value}) is not a function of a path")
+        raise InputError(f"data source '{spec.scheme}' ({source.plugin}) is not a function of a path")
     plugin: Callable[..., Any] = loaded
     return plugin
 
 
 def _open(spec: Spec, factory: Callable[..., Any], query: dict[str, str]) -> Any:
-    if spec.scheme in SOURCES:
+    if not SOURCES.get(spec.scheme).plugin:
         return factory(spec.rest, **query)
     try:
         opened = factory(spec.rest, **query)

@@ -35,6 +35,7 @@ def names() -> list[str]:
 
 
 def check(spec: Spec) -> None:
+    """Raise InputError for an unknown name or an option."""
     spec.only()
     if spec.text not in index():
         raise unknown("model", spec.text, names())
@@ -47,11 +48,29 @@ def card(spec: Spec) -> ModelCard:
     return ModelCard(spec.text, known["family"], known["digest"], CLASSES, SIZE)
 
 
+def is_ensemble(spec: Spec) -> bool:
+    """Whether the index says so."""
+    return "ensemble" in index().get(spec.text, {})
+
+
+def untrained(spec: Spec, num_classes: int) -> Classifier:
+    """The network with weights drawn from torch's global generator. An ensemble is returned as it is."""
+    model = load(spec)
+    if is_ensemble(spec):
+        return model
+    if model.num_classes != num_classes:
+        raise InputError(f"{spec.text} has {model.num_classes} classes and the data {num_classes}")
+    from advens.zoo.recipes import RECIPES, build
+
+    model.net = build(RECIPES[_key(spec)])
+    return model
+
+
 def load(spec: Spec) -> Classifier:
     """Build the network and fill it from the package. Raises InputError on missing or corrupt weights."""
     check(spec)
     known = index()[spec.text]
-    model = _ensemble(spec) if "ensemble" in known else _network(spec)
+    model = _ensemble(spec) if is_ensemble(spec) else _network(spec)
     if model.digest != known["digest"]:
         raise InputError(f"{spec.text}: the weights in the package are not the ones the index promises")
     return model
@@ -65,8 +84,7 @@ def _network(spec: Spec) -> Classifier:
     from advens.zoo.network import ZooNetwork
     from advens.zoo.recipes import MEAN, RECIPES, STD, build
 
-    known = index()[spec.text]
-    key = spec.rest if spec.scheme == "digits" else f"{spec.scheme}-{spec.rest}"
+    known, key = index()[spec.text], _key(spec)
     with torch.random.fork_rng(devices=[]):  # fresh weights are drawn, and replaced at once
         net = build(RECIPES[key])
     with as_file(files("advens.zoo") / "weights" / f"{key}.safetensors") as path:
@@ -96,6 +114,11 @@ def _ensemble(spec: Spec) -> Classifier:
             raise InputError(f"{spec.text}: {error}") from error
     model.name = spec.text
     return model
+
+
+def _key(spec: Spec) -> str:
+    """The name of the recipe and of the file of weights."""
+    return spec.rest if spec.scheme == "digits" else f"{spec.scheme}-{spec.rest}"
 
 
 def _source(key: str) -> str:

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advens.classifier import Classifier, borrowed, device_of, looks_like_probabilities
+from advens.classifier import (
+    Classifier,
+    accuracy,
+    borrowed,
+    device_of,
+    is_randomized,
+    looks_like_probabilities,
+)
 from advens.digest import weights_digest
 from advens.errors import InputError
 
@@ -333,3 +340,33 @@ def test_images_have_three_channels():
 )
 def test_what_looks_like_probabilities(rows, are):
     assert looks_like_probabilities(torch.tensor(rows).reshape(len(rows), -1)) is are
+
+
+def test_an_ordinary_model_has_no_members_and_draws_nothing() -> None:
+    model = Classifier(Seen(), name="m", num_classes=3)
+    assert len(model.members) == 0
+    assert model.probabilities is None
+    assert not is_randomized(model)
+    assert not is_randomized(Seen())
+    assert set(model.state_dict()) == {"net.weight"}
+
+
+def test_a_model_that_draws_its_members_is_judged_by_its_expectation() -> None:
+    """Any module with the two attributes counts, a third party's too."""
+
+    class First(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.one_hot(torch.zeros(len(x), dtype=torch.long), 2).float()
+
+    class Second(First):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).flip(1)
+
+    ensemble = nn.Module()
+    ensemble.members = nn.ModuleList([First(), Second()])
+    assert not is_randomized(ensemble), "a mean of members draws nothing"
+    ensemble.probabilities = torch.tensor([0.75, 0.25], dtype=torch.float64)
+    assert is_randomized(ensemble)
+    x, y = torch.zeros(4, 3, 2, 2), torch.tensor([0, 0, 0, 1])
+    assert accuracy(ensemble, x, y) == 0.75 * 0.75 + 0.25 * 0.25
+    assert accuracy(First(), x, y) == 0.75

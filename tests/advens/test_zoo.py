@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import advens
+from advens.classifier import accuracy
 from advens.models.embedded import index
-from advens.zoo.ensembles import accuracy
 from advens.zoo.recipes import ENSEMBLES, RECIPES, TESTS
 from advens.zoo.training import build_zoo
 

@@ -11,15 +11,16 @@ import pytest
 import torch
 
 import advens
+from advens.classifier import accuracy
 from advens.cli import invoke
 from advens.defenses import create_defense
+from advens.defenses.adopt import adopt, pgd_accuracy
 from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
 from advens.defenses.registry import describe as described
 from advens.errors import InputError
 from advens.models import describe, list_models, load_model
 from advens.models.embedded import index
 from advens.spec import literal
-from advens.zoo.ensembles import accuracy, adopt, pgd_accuracy
 from advens.zoo.recipes import ENSEMBLES, TESTS
 
 WEIGHTS = Path(advens.__file__).parent / "zoo" / "weights"

@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from advens.datasets import ArraySource, Dataset, list_data, load_data, loading
+from advens import registry
+from advens.datasets import ArraySource, Dataset, list_data, load_data
 from advens.errors import InputError
+
+GROUP = "advens.data"
 
 
 def source(n: int = 4, repeat: bool = False) -> ArraySource:
@@ -29,9 +32,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         module = types.ModuleType("somebody")
         vars(module).update(factories)
         monkeypatch.setitem(sys.modules, "somebody", module)
-        points = [EntryPoint(name, f"somebody:{name}", loading.GROUP) for name in factories]
-        points.append(EntryPoint("broken", "somebody:absent", loading.GROUP))
-        monkeypatch.setattr(loading, "entry_points", lambda group: EntryPoints(points))
+        points = [EntryPoint(name, f"somebody:{name}", GROUP) for name in factories]
+        points.append(EntryPoint("broken", "somebody:absent", GROUP))
+        monkeypatch.setattr(registry, "entry_points", lambda group: EntryPoints(points))
 
     return install
 

@@ -244,7 +244,7 @@ def test_a_model_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     def points(group: str, name: str | None = None) -> list[EntryPoint]:
         return [point] if group == "advens.models" and name in (None, "defense") else []
 
-    monkeypatch.setattr(advens.models, "entry_points", points)
+    monkeypatch.setattr(advens.registry, "entry_points", points)
     loaded = load_model(name)
     assert isinstance(loaded, RandomizedEnsemble)
     assert loaded.name == name

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import pytest
 import tomli_w
 
-import advens.models
+import advens.registry
 from advens import load_model, trusting
 from advens.attacks.surrogates.builders.cached import FORMAT
 from advens.datasets import find_data, load_data, loading
@@ -226,13 +226,13 @@ def plugged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     points = EntryPoints([
         EntryPoint("theirs", "theirs:model", "advens.models"),
         EntryPoint("theirs", "theirs:images", "advens.data"),
-        *EntryPoints(advens.models.entry_points(group="advens.models")),
+        *EntryPoints(advens.registry.entry_points(group="advens.models")),
     ])
 
     def found(**what: str) -> EntryPoints:
         return points.select(**what)
 
-    for place in ("advens.models", "advens.datasets.loading", "advens.trust"):
+    for place in ("advens.registry", "advens.trust"):
         monkeypatch.setattr(f"{place}.entry_points", found)
     return seen
 
@@ -260,7 +260,7 @@ def test_two_packages_that_claim_a_source(monkeypatch: pytest.MonkeyPatch) -> No
         EntryPoint("built", "advens.attacks.surrogates.builders.source:load", "advens.models"),
         EntryPoint("built", "other:load", "advens.models"),
     ])
-    monkeypatch.setattr(advens.models, "entry_points", lambda **what: points.select(**what))
+    monkeypatch.setattr(advens.registry, "entry_points", lambda **what: points.select(**what))
     with pytest.raises(InputError, match="'built' is defined more than once"):
         find_model("built:abc/0")
 
@@ -382,9 +382,9 @@ def test_the_program_itself_asks_for_names_by_the_careful_functions() -> None:
     """`load_model` and `load_data` trust what they are given: only these use them, for names of their own."""
     allowed = {
         "advens/__init__.py", "advens/models/__init__.py", "advens/datasets/__init__.py",
-        "advens/datasets/loading.py", "advens/commands.py", "advens/zoo/ensembles.py",
+        "advens/datasets/loading.py", "advens/commands.py", "defenses/adopt.py",
         "advens/zoo/training.py",
-        "advens/models/robustbench.py", "benchmarks/studies/selection.py", "defenses/saved.py",
+        "advens/models/robustbench.py", "benchmarks/studies/selection.py", "defenses/ensembles.py",
     }  # fmt: skip
     users = set()
     for folder in ("advens", "attacks", "benchmarks", "defenses", "results"):

@@ -1,8 +1,8 @@
-"""Ensembles of the embedded zoo: a saved one is measured, and copied beside the networks.
+"""Ensembles of the embedded zoo: a saved ensemble is measured, and copied beside the networks.
 
-The ground floor trains no defense; the command in `recipes.ENSEMBLES` does. Then, in the repository,
+The command in `advens.zoo.recipes.ENSEMBLES` trains it. Then, in the repository,
 
-    python -m advens.zoo.ensembles dverge3 FOLDER advens/zoo/weights
+    python -m advens.defenses.adopt dverge3 FOLDER advens/zoo/weights
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import click
 import torch
 from torch import Tensor, nn
 
-from advens.classifier import Classifier
+from advens.attacks.expectation import expectations
+from advens.classifier import Classifier, accuracy
 from advens.datasets import load_data
+from advens.defenses.saved import load
 from advens.digest import file_digest
 from advens.errors import InputError, unknown
-from advens.models import load_model
 from advens.zoo.recipes import ENSEMBLES, MEAN, RECIPES, STD, TESTS
 from advens.zoo.training import CHUNK, pgd
 
@@ -28,16 +29,8 @@ EPS, STEPS = 0.2, 20
 """Of the PGD that measures the robust accuracy, as for the networks."""
 
 
-@torch.inference_mode()
-def accuracy(model: Classifier, x: Tensor, y: Tensor) -> float:
-    """Share of images (N, 3, H, W) in [0, 1] that are classified rightly; expected, where a model draws."""
-    expected = getattr(model, "expected_accuracy", None)
-    right: Tensor = model(x).argmax(1) == y if expected is None else expected(x, y)
-    return right.double().mean().item()
-
-
 def pgd_accuracy(model: Classifier, x: Tensor, y: Tensor) -> float:
-    """The same after PGD on the cross-entropy of the answer; of the expected one, where a model draws."""
+    """Accuracy after PGD on the cross-entropy of the model, of its expected probabilities where it draws."""
     draw, total, seen = torch.Generator().manual_seed(0), 0.0, Normalised(model)
     for images, labels in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
         x_adv = pgd(seen, images, labels, eps=EPS, steps=STEPS, step_size=2.5 * EPS / STEPS, draw=draw)
@@ -46,15 +39,15 @@ def pgd_accuracy(model: Classifier, x: Tensor, y: Tensor) -> float:
 
 
 class Normalised(nn.Module):
-    """A model as the zoo's networks are: its images come normalised."""
+    """A model that takes normalised images, as the zoo's networks do; a randomized one as its expectation."""
 
-    def __init__(self, model: Classifier) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.answer = getattr(model, "log_expected", model)
+        (self.model,) = expectations([model])
 
     def forward(self, z: Tensor) -> Tensor:
         mean, std = (z.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-        out: Tensor = self.answer(z * std + mean)
+        out: Tensor = self.model(z * std + mean)
         return out
 
 
@@ -69,7 +62,7 @@ def adopt(name: str, folder: Path, directory: Path) -> dict[str, Any]:
     """
     if name not in ENSEMBLES:
         raise unknown("embedded ensemble", name, ENSEMBLES)
-    model = load_model(f"defense:{folder}")
+    model = load(folder)
     about, how = (json.loads((folder / f"{part}.json").read_text()) for part in ("ensemble", "training"))
     arches = {card["name"].partition(":")[2] for card in about["members"]}
     if not arches <= set(RECIPES):
