@@ -1,7 +1,7 @@
-"""Adversarial robustness measured as a field should: transfer attacks on ensembles of surrogates,
-models that resist them, and results with intervals, significance and compute spent.
+"""Adversarial robustness of image classifiers: transfer attacks on ensembles of surrogates, defenses that
+resist them, and results with intervals, significance and the compute that was spent.
 
-Importing this package is instant: torch is imported by the first call that needs it.
+Importing this package imports no torch: public names are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -20,10 +20,18 @@ _HOMES = {
     "trusting": "advens.trust",
     "list_defenses": "advens.defenses",
     "create_defense": "advens.defenses",
+    "run": "advens.benchmarks.api",
+    "open_run": "advens.benchmarks.api",
+    "Run": "advens.benchmarks.api",
 }
+"""The public names, and the modules that define them."""
 
 if TYPE_CHECKING:
+    from advens.attacks.registry import create_attack as create_attack
+    from advens.attacks.registry import list_attacks as list_attacks
     from advens.datasets import load_data as load_data
+    from advens.defenses import create_defense as create_defense
+    from advens.defenses import list_defenses as list_defenses
     from advens.models import list_models as list_models
     from advens.models import load_model as load_model
     from advens.trust import trusting as trusting

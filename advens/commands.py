@@ -154,11 +154,10 @@ def doctor() -> None:
     import shutil
     from importlib.metadata import PackageNotFoundError, version
 
-    import advens
     from advens.errors import InputError, RunError
 
     broken: list[str] = []
-    say(f"advens       {advens.__version__}, Python {platform.python_version()}")
+    say(f"advens       {version('advens')}, Python {platform.python_version()}")
     for package in ("torch", "torchvision", "timm", "pandas", "pyarrow", "scikit-learn", "ray"):
         try:
             found = version(package)

@@ -1,16 +1,21 @@
-"""The threat model: a norm, a budget, and the goal. Knows the ball and nothing about models."""
+"""The threat model: a norm, a budget, and the goal. It knows the ball and nothing about models.
+
+Importing this module does not import torch, so that suites can be read without it.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from advens.errors import InputError, nearest
-from advens.seeding import Draws
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from advens.seeding import Draws
 
 NORMS = ("linf", "l2")
 TINY = 1e-12
@@ -68,7 +73,9 @@ class Threat:
         ).clamp_(0.0, 1.0)
 
     def project_(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """`project` with ``x_adv`` overwritten: the same values, one temporary."""
+        """`project` with ``x_adv`` overwritten: the same values, one temporary tensor."""
+        import torch
+
         if self.norm != "linf":
             return x_adv.copy_(self.project(x_adv, x))
         edge = x - self.radius
@@ -119,6 +126,8 @@ class Threat:
             uint8 (N, C, H, W): the nearest one in l_inf. In l_2, where rounding would leave the
             ball, the perturbation is shrunk just enough first (bisection per sample).
         """
+        import torch
+
         clean = (x.double() * 255).round()
         wanted = x_adv.double() * 255 - clean
         limit = self.radius * 255 * (1 + 1e-9)
@@ -152,6 +161,8 @@ class Threat:
 
 def unit_l2(g: Tensor) -> Tensor:
     """``g / ||g||_2`` per sample; zero stays zero, and tiny gradients do not underflow."""
+    import torch
+
     tiny = torch.finfo(g.dtype).tiny
     dims = tuple(range(1, g.dim()))
     g = g / g.abs().amax(dim=dims, keepdim=True).clamp_min_(tiny)
