@@ -1,4 +1,4 @@
-"""A model as the harness knows it: images in [0, 1] in, logits out; frozen, eval, fingerprinted."""
+"""A network with its preprocessing: it maps images in [0, 1] to logits, is frozen, and has a digest."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from advens.errors import InputError, InputWarning, first_line
 
 FAMILIES = ("cnn", "vit", "mlp", "hybrid")
 ROUNDING = 1e-4
-"""What single precision is allowed over a row of outputs."""
+"""The error that single precision may leave in a row of outputs."""
 AS_THEY_ARE = {"mean": [0.0] * 3, "std": [1.0] * 3, "resized": None, "transform_input": False}
-"""How images are prepared for a network that takes them in [0, 1] at any size."""
+"""The preprocessing of a network that takes images in [0, 1] at any size."""
 
 
 class Classifier(nn.Module):
@@ -31,7 +31,7 @@ class Classifier(nn.Module):
 
     Args:
         net: the bare network.
-        name: how it was asked for, e.g. ``"digits:resnet"``.
+        name: the source name it was loaded by, as ``"digits:resnet"``.
         num_classes: width of the logits.
         family: ``cnn``, ``vit``, ``mlp`` or ``hybrid``.
         mean, std: per channel, of the network's training.
@@ -116,10 +116,9 @@ class Classifier(nn.Module):
 
     @property
     def digest(self) -> str:
-        """Hex sha256 of the weights and of how images are prepared for them: what is computed.
+        """Hex sha256 of the weights and of the preprocessing.
 
-        The same network under two names has the same digest. Where images are taken as they are, it is
-        that of the weights.
+        The same network under two names has the same digest. Without preprocessing it equals `weights`.
         """
         prepared = {
             "mean": self.mean.flatten().tolist(),
@@ -144,12 +143,28 @@ def is_randomized(model: object) -> bool:
 
 
 @torch.no_grad()
-def accuracy(model: Any, x: Tensor, y: Tensor) -> float:
-    """Share of images (N, 3, H, W) in [0, 1] that are classified correctly; expected, where a model draws."""
+def correctness(model: Any, x: Tensor, y: Tensor) -> Tensor:
+    """The probability (N,), float64, that a model classifies each image correctly.
+
+    It is 0 or 1, but for a randomized model, where it is the sum of the probabilities of the members that are
+    right. Nothing is drawn.
+
+    Args:
+        model: any module, used in the mode it is in.
+        x: images (N, 3, H, W) in [0, 1].
+        y: labels (N,).
+    """
     if not is_randomized(model):
-        return float((model(x).argmax(1) == y).double().mean())
-    right = torch.stack([member(x).argmax(1) == y for member in model.members])
-    return float((model.probabilities.to(x.device).double()[:, None] * right).sum(0).mean())
+        logits: Tensor = model(x)
+        return (logits.argmax(1) == y).double()
+    right = torch.stack([member(x) for member in model.members]).argmax(-1) == y
+    probabilities: Tensor = model.probabilities
+    return (probabilities.to(right.device).double()[:, None] * right).sum(0)
+
+
+def accuracy(model: Any, x: Tensor, y: Tensor) -> float:
+    """The share of images that a model classifies correctly; its expectation, where a model is randomized."""
+    return correctness(model, x, y).mean().item()
 
 
 @contextmanager
@@ -206,9 +221,9 @@ def device_of(model: nn.Module) -> torch.device | None:
 
 
 def _stamp(tensor: Tensor) -> tuple[int, ...]:
-    """What changes with a tensor: where it lies, how often it was written to, and a checksum.
+    """Numbers that change whenever a tensor does: its address, torch's count of writes, and a checksum.
 
-    The checksum sees what torch does not count: writes to ``.data`` and under inference mode.
+    The checksum detects what torch does not count: writes to ``.data`` and under inference mode.
     """
     raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     whole = raw.numel() % 4 == raw.storage_offset() % 4 == 0

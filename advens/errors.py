@@ -1,4 +1,4 @@
-"""The one exception for bad input: a line for people, exit code 2 on the command line."""
+"""Exceptions whose message is one line for people, and hints at the nearest valid choice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from advens.printable import printable
 
 
 class InputError(ValueError):
-    """What the caller gave cannot be used. The message is one line: what was given, what is allowed."""
+    """What the caller gave cannot be used. The message is one line: what was given, what is allowed.
+
+    The command line ends with exit code 2.
+    """
 
     def __init__(self, message: object = "") -> None:
         super().__init__(printable(message))

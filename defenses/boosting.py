@@ -1,4 +1,4 @@
-"""Members one after the other, each against all so far: BARRE and MRBoost."""
+"""Boosting: members learn one after the other, each on images that fool the ensemble so far."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from advens.threat import Threat
 
 
 class Boosted:
-    """Member m learns on images that fool the first m together; a warm start is from member m - 1."""
+    """Member m learns on images that fool the ensemble of the first m + 1 members."""
 
     members: int
     eps: float
@@ -37,7 +37,7 @@ class Boosted:
     training: Training
 
     def phases(self) -> list[Phase]:
-        """One for each member."""
+        """One phase for each member."""
         return [
             Phase(
                 f"member {m}", [m], partial(self.loss, m=m), before=partial(self.begin, m=m),
@@ -47,21 +47,21 @@ class Boosted:
         ]  # fmt: skip
 
     def begin(self, team: Team, m: int) -> None:
-        """A warm start gives the new member the last one's weights; all are drawn equally often."""
+        """Make the first m + 1 probabilities equal, and start from member m - 1 where that is asked for."""
         if m and self.warm_start:
             team.members[m].load_state_dict(team.members[m - 1].state_dict())
         team.uniform(m + 1)
 
     def after_epoch(self, team: Team, epoch: int, x: Tensor, y: Tensor, *, m: int) -> None:
-        """Nothing, unless probabilities are learned."""
+        """Learn probabilities, where the defense does; here nothing is done."""
 
     def nested(self, history: Sequence[Mapping[str, Any]]) -> list[list[float]]:
-        """Probabilities of the first 1, 2, ... members when the last of them had learned."""
+        """Probabilities of the first 1, 2, ... members at the end of the phase of the last of them."""
         last = {row["phase"]: row["probabilities"] for row in history}
         return [last[phase.name][: m + 1] for m, phase in enumerate(self.phases())]
 
     def mixed(self, team: Team, x: Tensor, m: int) -> Tensor:
-        """What the adversary attacks: one answer of the first m + 1 members, (N, classes)."""
+        """The output (N, classes) of the first m + 1 members together, which the adversary attacks."""
         raise NotImplementedError
 
     def loss(self, team: Team, batch: Batch, *, m: int) -> Tensor:
@@ -83,13 +83,13 @@ class Boosted:
 
 @defense("mrboost", family="boosting", paper="Zhang et al., ICML 2022 (MRBoost)", year=2022)
 class MRBoost(Boosted):
-    """Boosting of a deterministic ensemble: the mean of logits is attacked, and answers.
+    """Boosting of a deterministic ensemble, which averages logits; the adversary attacks this mean.
 
     Args:
         eps, step_size, steps: of the l_inf PGD, from a uniform point of half the ball.
         margin: weight of the margin-maximising term.
-        warm_start: whether a member starts from the weights of the last one, and so learns longer in all
-            than those before it; an option of the published code, off in its commands.
+        warm_start: whether a member starts from the weights of the one before, and so has learned longer in
+            total; an option of the published code, which its commands leave off.
     """
 
     members: Count = 3
@@ -122,15 +122,15 @@ class BARRE(Boosted):
     Args:
         eps, step_size, steps: of the adaptive l_inf PGD, from a uniform point of half the ball.
         margin: weight of the margin-maximising term.
-        warm_start: whether a member starts from the weights of the last one, as published, and so learns
-            longer in all than those before it.
+        warm_start: whether a member starts from the weights of the one before, as published, and so has
+            learned longer in total.
         osp_from: the smallest ensemble whose probabilities are optimised.
-        osp_every: epochs between.
-        osp_rounds: sub-gradients taken each time, at most.
-        osp_lr: the first step of each time; step t is ``osp_lr / (t + 1)``.
+        osp_every: epochs between two optimisations.
+        osp_rounds: sub-gradients of one optimisation, at most.
+        osp_lr: the first step of each optimisation; step t is ``osp_lr / (t + 1)``.
         osp_patience: rounds in a row without a lower risk, after which the optimisation ends.
-        osp_images: first training images that are attacked.
-        arc_steps: of ARC.
+        osp_images: how many training images are attacked, the first ones.
+        arc_steps: steps of ARC.
     """
 
     members: Count = 2
@@ -154,7 +154,7 @@ class BARRE(Boosted):
         return log_expected(torch.stack([team.members[k](x) for k in drawn]), p[drawn])
 
     def after_epoch(self, team: Team, epoch: int, x: Tensor, y: Tensor, *, m: int) -> None:
-        """OSP, in the second half."""
+        """Optimise the probabilities (OSP), in the second half of a phase."""
         epochs = self.training.epochs
         if m + 1 < max(2, self.osp_from) or 2 * epoch <= epochs or (epochs - epoch) % self.osp_every:
             return
@@ -171,7 +171,7 @@ class BARRE(Boosted):
         team.probabilities[: m + 1] = best
 
     def finish(self, team: Team) -> RandomizedEnsemble:
-        """One member is drawn, by the probabilities that were found."""
+        """The randomized ensemble with the probabilities that were found."""
         return RandomizedEnsemble(team.members, team.probabilities)
 
 
@@ -179,7 +179,7 @@ def arc_error_rates(
     members: Sequence[nn.Module], a: Tensor, x: Tensor, y: Tensor, *, eps: float, steps: int,
     batch: int = 256,
 ) -> Tensor:  # fmt: skip
-    """Each member's error rate (M,) on the images ARC makes for members drawn by ``a``."""
+    """Each member's error rate (M,) on images that ARC crafts for the ensemble with probabilities ``a``."""
     ensemble = RandomizedEnsemble(members, a)
     attack = RandomizedEnsembleAttack(threat=Threat("linf", eps), steps=steps, hyperplanes=2)
     with borrowed([ensemble]):

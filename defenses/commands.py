@@ -14,16 +14,17 @@ from advens.trust import trust_option, typed
 @click.argument("name", metavar="DEFENSE")
 @click.option("--arch", help="Architecture of the members: a timm name, or any model source.")
 @click.option("--data", required=True, help="Training images with labels.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="A folder to be made.")
-@click.option("--members", type=click.IntRange(1), help="How many.")
-@click.option("--epochs", type=click.IntRange(1), help="Of every phase.")
-@click.option("--seed", type=click.IntRange(0), default=0)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="A new folder for the ensemble.")
+@click.option("--members", type=click.IntRange(1), help="Number of members.")
+@click.option("--epochs", type=click.IntRange(1), help="Epochs of every phase.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all that is random.")
 @click.option("--device", default="cpu", show_default=True)
 @trust_option
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any option: eps=0.1, lr=0.05.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+              help="Override an option of the defense or of its training, as eps=0.1 or lr=0.05.")
 def train(name: str, arch: str | None, data: str, out: Path, members: int | None, epochs: int | None,
           seed: int, device: str, settings: tuple[str, ...]) -> None:  # fmt: skip
-    """Train a defense; interrupted, the same command goes on and gives the same weights."""
+    """Train a defense. After an interruption the same command resumes and gives the same weights."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

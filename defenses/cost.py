@@ -1,4 +1,4 @@
-"""What one inference of a model costs, in FLOPs."""
+"""The FLOPs of one inference of a model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def cost(model: nn.Module, input_size: tuple[int, int] | None = None) -> float:
 
     Convolutions, matrix products and attention count, as `torch.utils.flop_counter` has them; biases,
     norms, activations, resizing and the mean over members do not. An `Ensemble` costs the sum of its
-    members. A `RandomizedEnsemble` costs the expectation of the one that is drawn; nothing is drawn.
+    members. A `RandomizedEnsemble` costs the expectation over its members; nothing is drawn.
 
     Args:
         input_size: (H, W) of the image; the model's own by default.

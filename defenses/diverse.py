@@ -1,4 +1,4 @@
-"""Members that learn together and are pushed apart: ADP, GAL, TRS, FoRDE."""
+"""Members that learn together, with a term in the loss that makes them different: ADP, GAL, TRS, FoRDE."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Centre = Literal["channel", "pixel"]
 
 @defense("adp", family="diversity", paper="Pang et al., ICML 2019 (ADP)", year=2019)
 class ADP(Everyone):
-    """Cross-entropies, less alpha times the entropy of the mean prediction and beta times its volume.
+    """Cross-entropies, minus alpha times the entropy of the mean prediction and beta times a log-determinant.
 
     Args:
         alpha: weight of the entropy.
@@ -82,7 +82,7 @@ class GAL(Everyone):
         return own + self.weight * cosines.logsumexp(0).mean()
 
     def noisy(self, batch: Batch) -> Tensor:
-        """The batch's images, half of them with noise, which may leave [0, 1] as published."""
+        """The images of the batch, half of them with noise; as published, it may leave [0, 1]."""
         if not self.noise:
             return batch.x
         noise = batch.draws.normal(batch.x, self.noise, "noise")
@@ -94,7 +94,7 @@ class GAL(Everyone):
 
 @defense("trs", family="diversity", paper="Yang et al., NeurIPS 2021 (TRS)", year=2021)
 class TRS(Everyone):
-    """Cross-entropies, plus pairwise cosines of input gradients and their size: smooth and unlike.
+    """Cross-entropies, plus pairwise cosines of the members' input gradients and the size of these.
 
     ``scale (cosine |cos| + smooth ||g||²)``. The size is that of gradients on images half of which were
     moved to where it is large, in a ball that grows over the training. The published code takes gradients
@@ -131,7 +131,7 @@ class TRS(Everyone):
         return own + self.scale * (self.cosine * pair_cosines(gradients).abs().mean() + self.smooth * size)
 
     def rough(self, members: Sequence[nn.Module], batch: Batch) -> Tensor:
-        """The batch with its second half moved to where the gradients are long."""
+        """The batch with the images of its second half moved to where gradients are large."""
         half = len(batch.x) // 2
         x, y = batch.x[half:], batch.y[half:]
         eps = self.eps_start + (self.eps - self.eps_start) * batch.done
@@ -223,7 +223,7 @@ def principal_axes(images: Tensor, centre: Centre = "channel") -> Tensor:
 
 
 def repulsion(units: Tensor) -> Tensor:
-    """``sum_i log mean_b sum_j exp(-||s_i - s_j||² / h_j)`` of gradients (K, N, D); s_j stands still."""
+    """``sum_i log mean_b sum_j exp(-||s_i - s_j||² / h_j)`` of gradients (K, N, D); s_j is detached."""
     k = len(units)
     apart = (units[:, None] - units.detach()[None]).square().sum(-1)  # (i, j, N)
     width = apart.detach().quantile(0.5, 0, keepdim=True) / math.log(k) + 1e-12  # of two, the mean

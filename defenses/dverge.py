@@ -1,4 +1,4 @@
-"""DVERGE: sub-models that must not share the features that fool them (Yang et al., NeurIPS 2020)."""
+"""DVERGE: members that do not share the features that fool them (Yang et al., NeurIPS 2020)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from advens.fields import Count, NonNegative, Positive, Several
 
 @defense("dverge", family="diversity", paper="Yang et al., NeurIPS 2020 (DVERGE)", year=2020)
 class DVERGE:
-    """Each member learns the true class of images that feel to the *others* like another one.
+    """Each member learns the true class of images that have the features of another image in another member.
 
-    First all learn alone. Then, in every update, member i distils a non-robust feature: an image near the
-    source x_s whose features in one layer of i are those of a target x_t. The others learn that it is
-    still what x_s is. The layer is drawn for the epoch. There is no loss on clean images, as published.
+    First every member learns alone. Then, in every update, member i distils a non-robust feature: an image
+    near the source x_s whose features in one layer of member i are those of a target x_t. The other members
+    learn the class of x_s for it. The layer is drawn once an epoch. There is no loss on clean images, as
+    published.
 
-    Layers are what goes into each nonlinearity, behind batch-norm and the residual sum, and the logits: of
-    a ResNet-20 the 20 of the published code. That makes the distilled images in train mode: batch-norm
-    then uses the batch's statistics, and its running ones, up to the layer, drift to those of distilled
-    images. ``train_mode=False`` keeps them clean.
+    Layers are the inputs of the nonlinearities, after batch-norm and the residual sum, and the logits: for a
+    ResNet-20 the 20 layers of the published code. The published code distils images in train mode: batch-norm
+    then uses the statistics of the batch, and its running statistics, up to the layer, drift to those of
+    distilled images. ``train_mode=False`` leaves them as they are on training images.
 
     Args:
         eps, step_size, steps: of the distillation, momentum-signed steps around the source.
@@ -46,7 +47,7 @@ class DVERGE:
     training: Training = Training()
 
     def phases(self) -> list[Phase]:
-        """Alone, then against each other."""
+        """First every member alone, then all against each other."""
         everyone = range(self.members)
         return [Phase("alone", everyone, self.alone), Phase("diversify", everyone, self.loss)]
 
@@ -57,14 +58,14 @@ class DVERGE:
             return k * F.cross_entropy(everyone(repeated(batch.x, k)), batch.y.repeat(k))
 
     def loss(self, team: Team, batch: Batch) -> Tensor:
-        """``sum_i sum_{j != i} CE(f_i(x'_j), y_s)``; in every turn each member sees the images of another."""
+        """``sum_i sum_{j != i} CE(f_i(x'_j), y_s)``; in every turn each member takes another's images."""
         k, known, (x_t, _) = len(team.members), team.layers(batch.x), batch.other()
         layer = known[batch.epoch_draws.integers(len(known), 1, "layer")[0]]
         others = torch.tensor([[j for j in range(k) if j != i] for i in range(k)])  # (i, turn)
         y_s = batch.y.repeat(k)
         with team.together(batch.x, self.training.stacked) as everyone:
-            felt = self.distil(everyone, layer, repeated(batch.x, k), repeated(x_t, k)).unflatten(0, (k, -1))
-            losses = [F.cross_entropy(everyone(felt[turn].flatten(0, 1)), y_s) for turn in others.T]
+            made = self.distil(everyone, layer, repeated(batch.x, k), repeated(x_t, k)).unflatten(0, (k, -1))
+            losses = [F.cross_entropy(everyone(made[turn].flatten(0, 1)), y_s) for turn in others.T]
             if self.adversarial:
                 losses.append(self.adversarial * F.cross_entropy(everyone(self.pgd(everyone, batch)), y_s))
         return k * torch.stack(losses).sum()
@@ -91,7 +92,7 @@ class DVERGE:
             )  # fmt: skip
 
     def finish(self, team: Team) -> Ensemble:
-        """The mean of their probabilities."""
+        """The ensemble that averages probabilities."""
         return Ensemble(team.members)
 
 

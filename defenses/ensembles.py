@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from advens.attacks.expectation import log_expected
-from advens.classifier import Classifier, borrowed
+from advens.classifier import Classifier, borrowed, correctness
 from advens.digest import value_digest, weights_digest
 from advens.errors import InputError, nearest
 from advens.files import new_folder
@@ -25,12 +25,12 @@ INDEX, FORMAT = "ensemble.json", 1
 
 
 class Together(Classifier):
-    """Members that answer as one classifier; they stay as they are, trainable or frozen.
+    """Several members as one classifier. They keep their state, trainable or frozen.
 
     Args:
         members: at least one, each mapping images (N, C, H, W) in [0, 1] to logits.
-        name: what it is called; made of the members' names by default.
-        num_classes: width of the logits; the members', when they tell it.
+        name: of the ensemble; by default made of the members' names.
+        num_classes: width of the logits; by default that of the members.
     """
 
     kind: str
@@ -61,12 +61,12 @@ class Together(Classifier):
 
     @property
     def digest(self) -> str:
-        """Hex sha256 of what is computed: by the members, and how they are put together."""
+        """Hex sha256 of the members' digests and of how their outputs are combined."""
         return self._of([m.digest if isinstance(m, Classifier) else weights_digest(m) for m in self.members])
 
     @property
     def weights(self) -> str:
-        """The same, however the members prepare their images."""
+        """Hex sha256 of the members' weights and of how their outputs are combined."""
         return self._of([m.weights if isinstance(m, Classifier) else weights_digest(m) for m in self.members])
 
     def _of(self, members: Sequence[str]) -> str:
@@ -81,10 +81,10 @@ class Together(Classifier):
         return torch.stack([member(x) for member in self.members])
 
     def save(self, path: str | Path) -> None:
-        """Write a folder that `advens.defenses.saved.load` reads. An ensemble that stands there is replaced.
+        """Write a folder that `advens.defenses.saved.load` reads. An ensemble that is there is replaced.
 
         Raises:
-            InputError: a member is not a `Classifier` of a source, or something else stands at ``path``.
+            InputError: a member is not a `Classifier` of a source, or something else is at ``path``.
         """
         path = Path(path)
         if path.exists() and not (path / INDEX).is_file():
@@ -110,7 +110,7 @@ class Ensemble(Together):
 
     Args:
         members: see above.
-        over: what is averaged: ``"probs"``, answering with the log of the mean, or ``"logits"``.
+        over: what is averaged: ``"probs"``, whose mean is returned as its logarithm, or ``"logits"``.
     """
 
     kind = "mean"
@@ -165,7 +165,7 @@ class RandomizedEnsemble(Together):
         return out
 
     def draw(self) -> int:
-        """The index of a member, by its probability."""
+        """The index of a member, drawn by its probability."""
         generator = torch.Generator().manual_seed(derive(self.seed, "member", self.calls))
         self.calls += 1
         weights = self.probabilities.detach().cpu().double()
@@ -175,11 +175,9 @@ class RandomizedEnsemble(Together):
         """Log of the expected probabilities, (N, num_classes)."""
         return log_expected(self.member_logits(x), self.probabilities)
 
-    @torch.no_grad()
     def expected_accuracy(self, x: Tensor, y: Tensor) -> Tensor:
-        """The probability (N,), float64, that the member drawn says ``y``; exact, nothing is drawn."""
-        right = self.member_logits(x).argmax(-1) == y
-        return (self.probabilities.to(right.device).double()[:, None] * right).sum(0)
+        """The probability (N,), float64, that a drawn member predicts ``y``; exact, without a draw."""
+        return correctness(self, x, y)
 
     def settings(self) -> dict[str, Any]:
         return {"probabilities": self.probabilities.double().tolist(), "seed": self.seed}
@@ -219,7 +217,7 @@ def member_file(k: int) -> str:
 
 
 def _card(k: int, member: nn.Module) -> dict[str, Any]:
-    """What rebuilds a member, beside its weights; it is tried at once."""
+    """What is needed to rebuild a member, beside its weights; this is tried at once."""
     if not isinstance(member, Classifier) or ":" not in member.name:
         raise InputError(
             f"member {k} is no Classifier of a source such as 'digits:resnet'; it could not be rebuilt"

@@ -1,8 +1,8 @@
 """Features of a network before its nonlinearities, whatever it is made of.
 
-A layer is a nonlinearity the network calls, counted in the order of the calls, and its features are what
-goes into it: after batch-norm and after the residual sum, before the ReLU. Calls are counted and not
-modules: a ReLU that a block uses twice is two layers, and a function is as good as a module.
+A layer is a call of a nonlinearity, counted in the order of the calls, and its features are the input of the
+call: after batch-norm and after the residual sum, before the ReLU. Calls are counted and not modules: a ReLU
+that a block uses twice is two layers, and functions count like modules.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from advens.classifier import borrowed
 
 LOGITS = -1
-"""The layer whose features are the answer."""
+"""The layer whose features are the logits."""
 
 NONLINEARITIES = frozenset(
     name + place
@@ -26,14 +26,14 @@ NONLINEARITIES = frozenset(
     )
     for place in ("", "_")
 )  # fmt: skip
-"""Functions of torch. A sigmoid is none: in networks of today it opens gates."""
+"""Functions of torch. The sigmoid does not count: in current networks it computes gates."""
 
 
 class Reached(Exception):
-    """A pass is at the layer that was asked for.
+    """Raised when a forward pass reaches the layer that was asked for.
 
     Args:
-        given: what goes into it.
+        given: the input of the layer.
     """
 
     def __init__(self, given: Tensor) -> None:
@@ -42,14 +42,14 @@ class Reached(Exception):
 
 
 class Watch(TorchFunctionMode):
-    """Counts the nonlinearities that are called, and ends the pass before one of them.
+    """Counts the nonlinearities that are called, and ends the forward pass before one of them.
 
     Args:
-        layer: before which to end; at `LOGITS` none.
+        layer: before which to end; with `LOGITS` the pass is not ended.
 
     Attributes:
         count: calls so far.
-        learned: those whose input has a gradient.
+        learned: the layers whose input requires a gradient.
     """
 
     def __init__(self, layer: int = LOGITS) -> None:
@@ -72,7 +72,7 @@ class Watch(TorchFunctionMode):
 
 
 def before(model: nn.Module, x: Tensor, layer: int = LOGITS) -> Tensor:
-    """What goes into a layer for ``x``, (N, ...); the network beyond it is not run."""
+    """The input of a layer for ``x``, (N, ...); the network beyond it is not run."""
     if layer == LOGITS:
         out: Tensor = model(x)
         return out

@@ -1,7 +1,7 @@
-"""What is measured of an ensemble beyond its accuracy: diversity, transfer between members, cost.
+"""Measures of an ensemble beside its accuracy: diversity, transfer between members, cost.
 
-Members are borrowed: they are in eval mode and frozen meanwhile, and come back as they were. Global random
-generators are not touched.
+Members are in eval mode and frozen meanwhile, and restored afterwards. Global random generators are not
+touched.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ def diversity(
     seed: int = 0,
     micro_batch: int | None = None,
 ) -> Diversity:
-    """DVERGE's diversity: cross-entropy of a member on images that feel to another one like the target.
+    """DVERGE's diversity: cross-entropy of a member on images with the target's features in another member.
 
     ``d(f_i, f_j) = E[CE(f_i(x'_j), y) + CE(f_j(x'_i), y)] / 2``, where ``x'_i`` lies near a source and has
     the target's features in a layer of member i. Targets are the images that all members get right.
-    The published evaluation draws a layer for every ten images; here each image draws its own, by its
-    place in ``x``. A source may be of the target's class, as published.
+    The published evaluation draws a layer for every ten images; here a layer is drawn for each image, by
+    its index in ``x``. A source may be of the target's class, as published.
 
     Args:
         members: at least two.
@@ -119,10 +119,10 @@ def diversity(
             drawn = (depth * len(known[i])).long()
             for at in drawn.unique().tolist():
                 for rows in kept[drawn == at].split(micro_batch or len(kept)):
-                    felt = how.distil(member, known[i][at], x_source[rows], x[rows])
+                    distilled = how.distil(member, known[i][at], x_source[rows], x[rows])
                     with torch.no_grad():
                         for j, other in enumerate(members):
-                            seen[i, j] += float(F.cross_entropy(other(felt), y[rows], reduction="sum"))
+                            seen[i, j] += float(F.cross_entropy(other(distilled), y[rows], reduction="sum"))
     return Diversity(seen / len(kept), len(kept))
 
 
@@ -173,11 +173,11 @@ def transfer_between(
     micro_batch: int | None = None,
     **options: Any,
 ) -> Transfer:
-    """Images crafted on each member, tried on all: who is fooled together.
+    """Images crafted on each member, evaluated on all members.
 
     An image breaks a member when any of its restarts does. The defaults are DVERGE's: l_inf 0.03, 50 steps
-    of PGD of a fifth of eps from 5 uniform points, on images that all members get right. Images are tried
-    as crafted, not rounded to 8 bits.
+    of PGD of a fifth of eps from 5 uniform points, on images that all members classify correctly. Images
+    are evaluated as crafted, not rounded to 8 bits.
 
     Args:
         members: at least one, each deterministic.

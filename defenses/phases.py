@@ -1,4 +1,4 @@
-"""What a defense says about its training: how members learn, who learns in which phase, and from what."""
+"""What a defense declares of its training: hyper-parameters, phases, and what a loss is given."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ MILESTONES = (0.5, 0.75)
 
 @checked(frozen=True, config=ConfigDict(extra="forbid"))
 class Training:
-    """How members learn, for all defenses.
+    """Hyper-parameters of training that all defenses share.
 
     Args:
         epochs: of every phase.
-        lr: at the beginning.
+        lr: learning rate at the beginning.
         optimizer: ``sgd`` (momentum 0.9), ``nesterov`` (the same, looking ahead) or ``adam``.
         weight_decay: of the optimizer.
         schedule: ``steps``, a tenth after 50 and 75 % of a phase; ``cosine``, to zero; or ``linear``, down
             to a hundredth between 50 and 90 %.
         batch_size: images of one update.
-        augment: strength of the zoo's augmentation (shifts, turns, brightness, noise); 0 is none.
+        augment: strength of `advens.augment.jitter` (shifts, rotations, brightness, noise); 0 is none.
         stacked: whether members are computed together as one batched kernel a layer, by defenses that
             can: where it is faster, ``always`` or ``never``. Results are the same up to rounding.
     """
@@ -51,7 +51,7 @@ class Training:
     stacked: Stacking = "auto"
 
     def rate(self, done: float) -> float:
-        """The learning rate after a part of a phase."""
+        """The learning rate after the part ``done`` of a phase, in [0, 1]."""
         if self.schedule == "cosine":
             return self.lr * (1 + math.cos(math.pi * done)) / 2
         if self.schedule == "linear":
@@ -61,15 +61,15 @@ class Training:
 
 @dataclass
 class Batch:
-    """What an objective sees.
+    """What an objective is given.
 
     Args:
         x: images (N, C, H, W) in [0, 1], augmented.
         y: labels (N,).
         other: gives a second, independent batch of the same size.
         draws: random numbers of this update.
-        epoch_draws: random numbers that are the same all epoch.
-        done: the part of the phase that is over.
+        epoch_draws: random numbers that stay the same for the whole epoch.
+        done: the part of the phase that is over, in [0, 1].
     """
 
     x: Tensor
@@ -82,13 +82,13 @@ class Batch:
 
 @dataclass
 class Team:
-    """The members so far, how often each is drawn, and what is known of them once it was asked for.
+    """The members in training, and the probability of each.
 
     Args:
         members: networks of one architecture.
         probabilities: (M,) float64.
-        stacks: whether they can be stacked.
-        known: their layers.
+        stacks: whether they can be stacked, once this was tried.
+        known: their layers, once they were counted.
     """
 
     members: list[Classifier]
@@ -97,7 +97,7 @@ class Team:
     known: list[int] | None = None
 
     def uniform(self, count: int) -> None:
-        """The first ``count`` members, equally often; the others never."""
+        """Give the first ``count`` members equal probabilities, and the others 0."""
         self.probabilities = torch.zeros(len(self.members), dtype=torch.float64)
         self.probabilities[:count] = 1 / count
 
@@ -115,7 +115,7 @@ class Team:
 
 
 class Objective(Protocol):
-    """The loss of the learners, summed: each learner's gradient is its own."""
+    """The summed loss of the learners: the gradient of a learner is that of its own loss."""
 
     def __call__(self, team: Team, batch: Batch) -> Tensor:
         """A scalar."""
@@ -148,7 +148,7 @@ class Defense(Protocol):
     training: Training
 
     def phases(self) -> list[Phase]:
-        """In order."""
+        """The phases, in order."""
         ...
 
     def finish(self, team: Team) -> Ensemble | RandomizedEnsemble:
@@ -158,8 +158,8 @@ class Defense(Protocol):
 
 @runtime_checkable
 class Nested(Protocol):
-    """A defense whose first members are what they would be if they were trained without the later ones."""
+    """A defense whose first members do not depend on the later ones."""
 
     def nested(self, history: Sequence[Mapping[str, Any]]) -> list[list[float]]:
-        """How often each of the first 1, 2, ... members is drawn, given the rows of a whole training."""
+        """Probabilities of the ensembles of the first 1, 2, ... members, given the training's history."""
         ...

@@ -1,4 +1,4 @@
-"""Members that learn alone: the plain ensemble, and AT, IAT, TRADES and adversarial comp-sum."""
+"""Members that learn independently: the plain ensemble, AT, IAT, TRADES and adversarial comp-sum."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class Everyone:
     how = "together"
 
     def phases(self) -> list[Phase]:
-        """One phase, in which all learn."""
+        """One phase, in which all members learn."""
         return [Phase(self.how, range(self.members), self.loss)]
 
     def loss(self, team: Team, batch: Batch) -> Tensor:
-        """The sum over the members."""
+        """The loss, summed over the members."""
         raise NotImplementedError
 
     def finish(self, team: Team) -> Ensemble | RandomizedEnsemble:
-        """The mean of their probabilities."""
+        """The ensemble that averages probabilities."""
         return Ensemble(team.members)
 
 
 class Alone(Everyone):
-    """Each by itself, from weights and batches' draws of its own: no matter how many others there are."""
+    """Each member learns independently of the others, and of how many there are."""
 
     how = "alone"
 
@@ -63,7 +63,7 @@ class PlainEnsemble(Alone):
 
 @defense("at", family="adversarial", paper=MADRY, year=2018)
 class AdversarialTraining(Alone):
-    """Each member learns on PGD images of its own; the mean of their probabilities answers.
+    """Each member learns on its own PGD images; the ensemble averages probabilities.
 
     Args:
         eps, step_size, steps: of the l_inf PGD, from a uniform point.
@@ -90,7 +90,7 @@ class AdversarialTraining(Alone):
 
 @defense("iat", family="randomized", paper="Dbouk & Shanbhag, ICML 2023 (comparator)", year=2023)
 class IndependentAdversarialTraining(AdversarialTraining):
-    """Members trained as in AT, of which one is drawn for every call, equally often."""
+    """Members trained as in AT; one of them, with equal probabilities, is drawn for every call."""
 
     members: Count = 2
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 ErrorRates = Callable[[Tensor], Tensor]
-"""Probabilities (M,) to the members' error rates (M,) on images that are worst for them."""
+"""Maps probabilities (M,) to the members' error rates (M,) on adversarial images crafted for them."""
 
 
 def optimal_sampling(
@@ -20,9 +20,9 @@ def optimal_sampling(
     error rates on images crafted for a are a sub-gradient, and their mean weighted by a is r(a).
 
     Args:
-        rates: crafts and counts.
+        rates: crafts images for given probabilities and measures the error rates.
         start: probabilities (M,).
-        rounds: sub-gradients taken at most.
+        rounds: the largest number of sub-gradients.
         lr: the first step; step t is ``lr / (t + 1)``. The authors' evaluation starts from 2.
         patience: rounds in a row without a lower risk, after which the search has converged and ends.
 

@@ -23,18 +23,18 @@ from advens.models import bare, find_model, names_ensemble
 from advens.spec import Spec
 
 _inside: ContextVar[tuple[Path, ...]] = ContextVar("_inside", default=())
-"""The ensembles that are being read, from the outermost on: a member may be an ensemble."""
+"""The ensembles that are being read, the outermost first: a member may be an ensemble."""
 
 
 def load(path: str | Path, count: int | None = None) -> Ensemble | RandomizedEnsemble:
     """A saved ensemble, on the CPU, frozen.
 
     Args:
-        count: only so many members, as if they were all that had been trained.
+        count: take only the first ``count`` members, as if no others had been trained.
 
     Raises:
-        InputError: no ensemble stands there, its files are damaged or not those it was saved with, or the
-            first members would have been others without the later ones.
+        InputError: no ensemble is there, its files are damaged or not those it was saved with, or its first
+            members depend on the later ones.
     """
     path = Path(path)
     if path.resolve() in _inside.get():
@@ -59,7 +59,7 @@ def load(path: str | Path, count: int | None = None) -> Ensemble | RandomizedEns
 
 
 def _member(path: Path, card: Any) -> Classifier:
-    """One member from its weights and what is said of it; the weights are checked before it is built."""
+    """One member from its file and its description; the weights are checked before the network is built."""
     from safetensors.torch import load as read
 
     # cloned, so that the memory is aligned as torch does it and the arithmetic the same

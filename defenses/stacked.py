@@ -1,7 +1,7 @@
 """Members of one architecture run together: one after the other, or stacked, every layer one batched kernel.
 
 Either way they are one network of K N rows, of which the first N go through the first member, the next N
-through the second, and so on. Who works with rows need not know how they are computed.
+through the second, and so on. Code that works with rows need not know which way is used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Stacking = Literal["auto", "always", "never"]
 
 
 class Members(nn.Module):
-    """K members as one network of K N rows; in a loop.
+    """K members as one network of K N rows, run one after the other.
 
     Args:
         members: share the shape of what they take and give.
@@ -33,20 +33,19 @@ class Members(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, x: Tensor, layer: int = LOGITS) -> Tensor:
-        """What goes into a layer of every member for its rows of ``x`` (K N, ...), (K N, ...)."""
+        """The input (K N, ...) of a layer of every member, for its rows of ``x`` (K N, ...)."""
         parts = x.chunk(len(self.members))
         return torch.cat([before(f, part, layer) for f, part in zip(self.members, parts, strict=True)])
 
     def keep(self) -> None:
-        """Buffers are the members' own."""
+        """Give every member its buffers; here they are the members' own already."""
 
 
 class Stacked(Members):
     """The same in one pass, through `torch.func`: gradients reach each member's own parameters.
 
-    Parameters are stacked once, so a stack lives no longer than the weights stay as they are. Buffers
-    are stacked too: batch-norm moves the running statistics of every member in the stack, from where
-    `keep` brings them back.
+    Parameters are stacked once, so a stack is of use only until the weights change. Buffers are stacked too:
+    batch-norm updates the running statistics of every member in the stack, and `keep` copies them back.
 
     Raises:
         RuntimeError, AttributeError: members are not of one architecture.
@@ -65,7 +64,7 @@ class Stacked(Members):
         }
 
     def forward(self, x: Tensor, layer: int = LOGITS) -> Tensor:
-        """As in a loop. Dropout is refused: its draws would not be those of the loop."""
+        """As one after the other. Dropout is refused: its draws would be others."""
         weights = self.weights
         if not any(p.requires_grad for p in self.parameters()):
             weights = {name: w.detach() for name, w in weights.items()}
@@ -87,7 +86,7 @@ class Stacked(Members):
 
 
 class Part(nn.Module):
-    """A network of which one layer is wanted."""
+    """A network that returns the input of one of its layers."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -98,14 +97,14 @@ class Part(nn.Module):
 
 
 def features(model: nn.Module, x: Tensor, layer: int) -> Tensor:
-    """What goes into a layer for ``x``, (N, ...), of one network or of members run together."""
+    """The input of a layer for ``x``, (N, ...), of one network or of members run together."""
     out: Tensor = model(x, layer) if isinstance(model, Members) else before(model, x, layer)
     return out
 
 
 @contextmanager
 def together(members: Sequence[nn.Module], *, stacked: bool) -> Iterator[Members]:
-    """Members as one network as long as their weights do not change; afterwards they have their buffers."""
+    """Members as one network, while their weights do not change; at the end they are given their buffers."""
     everyone = Stacked(members) if stacked else Members(members)
     yield everyone
     everyone.keep()

@@ -1,8 +1,8 @@
-"""Trainings by what they are: each is done once, kept in the cache, and found as ``trained:DIGEST``.
+"""Trained defenses in the cache: each is trained once, and found as ``trained:DIGEST``.
 
-``<cache>/<digest>/ensemble`` is a saved ensemble, ``ensemble.training`` beside it one that is not whole. The
-digest names the defense with its options, the architecture, the data and the seed. Those that learn member
-by member hold the smaller ones too: ``trained:DIGEST?members=2``.
+``<cache>/<digest>/ensemble`` is a saved ensemble, ``ensemble.training`` beside it an unfinished one. The
+digest is that of the defense with its options, the architecture, the data and the seed. Defenses that train
+member by member contain the smaller ensembles too: ``trained:DIGEST?members=2``.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def trained(
     device: str = "cpu",
     on_epoch: Progress | None = None,
 ) -> str:
-    """The name of the ensemble, trained now if it never was; see `advens.defenses.training.train`.
+    """The name of an ensemble, which is trained unless the cache has it; see `advens.defenses.training`.
 
-    On a CPU one thread trains: sums would come out otherwise with another number, and with them the weights.
+    On a CPU one thread trains: with another number of threads sums, and with them the weights, would differ.
     """
     key = value_digest([VERSION, json.loads(json.dumps(what(defense, arch, data, seed)))], 20)
     folder = Folder(_cache() / key)
@@ -56,7 +56,7 @@ def trained(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch uses one thread inside, and as many as before afterwards."""
+    """Torch uses one thread inside the block, and as many as before afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,7 +1,7 @@
-"""The one training loop of all defenses: seeded, kept after every epoch, resumed to the same weights.
+"""The training loop of all defenses: seeded, saved after every epoch, and resumed to the same weights.
 
-A defense is a few phases; a phase says who learns and what the loss is. Whatever is random is named by
-(seed, phase, epoch, step), so nothing but weights and optimizer has to be kept.
+A defense declares phases; a phase declares which members learn and their loss. All that is random is seeded
+by (seed, phase, epoch, step), so only weights and optimizer have to be saved.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ Progress = Callable[[dict[str, Any]], None]
 
 @dataclass
 class Run:
-    """A training under way, and how to keep and find it.
+    """A training in progress.
 
     Args:
         defense: what is trained.
         team: members and probabilities.
         x, y: all training images, bytes (N, C, H, W), and labels.
-        folder: where it is kept while it goes on.
-        seed: of everything.
+        folder: where the state is saved after every epoch.
+        seed: of all that is random.
         device: where the members live.
     """
 
@@ -59,7 +59,7 @@ class Run:
     optimizer_state: Any = None
 
     def go(self, on_epoch: Progress | None) -> None:
-        """All that is left."""
+        """Train from the present state to the end of the last phase."""
         phases = self.defense.phases()
         while self.phase < len(phases):
             phase = phases[self.phase]
@@ -119,7 +119,7 @@ class Run:
         return images.to(self.device), self.y[rows].to(self.device)
 
     def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
-        """Of the learners, who alone take gradients; as it was when the training was interrupted."""
+        """The optimizer of the learners, the only members with gradients, in the state that was saved."""
         how = self.defense.training
         for k, member in enumerate(self.team.members):
             member.requires_grad_(k in phase.learners).train(k in phase.learners)
@@ -137,7 +137,7 @@ class Run:
         return optimizer
 
     def _keep(self, optimizer: torch.optim.Optimizer) -> None:
-        """All that is needed to go on from here, whole or not at all."""
+        """Save all that is needed to resume from here."""
         self.folder.keep({
             "members": [member.state_dict() for member in self.team.members],
             "probabilities": self.team.probabilities, "optimizer": optimizer.state_dict(),
@@ -145,7 +145,7 @@ class Run:
         })  # fmt: skip
 
     def find(self) -> None:
-        """Go on from what was kept, if anything was."""
+        """Resume from the state that was saved, if there is one."""
         kept = self.folder.state()
         if kept is None:
             return
@@ -166,18 +166,21 @@ def train(
     device: str = "cpu",
     on_epoch: Progress | None = None,
 ) -> Ensemble | RandomizedEnsemble:
-    """Train a defense; the ensemble is saved at ``out`` when it is whole, with ``history.parquet``.
+    """Train a defense, and save the ensemble at ``out`` with ``history.parquet``.
 
-    While it goes on it is kept in ``OUT.training``, from where it resumes.
+    The training in progress is saved in ``OUT.training``, from where it resumes.
 
     Args:
         defense: see `advens.defenses.create_defense`.
         arch: a model source whose architecture the members have.
         data: training images with labels; held in memory as bytes.
         out: a folder that does not exist yet.
+        seed: of all that is random.
+        device: where the members are trained.
+        on_epoch: called after every epoch with a row of the history.
 
     Raises:
-        InputError: ``out`` is there, or an interrupted training of something else is.
+        InputError: ``out`` exists, or ``OUT.training`` holds a training of something else.
         RunError: the loss is not finite.
     """
     import pandas as pd
@@ -210,14 +213,14 @@ def train(
 
 
 def what(defense: Defense, arch: str, data: Dataset, seed: int) -> dict[str, Any]:
-    """All that determines the weights, JSON-able."""
+    """All that determines the weights, as values for JSON."""
     about = describe(defense) | {"arch": arch, "data": data.digest, "seed": seed}
-    about["training"].pop("stacked")  # how it is computed, as the device; not what is trained
+    about["training"].pop("stacked")  # changes how weights are computed, as the device does, not which
     return about
 
 
 def _agree(path: Path, about: dict[str, Any]) -> None:
-    """What is trained in a folder is written there before anything is; it does not change."""
+    """Write what a folder trains. Raises InputError when it holds the training of something else."""
     text = json.dumps(about, indent=1) + "\n"
     if path.is_file() and path.read_text() != text:
         raise InputError(f"{path.parent} holds an interrupted training of something else; remove it")

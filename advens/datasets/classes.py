@@ -57,11 +57,11 @@ class MappedSource:
         return self.source.header_sizes(rows)
 
     def pixels(self, row: int) -> Bytes:
-        """The source's image."""
+        """As the source gives it."""
         return self.source.pixels(row)
 
     def content(self, rows: Integers) -> Iterable[bytes]:
-        """The source's."""
+        """As the source gives it."""
         return self.source.content(rows)
 
 

@@ -247,9 +247,10 @@ def _read(data: Dataset, indices: Sequence[int]) -> Bytes:
 
 
 class _Rows:
-    """What a worker holds. It hands arrays back, which travel through a pipe (tensors would need
-    shared memory, which is small in containers), and errors as values: raised inside a worker they
-    would come back as a traceback.
+    """The rows of a data set, as a loader's worker process reads them.
+
+    It returns arrays, which are sent through a pipe (tensors would need shared memory, which is small in
+    containers), and errors as values: raised inside a worker they would come back as a traceback.
     """
 
     def __init__(self, data: Dataset) -> None:

@@ -63,6 +63,7 @@ def header_size(path: Path, name: str) -> tuple[int, int]:
 def rgb(image: Image.Image, name: str) -> Bytes:
     """(3, H, W) bytes of a PIL image: grey is repeated, a palette looked up, alpha dropped.
 
+    Raises InputError for more than 8 bits a channel.
     """
     if image.mode.partition(";")[0] in WIDE_MODES:
         raise InputError(

@@ -90,7 +90,7 @@ def load_data(spec: str) -> Dataset:
 def find_data(spec: str) -> Dataset:
     """The same for a name that may come from a file: a plug-in is called only if the name is trusted."""
     data = open_data(spec)
-    _ = data.size  # reads headers where that is all it takes, and complains of mixed sizes now
+    _ = data.size  # reads headers where that is enough, and raises for mixed sizes now
     return data
 
 

@@ -1,4 +1,4 @@
-"""Local checkpoints: read as data, refused in one line by what is wrong with them."""
+"""Local checkpoints: they are read as data, and one line says what is wrong with a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models held while they are needed: the least recently used leave when a byte budget is passed."""
+"""Loaded models: those used least recently are dropped when their weights exceed a number of bytes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ModelPool:
 
     Args:
         device: where the models live.
-        budget: bytes of weights to keep; what one request names is held whatever its size.
+        budget: bytes of weights to keep; the models of one request are kept whatever their size.
     """
 
     def __init__(self, device: torch.device, budget: int = 2 << 30) -> None:

@@ -1,4 +1,4 @@
-"""What a query says of a model's preprocessing."""
+"""Options of a model's name that change its preprocessing."""
 
 from __future__ import annotations
 

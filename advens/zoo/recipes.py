@@ -202,7 +202,7 @@ ENSEMBLES: dict[str, EnsembleRecipe] = {
         f"{ADAM} --set batch_size=64 --set eps=0.2 --set step_size=0.05 --set steps=6",
     ),
 }
-"""Those of the zoo; see `advens.defenses.adopt`."""
+"""The ensembles of the zoo; see `advens.defenses.adopt`."""
 
 
 def scheme(name: str) -> str:
