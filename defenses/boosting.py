@@ -180,7 +180,8 @@ def arc_error_rates(
     batch: int = 256,
 ) -> Tensor:  # fmt: skip
     """Each member's error rate (M,) on images that ARC crafts for the ensemble with probabilities ``a``."""
-    ensemble = RandomizedEnsemble(members, a)
+    ensemble = nn.Module()  # the two attributes that make a module randomized; members may be any modules
+    ensemble.members, ensemble.probabilities = nn.ModuleList(members), a
     attack = RandomizedEnsembleAttack(threat=Threat("linf", eps), steps=steps, hyperplanes=2)
     with borrowed([ensemble]):
         oracle = RowOracle([ensemble], attack.threat, x, y)

@@ -8,9 +8,9 @@ A source is declared in the registry `SOURCES`. Third-party packages add theirs 
 * ``check(spec)`` raises InputError for a name that cannot be loaded.
 * ``card(spec)`` gives the `ModelCard` without loading weights.
 * ``absent(spec)`` says what has to be downloaded before the name can be loaded, or gives nothing.
-* ``is_ensemble(spec)`` says whether the model is an ensemble.
 * ``untrained(spec, num_classes)`` gives a model of the same architecture with weights drawn from torch's
   global generator.
+* ``is_ensemble(spec)``, of sources of advens, says whether the model is an ensemble.
 * ``would(spec)``, of sources of advens, says what a name does that needs trust, or gives nothing.
 """
 
@@ -192,7 +192,10 @@ def check_name(name: str) -> None:
 def names_ensemble(name: str) -> bool:
     """Whether a name stands for an ensemble, as far as its source tells without loading it."""
     spec = Spec.parse(name, "model")
-    asked: Callable[[Spec], bool] | None = _hook(spec, "is_ensemble")
+    source = SOURCES.get(spec.scheme) if spec.scheme in SOURCES else OWN
+    if source.foreign:  # asking would call its code
+        return False
+    asked: Callable[[Spec], bool] | None = getattr(import_module(source.module), "is_ensemble", None)
     return asked is not None and asked(spec)
 
 
