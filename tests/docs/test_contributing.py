@@ -151,12 +151,15 @@ advens_("run", "mine.toml", "--out", "made")
 write_board("made", "reached")
 board = read_board("made", "reached")
 found = ["reached" in BOARDS, list(board), board["share"].sum(), board_mismatches("made", "reached")]
+from advens.results.display.render import render_board
+found.append(render_board("reached", board))
 """
-    known, columns, total, mismatches = run(package, f"SUITE = {SUITE!r}\n{code}", tmp_path)
+    known, columns, total, mismatches, shown = run(package, f"SUITE = {SUITE!r}\n{code}", tmp_path)
     assert known
     assert columns == ["attack", "adv_pred", "share"]
     assert total == pytest.approx(1)
     assert mismatches == []
+    assert shown.split("\n")[0].split() == ["attack", "class", "share,", "%"]
 
 
 def test_sources_of_models_and_data(package: Path, tmp_path: Path) -> None:
