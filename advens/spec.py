@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from os.path import isdir, isfile, join
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -40,7 +41,7 @@ class Spec:
         head, _, tail = text.partition("?")
         scheme, colon, rest = head.partition(":")
         if not colon or not scheme or not rest:
-            raise InputError(f"{kind} '{text}' has no source; write SOURCE:NAME, as digits:...")
+            raise InputError(f"{kind} '{text}' has no source; write {_with_source(head, kind)}")
         query: dict[str, str] = {}
         for key, value in parse_qsl(tail, keep_blank_values=True):
             if key in query:
@@ -69,6 +70,18 @@ class Spec:
     def literals(self, skip: Iterable[str] = ()) -> dict[str, Any]:
         """The query as Python values where they read as such (``2``, ``true``, ``(1, 2)``)."""
         return {key: literal(value) for key, value in self.query.items() if key not in set(skip)}
+
+
+def _with_source(path: str, kind: str) -> str:
+    """How a name without a source may have been meant, where it is the path of something."""
+    if kind == "model" and isfile(path):
+        return f"the network that the checkpoint is for, as timm:resnet50?checkpoint={path}"
+    if kind == "data" and isdir(path):
+        tables = any(isfile(join(path, name)) for name in ("labels.csv", "images.csv"))
+        return f"csv:{path}" if tables else f"folder:{path}"
+    if kind == "data" and isfile(path) and path.endswith(".parquet"):
+        return f"parquet:{path}"
+    return "SOURCE:NAME, as digits:..."
 
 
 def literal(text: str) -> Any:

@@ -11,6 +11,9 @@ from advens.datasets.decoding import SUFFIXES
 from advens.datasets.files import FileSource
 from advens.errors import InputError, nearest
 
+SPLITS = ("dev", "test", "train", "training", "val", "valid", "validation")
+"""How folders are called that hold a part of a data set."""
+
 
 def load(path: str) -> FileSource:
     """The images of a folder of class folders; ids are paths relative to it.
@@ -18,8 +21,9 @@ def load(path: str) -> FileSource:
     Hidden files and folders, and files that are not named as images, are passed over.
 
     Raises:
-        InputError: no such folder, no class folders, a class folder without images, links to folders or
-            out of the folder, or something else than a file that is named as an image.
+        InputError: no such folder, no class folders, parts (train, val) instead of classes, a class folder
+            without images, links to folders or out of the folder, or something else than a file that is
+            named as an image.
     """
     root = existing_folder(path)
     folders = [e for e in list(os.scandir(root)) if e.is_dir() and not e.name.startswith(".")]
@@ -31,6 +35,13 @@ def load(path: str) -> FileSource:
         if (root / "labels.csv").is_file():
             hint = f"it holds a labels.csv: did you mean 'csv:{path}'?"
         raise InputError(f"folder '{path}' has no class folders; {hint}")
+    if all(name.lower() in SPLITS for name in classes):
+        nested = [e.name for e in list(os.scandir(root / classes[0])) if e.is_dir()]
+        if nested:
+            raise InputError(
+                f"folder '{path}' holds {', '.join(classes)}, which are no classes but parts of a data set: "
+                f"did you mean 'folder:{Path(path) / classes[-1]}'?"
+            )
     ids: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):

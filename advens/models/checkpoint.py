@@ -65,9 +65,13 @@ def misfit(
             f"'{spec.text}': the checkpoint {path} holds {count:,} classes, the network has {classes:,}: "
             f"add &num_classes={count}"
         )
-    return InputError(
-        f"'{spec.text}': the checkpoint {path} is of another architecture ({first_line(error)})"
-    )
+    lacks, extra = ([k for k in a if k not in b] for a, b in ((mine, state), (state, mine)))
+    differs = [k for k in mine if k in state and mine[k].shape != state[k].shape]
+    found = (("lacks", lacks), ("has no place for", extra), ("has another size for", differs))
+    reasons = [f"it {verb} {names[0]}" if verb == "lacks" else f"the network {verb} {names[0]}"
+               for verb, names in found if names]  # fmt: skip
+    why = ", ".join(reasons) or first_line(error)
+    return InputError(f"'{spec.text}': the checkpoint {path} is of another architecture ({why})")
 
 
 def fill(net: nn.Module, state: Mapping[str, Tensor], classes: int, spec: Spec) -> None:

@@ -366,14 +366,15 @@ def test_corrupt_checkpoint(suffix: str, how: str, net: nn.Module, tmp_path: Pat
 def test_checkpoint_of_another_architecture(tmp_path: Path, checkpoint: Path) -> None:
     other = tmp_path / "w.pth"
     torch.save(nn.Linear(2, 2).state_dict(), other)
-    for spec in (
-        f"timm:{ARCH}?checkpoint={other}&num_classes=7",
-        f"timm:test_resnet?checkpoint={checkpoint}",
-        f"torchvision:squeezenet1_1?checkpoint={other}&num_classes=2",
+    for spec, why in (
+        (f"timm:{ARCH}?checkpoint={other}&num_classes=7", "cls_token, the network has no place for weight"),
+        (f"timm:test_resnet?checkpoint={checkpoint}", "it lacks conv1"),
+        (f"torchvision:squeezenet1_1?checkpoint={other}&num_classes=2", "it lacks features.0.weight"),
     ):
         with pytest.raises(InputError, match="is of another architecture") as caught:
             load_model(spec)
         assert "\n" not in str(caught.value)
+        assert why in str(caught.value)
 
 
 @pytest.mark.parametrize("spec", [f"timm:{NAMED}", "torchvision:squeezenet1_1"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,23 @@ def test_parse() -> None:
 def test_names_without_a_source(text: str) -> None:
     with pytest.raises(InputError, match="has no source; write SOURCE:NAME"):
         Spec.parse(text, "model")
+
+
+def test_paths_without_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos", "table"):
+        (tmp_path / name).mkdir()
+    for file in ("mine.pth", "table/labels.csv", "x.parquet"):
+        (tmp_path / file).touch()
+    for kind, text, meant in (
+        ("model", "mine.pth?num_classes=2", "as timm:resnet50?checkpoint=mine.pth"),
+        ("data", "photos?size=64", "write folder:photos"), ("data", "table", "write csv:table"),
+        ("data", "x.parquet", "write parquet:x.parquet"), ("data", "mine.pth", "write SOURCE:NAME"),
+        ("model", "photos", "write SOURCE:NAME"), ("data", "a" * 400, "write SOURCE:NAME"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="has no source") as caught:
+            Spec.parse(text, kind)
+        assert meant in str(caught.value)
 
 
 def test_a_key_twice() -> None:

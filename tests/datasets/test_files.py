@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,22 @@ def test_folder_errors(folder: Path, tmp_path: Path) -> None:
         load_data(f"folder:{folder}")
     with pytest.raises(InputError, match=r"has no class folders; every class .* as \S+/dog/cat/image\.png"):
         load_data(f"folder:{folder}/dog")
+
+
+def test_parts_of_a_data_set_are_no_classes(folder: Path, tmp_path: Path) -> None:
+    """Each of them would be one class."""
+    whole = tmp_path / "whole"
+    for part in ("train", "val"):
+        shutil.copytree(folder, whole / part)
+    with pytest.raises(InputError, match=r"holds train, val, which are no classes.*whole/val'\?"):
+        load_data(f"folder:{whole}")
+    shutil.rmtree(whole / "val")
+    (whole / "val").mkdir()
+    shutil.copy(folder / "cat" / "a.png", whole / "val")
+    with pytest.raises(InputError, match="holds train, val"):
+        load_data(f"folder:{whole}")
+    shutil.rmtree(whole / "train")
+    assert load_data(f"folder:{whole}").class_names == ("val",)
 
 
 def test_folder_hints_at_csv(make_csv: Callable[..., Path]) -> None:
