@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import AfterValidator
 from torch import Tensor
 
 from advens.attacks.estimators import Plain
 from advens.attacks.hooks import Changed
 from advens.attacks.interfaces import (
     Attack,
-    AttackResult,
     Fusion,
     GradientEstimator,
+    GradientFilter,
+    InputTransform,
     Job,
-    Models,
+    Loss,
+    ModelChange,
     Passes,
+    Start,
     Update,
 )
 from advens.attacks.losses import CrossEntropy
 from advens.attacks.oracle import GradientOracle
-from advens.attacks.parts import FIELD_KINDS, from_spec, part, to_spec
-from advens.attacks.running import run
+from advens.attacks.parts import one, part, several
+from advens.attacks.running import Runnable
 from advens.attacks.starts import Clean
-from advens.attacks.steps import StepSize
+from advens.attacks.steps import Rule, StepSize
 from advens.attacks.tracing import conclude, observe
 from advens.attacks.uniform import EnsLogits
 from advens.attacks.updates import Sign
 from advens.threat import Threat
 
 
+def _some_steps(steps: int) -> int:
+    if steps < 1:
+        raise ValueError("an attack takes at least one step")
+    return steps
+
+
 @part("attack", "composed", paper="Kurakin et al., ICLR workshop 2017 (I-FGSM)", year=2017)
-class ComposedAttack:
+class ComposedAttack(Runnable):
     """Iterative gradient attack composed of parts.
 
     Args:
@@ -53,79 +62,20 @@ class ComposedAttack:
     """
 
     threat: Threat = Threat()
-    steps: int = 10
-    loss: Any = CrossEntropy()
-    transforms: tuple[Any, ...] = ()
-    estimator: Any = Plain()
-    fusion: Any = EnsLogits()
-    filters: tuple[Any, ...] = ()
-    update: Any = Sign()
-    step_size: Any = StepSize()
-    start: Any = Clean()
-    changes: tuple[Any, ...] = ()
-
-    @field_validator("loss", "estimator", "fusion", "update", "step_size", "start", mode="before")
-    @classmethod
-    def _built(cls, value: Any, info: ValidationInfo) -> Any:
-        """A part from its name, as everywhere."""
-        if info.field_name == "step_size" and isinstance(value, (str, float, int)):
-            return StepSize(value)
-        return from_spec(FIELD_KINDS[str(info.field_name)], value)
-
-    @field_validator("changes", "transforms", "filters", mode="before")
-    @classmethod
-    def _all_built(cls, values: Any, info: ValidationInfo) -> tuple[Any, ...]:
-        if not isinstance(values, (tuple, list)):
-            raise ValueError(f"a list of {info.field_name} is wanted")
-        return tuple(from_spec(FIELD_KINDS[str(info.field_name)], value) for value in values)
-
-    @field_validator("steps")
-    @classmethod
-    def _some_steps(cls, steps: int) -> int:
-        if steps < 1:
-            raise ValueError("an attack takes at least one step")
-        return steps
-
-    def __call__(
-        self, models: Models, x: Tensor, y: Tensor, target: Tensor | None = None, *, seed: int = 0
-    ) -> Tensor:
-        """Adversarial images for ``x``.
-
-        Args:
-            models: one surrogate or a sequence of them; images in [0, 1] to logits. They come back
-                as they were.
-            x: (N, C, H, W) in [0, 1].
-            y: labels (N,).
-            target: wanted labels (N,); untargeted when None.
-            seed: what all randomness is derived from; the global generators are not touched.
-
-        Raises:
-            InputError: shapes, ranges or label spaces that do not fit.
-        """
-        return self.run(models, x, y, target, seed=seed).x_adv
-
-    def run(
-        self,
-        models: Models,
-        x: Tensor,
-        y: Tensor,
-        target: Tensor | None = None,
-        *,
-        seed: int = 0,
-        micro_batch: int | None = None,
-        trace: bool = False,
-    ) -> AttackResult:
-        """The images with the passes spent, at most ``micro_batch`` images at once.
-
-        With ``trace`` also what happened, see `advens.attacks.tracing.Trace`.
-        """
-        return run(self, models, x, y, target, seed=seed, micro_batch=micro_batch, trace=trace)
+    steps: Annotated[int, AfterValidator(_some_steps)] = 10
+    loss: Annotated[Loss, one("loss")] = CrossEntropy()
+    transforms: Annotated[tuple[InputTransform, ...], several("transform")] = ()
+    estimator: Annotated[GradientEstimator, one("estimator")] = Plain()
+    fusion: Annotated[Fusion, one("fusion")] = EnsLogits()
+    filters: Annotated[tuple[GradientFilter, ...], several("filter")] = ()
+    update: Annotated[Update, one("update")] = Sign()
+    step_size: Rule = StepSize()
+    start: Annotated[Start, one("start")] = Clean()
+    changes: Annotated[tuple[ModelChange, ...], several("change")] = ()
 
     def craft(self, job: Job) -> tuple[Tensor, Passes]:
         """The loop, on some rows of a shard."""
-        fusion: Fusion = self.fusion
-        update: Update = self.update
-        x, threat = job.x, self.threat
+        x, threat, update = job.x, self.threat, self.update
         oracle = self.oracle(job)
         x_adv = self.start.place(x, threat, job.draws)
         memory: dict[str, Tensor] = {}
@@ -135,7 +85,7 @@ class ComposedAttack:
             at = update.look(x_adv, memory, alpha, threat)
             if job.trace is not None:
                 observe(self, job, at)
-            direction = fusion.direction(oracle, at)
+            direction = self.fusion.direction(oracle, at)
             ahead = update.direction(direction, memory)
             x_adv = oracle.context.step(x_adv, alpha, ahead)
         oracle.check()
@@ -155,8 +105,7 @@ class ComposedAttack:
 
     def passes(self, surrogates: int) -> Passes:
         """Passes per sample on ``surrogates`` models."""
-        estimator: GradientEstimator = self.estimator
-        gradients = estimator.queries
+        gradients = self.estimator.queries
         for transform in self.transforms:
             gradients *= transform.copies
         step = self.fusion.passes(surrogates, gradients)
@@ -165,7 +114,7 @@ class ComposedAttack:
     @property
     def spec(self) -> dict[str, Any]:
         """JSON-able description; `attack_from_spec` builds the same value from it."""
-        described: dict[str, Any] = to_spec(self)
+        described = super().spec
         if not self.changes:  # as it was before there were any: names of stored cells depend on it
             del described["changes"]
         return described

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from advens.attacks.hooks import begin_step
 from advens.attacks.interfaces import (
@@ -177,8 +177,7 @@ class GradientOracle:
 
     def check(self) -> None:
         """Raise RunError when a gradient was not finite: a sign would hide it."""
-        if not bool(torch.isfinite(torch.as_tensor(self._sound))):
-            raise RunError("a surrogate's gradient is not finite: NaN or infinite")
+        check_finite(self._sound, "a surrogate's")
 
     def fused(
         self, logits: list[Tensor], weights: Tensor | None, over: str | Softmin, members: int = 1
@@ -224,38 +223,68 @@ class GradientOracle:
 
     def forward(self, x: Tensor, k: int) -> Tensor:
         """Logits of surrogate ``k``, with a graph where ``x`` has one; counted."""
-        try:
-            out = self.job.models[k](x.to(self._devices[k]))
-        except RuntimeError as error:
-            check_channels(f"surrogate {k}", x, error)
-            raise
+        model, who = self.job.models[k], f"surrogate {k}"
+        out = answer(model, x, self._devices[k], who)
         self.forwards += len(x) // max(1, len(self.job.x))
         if k not in self._checked:
             self._checked.add(k)
-            self._check(out, x, k)
-        return out.to(x.device)  # type: ignore[no-any-return]
+            labels = {"label": self.job.y, "target": self.job.target}
+            self._classes = check_logits(out, len(x), who, labels, self._classes)
+            name = getattr(model, "name", "")
+            warn_of_probabilities(f"'{name}'" if name else who, out)
+        return out.to(x.device)
 
-    def _check(self, out: object, x: Tensor, k: int) -> None:
-        """Once per surrogate: that it answers with finite logits of one label space."""
-        if not isinstance(out, Tensor) or out.dim() != 2 or len(out) != len(x):
-            shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise InputError(f"surrogate {k} must return logits (N, classes); it returned {shape}")
-        if self._classes is None:
-            self._classes = out.shape[1]
-        if out.shape[1] != self._classes:
-            raise InputError(
-                f"surrogate {k} has {out.shape[1]} classes and the first has {self._classes}; "
-                "surrogates of one ensemble share their label space"
-            )
-        for what, labels in (("label", self.job.y), ("target", self.job.target)):
-            if labels is not None and len(labels) and int(labels.max()) >= self._classes:
-                raise InputError(
-                    f"{what} {int(labels.max())} is out of range; surrogate {k} has {self._classes} classes"
-                )
-        if not torch.isfinite(out).all():
-            raise InputError(f"surrogate {k} returned logits that are NaN or infinite")
-        name = getattr(self.job.models[k], "name", "")
-        warn_of_probabilities(f"'{name}'" if name else f"surrogate {k}", out)
+
+def answer(model: nn.Module, x: Tensor, device: torch.device, who: str) -> Tensor:
+    """What a model answers on its device; ``who`` is what an error message calls it.
+
+    Raises:
+        InputError: the model refuses images with so many channels.
+    """
+    try:
+        out: Tensor = model(x.to(device))
+    except RuntimeError as error:
+        check_channels(who, x, error)
+        raise
+    return out
+
+
+def check_logits(
+    out: object, n: int, who: str, labels: Mapping[str, Tensor | None], classes: int | None = None
+) -> int:
+    """The number of classes, of outputs that are finite logits (n, classes).
+
+    Args:
+        out: what the model returned.
+        n: the number of images it was given.
+        who: what an error message calls the model.
+        labels: by what they are called; each must be one of the classes.
+        classes: of the first surrogate, which all others must have, too.
+
+    Raises:
+        InputError: the outputs are something else.
+    """
+    if not isinstance(out, Tensor) or out.dim() != 2 or len(out) != n:
+        shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise InputError(f"{who} must return logits (N, classes); it returned {shape}")
+    found = out.shape[1]
+    if classes is not None and found != classes:
+        raise InputError(
+            f"{who} has {found} classes and the first has {classes}; "
+            "surrogates of one ensemble share their label space"
+        )
+    for what, given in labels.items():
+        if given is not None and len(given) and int(given.max()) >= found:
+            raise InputError(f"{what} {int(given.max())} is out of range; {who} has {found} classes")
+    if not torch.isfinite(out).all():
+        raise InputError(f"{who} returned logits that are NaN or infinite")
+    return found
+
+
+def check_finite(sound: Tensor | float, whose: str) -> None:
+    """Raise RunError when a gradient was not finite, after which ``sound`` is NaN: a sign would hide it."""
+    if not bool(torch.isfinite(torch.as_tensor(sound))):
+        raise RunError(f"{whose} gradient is not finite: NaN or infinite")
 
 
 def _softmin(losses: Sequence[Fused], temperature: float) -> Fused:

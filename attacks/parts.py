@@ -7,10 +7,11 @@ in a parquet row and be rebuilt from there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, PlainValidator, ValidationError
 from pydantic.dataclasses import dataclass as _dataclass
 from typing_extensions import dataclass_transform
 
@@ -111,6 +112,22 @@ def _field(key: str, value: Any) -> Any:
     return from_spec(kind, value)
 
 
+def one(kind: str) -> PlainValidator:
+    """For the annotation of a field: one part of a kind, from its name, a table or the part itself."""
+    return PlainValidator(partial(from_spec, kind))
+
+
+def several(kind: str) -> PlainValidator:
+    """For the annotation of a field: parts of a kind, in order."""
+
+    def built(values: Any) -> tuple[Any, ...]:
+        if not isinstance(values, (tuple, list)):
+            raise ValueError(f"a list of {kind}s is wanted")
+        return tuple(from_spec(kind, value) for value in values)
+
+    return PlainValidator(built)
+
+
 def make(cls: type, values: Mapping[str, Any]) -> Any:
     """Construct a part; InputError names an unknown field or a value that does not fit."""
     known = [field.name for field in fields(cls)]
@@ -137,8 +154,9 @@ __all__ = [
     "from_spec",
     "make",
     "name_of",
+    "one",
     "options",
     "part",
-    "replace",
+    "several",
     "to_spec",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +13,12 @@ from advens.attacks.expectation import expectations
 from advens.attacks.hooks import attacked
 from advens.attacks.interfaces import Attack, Job, Models, Passes, Trace
 from advens.attacks.interfaces import AttackResult as AttackResult
+from advens.attacks.parts import to_spec
 from advens.attacks.tracing import joined
 from advens.classifier import borrowed
 from advens.errors import InputError, RunError
 from advens.seeding import Draws
+from advens.threat import Threat
 
 TOLERANCE = 1e-6
 
@@ -78,8 +82,56 @@ def run(
     if not torch.isfinite(result).all():
         raise RunError("the attack produced images that are NaN or infinite")
     return AttackResult(
-        result, passes, size, joined(traces) if traces else None, torch.cat(silent) if silent else None
+        result, passes, size, joined(traces) if any(traces) else None, torch.cat(silent) if silent else None
     )
+
+
+class Runnable(ABC):
+    """The public surface of an attack, for parts that have `craft` and `passes`."""
+
+    threat: Threat
+
+    @abstractmethod
+    def craft(self, job: Job) -> tuple[Tensor, Passes]:
+        """The attack on some rows of a shard."""
+
+    @abstractmethod
+    def passes(self, surrogates: int) -> Passes:
+        """Forward and backward passes per sample on ``surrogates`` models."""
+
+    def __call__(
+        self, models: Models, x: Tensor, y: Tensor, target: Tensor | None = None, *, seed: int = 0
+    ) -> Tensor:
+        """Adversarial images for ``x``.
+
+        Args:
+            models: one surrogate or a sequence of them; images in [0, 1] to logits. They come back
+                as they were.
+            x: (N, C, H, W) in [0, 1].
+            y: labels (N,).
+            target: wanted labels (N,); untargeted when None.
+            seed: what all randomness is derived from; the global generators are not touched.
+
+        Raises:
+            InputError: shapes, ranges or label spaces that do not fit.
+        """
+        return self.run(models, x, y, target, seed=seed).x_adv
+
+    def run(
+        self, models: Models, x: Tensor, y: Tensor, target: Tensor | None = None, *,
+        seed: int = 0, micro_batch: int | None = None, trace: bool = False,
+    ) -> AttackResult:  # fmt: skip
+        """The images with the passes spent, at most ``micro_batch`` images at once.
+
+        With ``trace`` also what happened, where the attack notes it; see `advens.attacks.interfaces.Trace`.
+        """
+        return run(self, models, x, y, target, seed=seed, micro_batch=micro_batch, trace=trace)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """JSON-able description; `attack_from_spec` builds the same value from it."""
+        described: dict[str, Any] = to_spec(self)
+        return described
 
 
 def out_of_memory(error: BaseException) -> bool:

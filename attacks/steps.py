@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import field_validator
+from pydantic import AfterValidator, PlainValidator
 
-from advens.attacks.parts import part
+from advens.attacks.interfaces import StepRule
+from advens.attacks.parts import from_spec, part
 from advens.errors import InputError
 from advens.threat import Threat, parse_eps
 
 NUMBER = r"[0-9]+\.?[0-9]*|\.[0-9]+"
 RELATIVE = re.compile(rf"^\s*({NUMBER})?\s*\*?\s*eps\s*(?:/\s*(T|{NUMBER}))?\s*$")
+
+
+def _readable(alpha: str | float) -> str | float:
+    match = RELATIVE.match(alpha) if isinstance(alpha, str) else None
+    try:
+        written = [n for n in match.groups() if n not in (None, "T")] if match else [alpha]
+        values = [parse_eps(number, "step_size") for number in written]
+    except InputError as error:
+        raise ValueError(f'{error}, "eps/T" or "2eps/T"') from None
+    if any(value <= 0 for value in values):
+        raise ValueError("a step size is above 0")
+    return alpha
+
+
+Length = Annotated[str | float, AfterValidator(_readable)]
+"""A length relative to eps (``"eps/T"``, ``"2eps/T"``, ``"eps/10"``) or fixed (``"2/255"``, 0.01)."""
 
 
 @part("step", "step-size", paper="Kurakin et al., ICLR workshop 2017 (I-FGSM)", year=2017)
@@ -25,21 +42,8 @@ class StepSize:
         anneal: ``none``, ``linear`` (to alpha/T) or ``cosine`` (to 0).
     """
 
-    alpha: str | float = "eps/T"
+    alpha: Length = "eps/T"
     anneal: Literal["none", "linear", "cosine"] = "none"
-
-    @field_validator("alpha")
-    @classmethod
-    def _readable(cls, alpha: str | float) -> str | float:
-        match = RELATIVE.match(alpha) if isinstance(alpha, str) else None
-        try:
-            written = [n for n in match.groups() if n not in (None, "T")] if match else [alpha]
-            values = [parse_eps(number, "step_size") for number in written]
-        except InputError as error:
-            raise ValueError(f'{error}, "eps/T" or "2eps/T"') from None
-        if any(value <= 0 for value in values):
-            raise ValueError("a step size is above 0")
-        return alpha
 
     def at(self, step: int, steps: int, threat: Threat) -> float:
         """alpha of one step, on images in [0, 1]."""
@@ -57,3 +61,13 @@ class StepSize:
         factor, divisor = match.groups()
         below = 1.0 if divisor is None else float(steps) if divisor == "T" else float(divisor)
         return float(factor or 1) * eps / below
+
+
+def _rule(value: Any) -> StepRule:
+    """A step rule from its table, or `StepSize` from the length of a step."""
+    rule: StepRule = StepSize(value) if isinstance(value, (str, float, int)) else from_spec("step", value)
+    return rule
+
+
+Rule = Annotated[StepRule, PlainValidator(_rule)]
+"""A field that holds a step rule; a length stands for `StepSize`."""

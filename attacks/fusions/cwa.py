@@ -8,7 +8,7 @@ from pydantic import ValidationInfo, field_validator
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
-from advens.attacks.interfaces import Oracle, Passes
+from advens.attacks.interfaces import Fusion, Oracle, Passes
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.steps import StepSize
@@ -139,7 +139,7 @@ def rescaled(beta: float, x: Tensor, threat: Threat) -> float:
     return in_eps * threat.radius * pixels
 
 
-def _common(fusion: object) -> ComposedAttack:
+def _common(fusion: Fusion) -> ComposedAttack:
     return ComposedAttack(
         threat=Threat("linf", "16/255"), step_size=StepSize("2eps/T"), update=MI(), fusion=fusion
     )

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Annotated
 
 import torch
-from pydantic import field_validator
 from torch import Tensor
 
-from advens.attacks.interfaces import Passes
-from advens.attacks.losses import DLR, CrossEntropy, Margin
-from advens.attacks.parts import from_spec, part
+from advens.attacks.interfaces import Loss, Passes
+from advens.attacks.losses import DLR, CrossEntropy
+from advens.attacks.parts import one, part
 from advens.attacks.registry import recipe
 from advens.attacks.whitebox.engine import WhiteBox
+from advens.attacks.whitebox.margins import note_nearest
 from advens.attacks.whitebox.oracle import RowLoss, RowOracle
 from advens.attacks.whitebox.rows import Rows, per_row
 from advens.errors import InputError
+from advens.fields import Count, Share, Whole
 from advens.threat import TINY, Threat, norms
 
 MOMENTUM = 0.75
@@ -48,39 +49,12 @@ class AutoPGD(WhiteBox):
     """
 
     threat: Threat = Threat()
-    loss: Any = CrossEntropy()
-    steps: int = 100
-    restarts: int = 1
-    targets: int = 0
-    rho: float = 0.75
-    eot: int = 1
-
-    @field_validator("loss", mode="before")
-    @classmethod
-    def _built(cls, value: Any) -> Any:
-        """A part from its name, as everywhere."""
-        return from_spec("loss", value)
-
-    @field_validator("steps", "restarts", "eot")
-    @classmethod
-    def _some(cls, value: int) -> int:
-        if value < 1:
-            raise ValueError("at least 1")
-        return value
-
-    @field_validator("targets")
-    @classmethod
-    def _none_or_some(cls, value: int) -> int:
-        if value < 0:
-            raise ValueError("at least 0; 0 leaves the label without a target")
-        return value
-
-    @field_validator("rho")
-    @classmethod
-    def _part_of_one(cls, value: float) -> float:
-        if not 0 < value <= 1:
-            raise ValueError("above 0 and at most 1")
-        return value
+    loss: Annotated[Loss, one("loss")] = CrossEntropy()
+    steps: Count = 100
+    restarts: Count = 1
+    targets: Whole = 0
+    rho: Share = 0.75
+    eot: Count = 1
 
     @property
     def runs(self) -> int:
@@ -127,7 +101,7 @@ class AutoPGD(WhiteBox):
         if bool(starts.any()):
             self._start(oracle, rows, starts)
         answer = oracle.gradient(memory["x"], rows, self._loss(rows))
-        self._note(rows, answer.logits, torch.ones_like(ends))
+        note_nearest(rows, answer.logits, torch.ones_like(ends))
         g = self._judged(rows, at, answer.gradient, answer.loss.to(answer.gradient.dtype))
         x, alpha = memory["x"], per_row(memory["alpha"], g)
         z = self._held(x + alpha * self.threat.steepest(g), rows.x)
@@ -136,7 +110,7 @@ class AutoPGD(WhiteBox):
         memory["x"], memory["before"] = self._held(ahead, rows.x), x
         if bool(ends.any()):
             ended = rows.pick(ends)
-            self._note(rows, oracle.logits(ended.memory["x"], ended), ends)
+            note_nearest(rows, oracle.logits(ended.memory["x"], ended), ends)
             if self.targets:  # where classes are few, the last run comes early
                 runs = self.restarts * memory["classes"].shape[1]
                 rows.t = torch.where(rows.t + 1 >= runs * self.steps, self.iterations - 1, rows.t)
@@ -156,12 +130,7 @@ class AutoPGD(WhiteBox):
 
     def _placed(self, oracle: RowOracle, rows: Rows) -> Tensor:
         """A random point as far from the image as the ball allows, before [0, 1] is heeded."""
-        shape = tuple(rows.x.shape[1:])
-        if self.threat.norm == "linf":
-            t = 2 * oracle.numbers(rows, shape, "apgd") - 1
-        else:
-            t = oracle.normals(rows, shape, "apgd")
-        noise = self.threat.radius * t / norms(t, self.threat.norm)
+        noise = oracle.on_sphere(rows, self.threat.radius, "apgd")
         return self._held(rows.x + noise.to(rows.x.dtype), rows.x)
 
     def _held(self, x_adv: Tensor, x: Tensor) -> Tensor:
@@ -200,15 +169,6 @@ class AutoPGD(WhiteBox):
         rows.keep("checked", due, memory["best"])
         memory["rises"] = memory["rises"].masked_fill(due, 0)
         return torch.where(halve.view(-1, 1, 1, 1), memory["best_g"], g)
-
-    def _note(self, rows: Rows, logits: Tensor, where: Tensor) -> None:
-        """Keep the points of the rows ``where`` (N,) holds, whose logits these are, when they are nearest."""
-        target = None if rows.target is None else rows.target[where]
-        near = rows.memory["near"].clone()
-        near[where] = Margin()(logits, rows.y[where], target).to(near.dtype)
-        nearer = near > rows.memory["near"]
-        rows.keep("near", nearer, near)
-        rows.keep("near_x", nearer, rows.memory["x"])
 
 
 @lru_cache(maxsize=64)

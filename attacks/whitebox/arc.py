@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import ValidationError, field_validator
 from torch import Tensor
 
 from advens.attacks.interfaces import Passes
 from advens.attacks.losses import CrossEntropy
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
-from advens.attacks.steps import StepSize
+from advens.attacks.steps import Length, StepSize
 from advens.attacks.whitebox.descent import Descent
 from advens.attacks.whitebox.engine import WhiteBox
 from advens.attacks.whitebox.oracle import Answer, RowLoss, RowOracle
+from advens.attacks.whitebox.projections import dual_norm, nearest_plane
 from advens.attacks.whitebox.rows import Rows, per_row
 from advens.errors import InputError
+from advens.fields import BelowOne, Count
 from advens.threat import TINY, Threat, norms
 
 PAPER = "Dbouk & Shanbhag, ICML 2022 (ARC)"
@@ -54,36 +55,11 @@ class RandomizedEnsembleAttack(WhiteBox):
     """
 
     threat: Threat = Threat()
-    steps: int = 20
-    local_radius: str | float | None = None
-    hyperplanes: int | None = 4
-    rho: float = 0.05
+    steps: Count = 20
+    local_radius: Length | None = None
+    hyperplanes: Count | None = 4
+    rho: BelowOne = 0.05
     around: Literal["start", "moved"] = "start"
-
-    @field_validator("steps", "hyperplanes")
-    @classmethod
-    def _some(cls, value: int | None) -> int | None:
-        if value is not None and value < 1:
-            raise ValueError("at least 1")
-        return value
-
-    @field_validator("rho")
-    @classmethod
-    def _beyond(cls, rho: float) -> float:
-        if not 0 <= rho < 1:
-            raise ValueError("from 0 to below 1, in eps")
-        return rho
-
-    @field_validator("local_radius")
-    @classmethod
-    def _readable(cls, radius: str | float | None) -> str | float | None:
-        if radius is None:
-            return None
-        try:
-            return StepSize(radius).alpha
-        except ValidationError as error:
-            said = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise ValueError(said) from None
 
     @property
     def iterations(self) -> int:
@@ -146,29 +122,18 @@ class RandomizedEnsembleAttack(WhiteBox):
     def _nearest(
         self, oracle: RowOracle, rows: Rows, x: Tensor, member: int | None
     ) -> tuple[Tensor, Tensor]:
-        """The normal (N, C, H, W) of a member's nearest boundary at ``x`` and its distance (N,)."""
-        losses = [_gap(j) for j in range(self._planes(oracle._classes or 2))]
+        """The normal w (N, C, H, W) of a member's nearest boundary at ``x``, and its distance zeta (N,).
+
+        zeta = |z_m - z_j| / ||w||_q.
+        """
+        losses = [_gap(j) for j in range(self._planes(oracle.classes or 2))]
         answers: list[Answer]
         if member is None:
             answers = oracle.gradients(x, rows, losses)
         else:
             answers = oracle.member_gradients(x, rows, member, losses)
-        normal, nearest = answers[0].gradient, self._distance(answers[0])
-        for answer in answers[1:]:
-            distance = self._distance(answer)
-            nearer = distance < nearest
-            normal = torch.where(nearer.view(-1, 1, 1, 1), answer.gradient, normal)
-            nearest = torch.where(nearer, distance, nearest)
-        return normal, nearest
-
-    def _distance(self, answer: Answer) -> Tensor:
-        """zeta = |z_m - z_j| / ||w||_q, (N,)."""
-        return answer.loss.abs() / (self._dual(answer.gradient) + SMALL)
-
-    def _dual(self, w: Tensor) -> Tensor:
-        """||w||_q, (N,), of the norm dual to the ball's."""
-        flat = w.flatten(1)
-        return flat.abs().sum(1) if self.threat.norm == "linf" else flat.norm(dim=1)
+        w, _, zeta = nearest_plane(answers, self.threat.norm, SMALL)
+        return w, zeta
 
     def _turned(self, d: Tensor, w: Tensor, zeta: Tensor, *, first: bool) -> Tensor:
         """The local step ``d`` turned towards a boundary, (N, C, H, W), eta long."""
@@ -176,7 +141,7 @@ class RandomizedEnsembleAttack(WhiteBox):
         beta = torch.full_like(zeta, eta)
         if not first:
             # beta = eta / (eta - zeta) |zeta + <w, d> / ||w||_q| + rho where zeta < eta
-            along = (w * d).flatten(1).sum(1) / self._dual(w).clamp_min(TINY)
+            along = (w * d).flatten(1).sum(1) / dual_norm(w, self.threat.norm).clamp_min(TINY)
             crossing = eta / (eta - zeta + SMALL) * (zeta + along).abs()
             beta = torch.where(zeta < eta, crossing + self.rho * self.threat.radius, beta)
         step = d - per_row(beta, d) * self.threat.steepest(w)

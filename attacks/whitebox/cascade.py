@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import field_validator
 from torch import Tensor
 
-from advens.attacks.interfaces import Job, Passes
-from advens.attacks.parts import from_spec, part
+from advens.attacks.interfaces import Attack, Job, Passes
+from advens.attacks.parts import part, several
 from advens.attacks.registry import create_attack, override, recipe
 from advens.attacks.whitebox.engine import WhiteBox
 from advens.attacks.whitebox.oracle import RowOracle
@@ -45,12 +44,7 @@ class Cascade(WhiteBox):
     """
 
     threat: Threat = Threat("linf", "8/255")
-    attacks: tuple[Any, ...] = ()
-
-    @field_validator("attacks", mode="before")
-    @classmethod
-    def _built(cls, values: Any) -> tuple[Any, ...]:
-        return tuple(from_spec("attack", value) for value in values)
+    attacks: Annotated[tuple[Attack, ...], several("attack")] = ()
 
     def craft(self, job: Job) -> tuple[Tensor, Passes]:
         """Each attack in turn; of a sample, the image that leaves the least accuracy.
@@ -70,7 +64,7 @@ class Cascade(WhiteBox):
             total = Passes(total.forward + spent.forward + len(job.models), total.backward + spent.backward)
         return images, total
 
-    def stages(self) -> list[Any]:
+    def stages(self) -> list[Attack]:
         """The attacks, in this one's ball."""
         return [override(a, eps=self.threat.eps, norm=self.threat.norm) for a in self.attacks]
 

@@ -15,7 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from advens.attacks.expectation import is_randomized
 from advens.attacks.losses import CrossEntropy
+from advens.attacks.starts import Clean
+from advens.attacks.whitebox.descent import Descent
 from advens.attacks.whitebox.oracle import Answer, RowOracle
 from advens.classifier import ROUNDING, borrowed, device_of, looks_like_probabilities
 from advens.errors import InputWarning
@@ -121,15 +124,16 @@ def no_rise(
     with borrowed([model]), _same_chance(x.device, model):
         oracle = RowOracle([model], threat, x, y, eot=eot)
         rows = oracle.rows(torch.arange(len(x), device=x.device))
-        losses, at = [], rows.x
+        first = _answer(oracle, rows.x, y)
+        if first is None:
+            return "no gradient reaches the images, so that no gradient step raises the loss"
+        pgd = Descent(threat=threat, start=Clean(), steps=steps)
+        pgd.begin(oracle, rows)
         for _ in range(steps):
-            answer = _answer(oracle, at, y)
-            if answer is None:
-                return "no gradient reaches the images, so that no gradient step raises the loss"
-            losses.append(answer.loss)
-            at = threat.project(at + threat.radius / 4 * threat.steepest(answer.gradient), rows.x)
-        last = CrossEntropy()(oracle.logits(at, rows), y, None)
-    stuck = int((last <= losses[0]).sum())
+            pgd.advance(oracle, rows)
+            rows.t = rows.t + 1
+        last = CrossEntropy()(oracle.logits(rows.memory["x"], rows), y, None)
+    stuck = int((last <= first.loss).sum())
     if stuck <= STUCK * len(x):
         return None
     return (
@@ -151,9 +155,7 @@ def few_classes(classes: int) -> str | None:
 
 def _members(model: nn.Module) -> list[nn.Module]:
     """What answers: the model, or the members of a randomized ensemble."""
-    if hasattr(model, "members") and hasattr(model, "probabilities"):
-        return list(model.members)  # type: ignore[arg-type]
-    return [model]
+    return list(model.members) if is_randomized(model) else [model]  # type: ignore[arg-type]
 
 
 @torch.no_grad()

@@ -1,26 +1,32 @@
-"""Scheduled PGD, row by row: one loss or its terms by halves, with restarts and starts."""
+"""Scheduled PGD, row by row: one loss or its terms by halves, with restarts and starts.
+
+``pgd-ce``, ``cw``, ``pgd-dlr`` and ``pma-simple`` differ in the loss alone: 100 steps of eps/4 from a
+uniform point. ``md`` and ``pma`` take their loss apart: each restart is two runs of 100 steps.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Annotated
 
 import torch
-from pydantic import ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, ValidationInfo, field_validator
 from torch import Tensor
 
-from advens.attacks.interfaces import Passes
-from advens.attacks.losses import CrossEntropy, Margin
-from advens.attacks.parts import FIELD_KINDS, from_spec, name_of, part
+from advens.attacks.interfaces import Loss, Passes, Start
+from advens.attacks.losses import DLR, CrossEntropy, Margin
+from advens.attacks.parts import name_of, one, part
+from advens.attacks.registry import recipe
 from advens.attacks.starts import Clean, Uniform
-from advens.attacks.steps import StepSize
+from advens.attacks.steps import Length, Rule, StepSize
 from advens.attacks.whitebox.engine import WhiteBox
-from advens.attacks.whitebox.margins import TERMS
+from advens.attacks.whitebox.margins import TERMS, ProbabilityMargin, note_nearest
 from advens.attacks.whitebox.oracle import RowLoss, RowOracle
 from advens.attacks.whitebox.rows import Rows, per_row
 from advens.errors import InputError
+from advens.fields import Count
 from advens.seeding import Draws
 from advens.threat import Threat
 
@@ -35,14 +41,7 @@ class ODI:
         steps: of length eps, before the attack's own.
     """
 
-    steps: int = 2
-
-    @field_validator("steps")
-    @classmethod
-    def _some(cls, steps: int) -> int:
-        if steps < 1:
-            raise ValueError("at least 1")
-        return steps
+    steps: Count = 2
 
     def place(self, x: Tensor, threat: Threat, draws: Draws) -> Tensor:
         """Refused: a start that asks the model needs an attack that offers it one."""
@@ -62,16 +61,7 @@ class Halves:
         alpha: the longest step, written as for ``step-size``.
     """
 
-    alpha: str | float = "2eps"
-
-    @field_validator("alpha")
-    @classmethod
-    def _readable(cls, alpha: str | float) -> str | float:
-        try:
-            return StepSize(alpha).alpha
-        except ValidationError as error:
-            said = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise ValueError(said) from None
+    alpha: Length = "2eps"
 
     def at(self, step: int, steps: int, threat: Threat) -> float:
         """alpha of one step, on images in [0, 1]."""
@@ -79,6 +69,12 @@ class Halves:
         since = (step if step <= half else step - half) - 1
         longest = StepSize(self.alpha).at(0, steps, threat)
         return longest * (1 + math.cos(math.pi * since / (steps - half))) / 2
+
+
+def _known(start: Start) -> Start:
+    if not isinstance(start, (Uniform, Clean, ODI)):
+        raise ValueError("the start is 'uniform', 'clean' or 'odi'")
+    return start
 
 
 @part("attack", "descent", family="white-box", paper="Madry et al., ICLR 2018 (PGD)", year=2018)
@@ -104,36 +100,14 @@ class Descent(WhiteBox):
     """
 
     threat: Threat = Threat()
-    loss: Any = CrossEntropy()
-    steps: int = 100
-    restarts: int = 1
-    step_size: Any = StepSize("eps/4")
-    start: Any = Uniform()
+    loss: Annotated[Loss, one("loss")] = CrossEntropy()
+    steps: Count = 100
+    restarts: Count = 1
+    step_size: Rule = StepSize("eps/4")
+    start: Annotated[Start, one("start"), AfterValidator(_known)] = Uniform()
     decomposed: bool = False
     first_on_label: bool = False
-    eot: int = 1
-
-    @field_validator("loss", "step_size", "start", mode="before")
-    @classmethod
-    def _built(cls, value: Any, info: ValidationInfo) -> Any:
-        """A part from its name, as everywhere."""
-        if info.field_name == "step_size" and isinstance(value, (str, float, int)):
-            return StepSize(value)
-        return from_spec(FIELD_KINDS[str(info.field_name)], value)
-
-    @field_validator("start")
-    @classmethod
-    def _known_start(cls, start: Any) -> Any:
-        if not isinstance(start, (Uniform, Clean, ODI)):
-            raise ValueError("the start is 'uniform', 'clean' or 'odi'")
-        return start
-
-    @field_validator("steps", "restarts", "eot")
-    @classmethod
-    def _some(cls, value: int) -> int:
-        if value < 1:
-            raise ValueError("at least 1")
-        return value
+    eot: Count = 1
 
     @field_validator("decomposed", "first_on_label")
     @classmethod
@@ -178,8 +152,8 @@ class Descent(WhiteBox):
         """Room for the point at hand and for the best one; runs start in ``advance``."""
         rows.memory = {
             "x": rows.x.clone(),
-            "best_x": rows.x.clone(),
-            "best": torch.full_like(rows.x[:, 0, 0, 0], -torch.inf),
+            "near_x": rows.x.clone(),
+            "near": torch.full_like(rows.x[:, 0, 0, 0], -torch.inf),
         }
 
     def advance(self, oracle: RowOracle, rows: Rows) -> None:
@@ -193,16 +167,16 @@ class Descent(WhiteBox):
             memory["x"][starts] = self._placed(oracle, rows.pick(starts))
         x = memory["x"]
         answer = oracle.gradient(x, rows, self._loss(oracle, rows, a, b))
-        self._note(rows, answer.logits, torch.ones_like(ends))
+        note_nearest(rows, answer.logits, torch.ones_like(ends))
         moved = self.threat.steepest(answer.gradient).mul_(per_row(alpha, x)).add_(x)
         memory["x"] = self.threat.project_(moved, rows.x)
         if bool(ends.any()):
             ended = rows.pick(ends)
-            self._note(rows, oracle.logits(ended.memory["x"], ended), ends)
+            note_nearest(rows, oracle.logits(ended.memory["x"], ended), ends)
 
     def last(self, rows: Rows) -> Tensor:
         """The points nearest to breaking the model, by the logit margin."""
-        return rows.memory["best_x"]
+        return rows.memory["near_x"]
 
     @property
     def _before(self) -> int:
@@ -230,15 +204,6 @@ class Descent(WhiteBox):
 
         return loss
 
-    def _note(self, rows: Rows, logits: Tensor, where: Tensor) -> None:
-        """Keep the points of the rows ``where`` (N,) holds, whose logits these are, when they are best."""
-        target = None if rows.target is None else rows.target[where]
-        margin = rows.memory["best"].clone()
-        margin[where] = Margin()(logits, rows.y[where], target).to(margin.dtype)
-        better = margin > rows.memory["best"]
-        rows.keep("best", better, margin)
-        rows.keep("best_x", better, rows.memory["x"])
-
 
 @lru_cache(maxsize=64)
 def _plan(attack: Descent) -> list[list[tuple[float, float, float]]]:
@@ -248,3 +213,41 @@ def _plan(attack: Descent) -> list[list[tuple[float, float, float]]]:
         [(alpha, *pair) for alpha, pair in zip(alphas, attack.weights(run), strict=True)]
         for run in (0, 1)
     ]
+
+
+@recipe("pgd-ce", family="white-box", paper="Madry et al., ICLR 2018", year=2018)
+def PGDCE() -> Descent:
+    """White-box PGD on cross-entropy."""
+    return Descent(loss=CrossEntropy(), step_size=StepSize("eps/4"))
+
+
+@recipe("cw", family="white-box", paper="Carlini & Wagner, S&P 2017", year=2017)
+def CW() -> Descent:
+    """White-box PGD on the logit margin of Carlini and Wagner."""
+    return Descent(loss=Margin(), step_size=StepSize("eps/4"))
+
+
+@recipe("pgd-dlr", family="white-box", paper="Croce & Hein, ICML 2020", year=2020)
+def PGDDLR() -> Descent:
+    """White-box PGD on the difference of logits ratio."""
+    return Descent(loss=DLR(), step_size=StepSize("eps/4"))
+
+
+@recipe("pma-simple", family="white-box", paper="Xie et al., CVPR 2025", year=2025)
+def PMASimple() -> Descent:
+    """White-box PGD on the probability margin."""
+    return Descent(loss=ProbabilityMargin(), step_size=StepSize("eps/4"))
+
+
+@recipe("md", family="white-box", paper="Ma et al., Machine Learning 2023", year=2023)
+def MD() -> Descent:
+    """Margin decomposition: half a run on one logit, half on the logit margin."""
+    return Descent(loss=Margin(), step_size=Halves(), decomposed=True)
+
+
+@recipe("pma", family="white-box", paper="Xie et al., CVPR 2025", year=2025)
+def PMA() -> Descent:
+    """Probability margin attack: half a run on one probability, half on their margin."""
+    return Descent(
+        loss=ProbabilityMargin(), step_size=Halves(), decomposed=True, first_on_label=True
+    )

@@ -6,14 +6,13 @@ Rows of one batch may be at different iterations, so the device stays full until
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from advens.attacks.interfaces import AttackResult, Job, Passes
-from advens.attacks.running import out_of_memory, run
+from advens.attacks.interfaces import Job, Passes
+from advens.attacks.running import Runnable, out_of_memory
 from advens.attacks.whitebox.oracle import RowOracle
 from advens.attacks.whitebox.rows import Rows
 from advens.errors import RunError
@@ -104,56 +103,24 @@ def _still(oracle: RowOracle, rows: Rows, stop: bool) -> Rows:
     return rows if not stop or bool(alive.all()) else rows.pick(alive)
 
 
-class WhiteBox:
-    """The surface every attack has, for one that goes row by row: a base of frozen parts.
+class WhiteBox(Runnable):
+    """An attack that goes row by row, with the methods of `RowAttack`: a base of frozen parts.
 
-    In `__call__`, `run` and `craft` no sample leaves early and nothing is rounded, so the passes are
-    those of the formula; `advens.attacks.whitebox.evaluate` is where broken samples leave.
+    The result holds the images on which the models fail, and the attack's last ones elsewhere; there is no
+    trace. In `__call__`, `run` and `craft` no sample leaves early and nothing is rounded, so the passes are
+    those of the formula; broken samples leave in `search`.
     """
 
-    threat: Threat
-
-    def __call__(
-        self,
-        models: nn.Module | Sequence[nn.Module],
-        x: Tensor,
-        y: Tensor,
-        target: Tensor | None = None,
-        *,
-        seed: int = 0,
-    ) -> Tensor:
-        """Adversarial images for ``x``: where the models fail, else the attack's last word."""
-        return self.run(models, x, y, target, seed=seed).x_adv
-
-    def run(
-        self,
-        models: nn.Module | Sequence[nn.Module],
-        x: Tensor,
-        y: Tensor,
-        target: Tensor | None = None,
-        *,
-        seed: int = 0,
-        micro_batch: int | None = None,
-        trace: bool = False,
-    ) -> AttackResult:
-        """The same with the passes spent. There is no trace."""
-        return run(self, models, x, y, target, seed=seed, micro_batch=micro_batch)  # type: ignore[arg-type]
+    eot: int = 1
+    """Passes averaged at each point; a field of the attacks that can average."""
 
     def craft(self: Any, job: Job) -> tuple[Tensor, Passes]:
         """The attack on some rows of a shard."""
         n = len(job.x)
         oracle = RowOracle(
             job.models, self.threat, job.x, job.y, job.target, seed=job.draws.seed,
-            eot=getattr(self, "eot", 1), first=job.draws.rows.start or 0,
+            eot=self.eot, first=job.draws.rows.start or 0,
         )  # fmt: skip
         search(self, oracle, torch.arange(n, device=job.x.device), batch=max(1, n), stop=False)
         spent = Passes(*(int(c.max()) if n else 0 for c in (oracle.forwards, oracle.backwards)))
         return oracle.x_adv, spent
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """JSON-able description; `attack_from_spec` builds the same value from it."""
-        from advens.attacks.parts import to_spec
-
-        described: dict[str, Any] = to_spec(self)
-        return described

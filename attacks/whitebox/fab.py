@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
-from pydantic import field_validator
+from pydantic import Field
 from torch import Tensor
 
 from advens.attacks.interfaces import Passes
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.whitebox.engine import WhiteBox
-from advens.attacks.whitebox.oracle import Answer, RowLoss, RowOracle
-from advens.attacks.whitebox.projections import to_plane
-from advens.attacks.whitebox.rows import Rows, per_row
+from advens.attacks.whitebox.oracle import RowLoss, RowOracle
+from advens.attacks.whitebox.projections import nearest_plane, to_plane
+from advens.attacks.whitebox.rows import Rows
 from advens.errors import InputError
+from advens.fields import Count, Share, Whole
 from advens.threat import TINY, Threat, norms
 
 PAPER = "Croce & Hein, ICML 2020 (FAB)"
@@ -56,49 +59,14 @@ class FastAdaptiveBoundary(WhiteBox):
     """
 
     threat: Threat = Threat()
-    steps: int = 100
-    restarts: int = 1
-    targets: int = 0
-    hyperplanes: int | None = 9
-    alpha_max: float = 0.1
-    eta: float = 1.05
-    beta: float = 0.9
-    eot: int = 1
-
-    @field_validator("steps", "restarts", "hyperplanes", "eot")
-    @classmethod
-    def _some(cls, value: int | None) -> int | None:
-        if value is not None and value < 1:
-            raise ValueError("at least 1")
-        return value
-
-    @field_validator("targets")
-    @classmethod
-    def _none_or_some(cls, value: int) -> int:
-        if value < 0:
-            raise ValueError("at least 0; 0 takes all boundaries at once")
-        return value
-
-    @field_validator("alpha_max")
-    @classmethod
-    def _weight(cls, value: float) -> float:
-        if not 0 <= value <= 1:
-            raise ValueError("from 0 to 1")
-        return value
-
-    @field_validator("eta")
-    @classmethod
-    def _beyond(cls, value: float) -> float:
-        if not 1 <= value < float("inf"):
-            raise ValueError("at least 1, and finite")
-        return value
-
-    @field_validator("beta")
-    @classmethod
-    def _part_of_one(cls, value: float) -> float:
-        if not 0 < value <= 1:
-            raise ValueError("above 0 and at most 1")
-        return value
+    steps: Count = 100
+    restarts: Count = 1
+    targets: Whole = 0
+    hyperplanes: Count | None = 9
+    alpha_max: Annotated[float, Field(ge=0, le=1)] = 0.1
+    eta: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.05
+    beta: Share = 0.9
+    eot: Count = 1
 
     @property
     def runs(self) -> int:
@@ -151,7 +119,8 @@ class FastAdaptiveBoundary(WhiteBox):
         again = starts & (run % self.restarts > 0)
         if bool(again.any()):
             memory["x"][again] = self._placed(oracle, rows.pick(again))
-        w, gap = self._nearest(oracle.gradients(memory["x"], rows, self._losses(rows, run)))
+        answers = oracle.gradients(memory["x"], rows, self._losses(rows, run))
+        w, gap, _ = nearest_plane(answers, self.threat.norm, TINY)
         moved = self._stepped(memory["x"], rows.x, w, gap)
         wrong = oracle.logits(moved, rows).argmax(1) != rows.y
         distance = norms(moved - rows.x, self.threat.norm).flatten()
@@ -177,13 +146,8 @@ class FastAdaptiveBoundary(WhiteBox):
 
     def _placed(self, oracle: RowOracle, rows: Rows) -> Tensor:
         """A random point, half as far from the image as eps or the nearest point found."""
-        shape = tuple(rows.x.shape[1:])
-        if self.threat.norm == "linf":
-            t = 2 * oracle.numbers(rows, shape, "fab") - 1
-        else:
-            t = oracle.normals(rows, shape, "fab")
-        radius = per_row(rows.memory["near"].clamp_max(self.threat.radius) / 2, t)
-        noise = radius * t / norms(t, self.threat.norm)
+        radius = rows.memory["near"].clamp_max(self.threat.radius) / 2
+        noise = oracle.on_sphere(rows, radius.double().view(-1, 1, 1, 1), "fab")
         return (rows.x + noise.to(rows.x.dtype)).clamp_(0.0, 1.0)
 
     def _losses(self, rows: Rows, run: Tensor) -> list[RowLoss]:
@@ -192,24 +156,6 @@ class FastAdaptiveBoundary(WhiteBox):
         if self.targets:
             classes = classes.gather(1, (run // self.restarts)[:, None])
         return [_above(aim, rows.y[:, None]) for aim in classes.split(1, dim=1)]
-
-    def _nearest(self, answers: list[Answer]) -> tuple[Tensor, Tensor]:
-        """The normal (N, C, H, W) of the nearest boundary, and how far the logit is above it (N,)."""
-        w, gap, _ = answers[0]
-        least = self._distance(answers[0])
-        for answer in answers[1:]:
-            distance = self._distance(answer)
-            nearer = distance < least
-            w = torch.where(nearer.view(-1, 1, 1, 1), answer.gradient, w)
-            gap = torch.where(nearer, answer.loss, gap)
-            least = torch.where(nearer, distance, least)
-        return w, gap
-
-    def _distance(self, answer: Answer) -> Tensor:
-        """|f| / ||w||_q, (N,), of the norm dual to the ball's."""
-        flat = answer.gradient.flatten(1)
-        dual = flat.abs().sum(1) if self.threat.norm == "linf" else flat.norm(dim=1)
-        return answer.loss.abs() / (dual + TINY)
 
     def _stepped(self, x: Tensor, clean: Tensor, w: Tensor, gap: Tensor) -> Tensor:
         """The next point (N, C, H, W): both projections, by the lengths of the ways there, and beyond."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from advens.attacks.losses import Margin
 from advens.attacks.parts import part
+from advens.attacks.whitebox.rows import Rows
 
 Terms = Callable[[Tensor, Tensor, "Tensor | None", Tensor, Tensor], Tensor]
 """Logits (N, classes), labels, targets, and the coefficients a and b (N,) to a loss (N,)."""
@@ -76,6 +77,21 @@ class ProbabilityMargin:
 
 TERMS: dict[type, Terms] = {Margin: logit_terms, ProbabilityMargin: probability_terms}
 """Losses that can be taken apart."""
+
+
+def note_nearest(rows: Rows, logits: Tensor, where: Tensor) -> None:
+    """Keep the points ``x`` that are nearest to breaking the model, by the logit margin, as ``near_x``.
+
+    Args:
+        rows: their memory holds ``x``, the best margin ``near`` so far and ``near_x``.
+        logits: at ``x``, of the rows where ``where`` (N,) holds.
+    """
+    target = None if rows.target is None else rows.target[where]
+    near = rows.memory["near"].clone()
+    near[where] = Margin()(logits, rows.y[where], target).to(near.dtype)
+    nearer = near > rows.memory["near"]
+    rows.keep("near", nearer, near)
+    rows.keep("near_x", nearer, rows.memory["x"])
 
 
 def _slope(z: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:

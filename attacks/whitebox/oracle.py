@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from advens.attacks.expectation import is_randomized, log_expected
+from advens.attacks.oracle import answer, check_finite, check_logits
 from advens.attacks.whitebox.rows import Rows
-from advens.classifier import check_channels, device_of, warn_of_probabilities
-from advens.errors import InputError, RunError
+from advens.classifier import device_of, warn_of_probabilities
 from advens.seeding import RowDraws, derive
-from advens.threat import Threat
+from advens.threat import Threat, norms
 
 INSIDE = 1e-5
 """How far, relative to eps, rounding may carry a float image out of the ball."""
@@ -58,6 +58,7 @@ class RowOracle:
         correct: (N,) lowest accuracy of any point looked at; 1 stands, 0 is broken.
         x_adv: (N, C, H, W) where that was; the clean image before.
         forwards, backwards: (N,) passes spent on each sample.
+        classes: of the model; None before it was asked.
         broken_at: (N,) iteration at which ``correct`` last fell, -1 before.
     """
 
@@ -86,7 +87,7 @@ class RowOracle:
         self.backwards = torch.zeros_like(self.forwards)
         self.broken_at = torch.full_like(self.forwards, -1)
         self._asked = 0
-        self._classes: int | None = None
+        self.classes: int | None = None
         self._sound: Tensor | float = 0.0
 
     @property
@@ -115,17 +116,10 @@ class RowOracle:
         found: list[list[Answer]] = []
         total: Tensor | float = 0.0
         for _ in range(self.eot):
-            leaf = x.detach().requires_grad_()
-            with torch.enable_grad():
-                out, each = self._run(leaf)
-                values = [loss(out) for loss in losses]
-            found.append([])
-            for i, value in enumerate(values):
-                (g,) = torch.autograd.grad(value.sum(), leaf, retain_graph=i + 1 < len(values))
-                self._sound = g.sum() * 0 + self._sound
-                found[-1].append(Answer(g, value.detach(), out.detach()))
+            answers, each = self._differentiated(x, self._run, losses)
+            found.append(answers)
             self._count(rows, 1, len(losses))
-            total = total + each.detach()
+            total = total + each
         self._watch(x, torch.as_tensor(total) / self.eot, rows)
         if self.eot == 1:
             return found[0]
@@ -138,15 +132,11 @@ class RowOracle:
         self, x: Tensor, rows: Rows, member: int, losses: Sequence[RowLoss]
     ) -> list[Answer]:
         """``gradients`` of one member alone; nothing is watched, since it is not the defense."""
-        leaf = x.detach().requires_grad_()
-        with torch.enable_grad():
+        def run(leaf: Tensor) -> tuple[Tensor, Tensor]:
             out = self._member(leaf, member)
-            values = [loss(out) for loss in losses]
-        answers = []
-        for i, value in enumerate(values):
-            (g,) = torch.autograd.grad(value.sum(), leaf, retain_graph=i + 1 < len(values))
-            self._sound = g.sum() * 0 + self._sound
-            answers.append(Answer(g, value.detach(), out.detach()))
+            return out, out
+
+        answers, _ = self._differentiated(x, run, losses)
         self.forwards[rows.place] += 1
         self.backwards[rows.place] += len(losses)
         return answers
@@ -176,6 +166,15 @@ class RowOracle:
         length = self.numbers(rows, (1, 1, 1), "radius", *tag) ** (1 / rows.x[0].numel())
         return threat.project(rows.x + (threat.radius * length * direction).to(rows.x.dtype), rows.x)
 
+    def on_sphere(self, rows: Rows, radius: float | Tensor, *tag: object) -> Tensor:
+        """A random vector of length ``radius`` for each row, float64 (N, C, H, W)."""
+        shape = tuple(rows.x.shape[1:])
+        if self.threat.norm == "linf":
+            t = 2 * self.numbers(rows, shape, *tag) - 1
+        else:
+            t = self.normals(rows, shape, *tag)
+        return radius * t / norms(t, self.threat.norm)
+
     def begin(self, places: Tensor) -> Tensor:
         """The clean images: gives the places the model is right on, (expected) accuracy noted."""
         rows = self.rows(places)
@@ -189,22 +188,18 @@ class RowOracle:
 
     def check(self) -> None:
         """Raise RunError when a gradient was not finite: a sign would hide it."""
-        if not bool(torch.isfinite(torch.as_tensor(self._sound))):
-            raise RunError("the model's gradient is not finite: NaN or infinite")
+        check_finite(self._sound, "the model's")
 
     def _count(self, rows: Rows, forward: int, backward: int) -> None:
         self.forwards[rows.place] += forward * self.k
         self.backwards[rows.place] += backward * self.k
 
     def _member(self, x: Tensor, k: int) -> Tensor:
-        try:
-            out = self.members[k](x.to(self._devices[k]))
-        except RuntimeError as error:
-            check_channels("the model", x, error)
-            raise
-        if self._classes is None:
-            self._check(out, x)
-        return out.to(x.device)  # type: ignore[no-any-return]
+        out = answer(self.members[k], x, self._devices[k], "the model")
+        if self.classes is None:
+            self.classes = check_logits(out, len(x), "the model", {"label": self.y, "target": self.target})
+            warn_of_probabilities("the model", out)
+        return out.to(x.device)
 
     def _run(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The logits an attack sees (N, classes), and each member's (K, N, classes)."""
@@ -220,6 +215,21 @@ class RowOracle:
         if self.probabilities is None:
             return each.mean(0), each
         return log_expected(each, self.probabilities), each
+
+    def _differentiated(
+        self, x: Tensor, run: Callable[[Tensor], tuple[Tensor, Tensor]], losses: Sequence[RowLoss]
+    ) -> tuple[list[Answer], Tensor]:
+        """One forward pass by ``run`` and a backward pass for each loss; and each member's logits."""
+        leaf = x.detach().requires_grad_()
+        with torch.enable_grad():
+            out, each = run(leaf)
+            values = [loss(out) for loss in losses]
+        answers = []
+        for i, value in enumerate(values):
+            (g,) = torch.autograd.grad(value.sum(), leaf, retain_graph=i + 1 < len(values))
+            self._sound = g.sum() * 0 + self._sound
+            answers.append(Answer(g, value.detach(), out.detach()))
+        return answers, each.detach()
 
     def _look(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
         """`_run`, averaged over ``eot`` passes and counted."""
@@ -264,19 +274,6 @@ class RowOracle:
         flat = x_adv.flatten(1)
         boxed = (flat.amin(1) >= -INSIDE) & (flat.amax(1) <= 1 + INSIDE)
         return boxed & (size <= self.threat.radius * (1 + INSIDE))
-
-    def _check(self, out: object, x: Tensor) -> None:
-        if not isinstance(out, Tensor) or out.dim() != 2 or len(out) != len(x):
-            shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise InputError(f"the model must return logits (N, classes); it returned {shape}")
-        if len(self.y) and int(self.y.max()) >= out.shape[1]:
-            raise InputError(
-                f"label {int(self.y.max())} is out of range; the model has {out.shape[1]} classes"
-            )
-        if not torch.isfinite(out).all():
-            raise InputError("the model returned logits that are NaN or infinite")
-        warn_of_probabilities("the model", out)
-        self._classes = out.shape[1]
 
 
 def _members(models: Sequence[nn.Module]) -> tuple[list[nn.Module], Tensor | None]:

@@ -1,12 +1,42 @@
-"""The shortest way from a point to a hyperplane that does not leave the box [0, 1]."""
+"""Hyperplanes: which is the nearest, and the shortest way to one that does not leave the box [0, 1]."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from advens.attacks.whitebox.oracle import Answer
 from advens.errors import InputError, nearest
 from advens.threat import NORMS, TINY
+
+
+def dual_norm(w: Tensor, norm: str) -> Tensor:
+    """||w||_q, (N,), of the norm that is dual to ``norm``."""
+    flat = w.flatten(1)
+    return flat.abs().sum(1) if norm == "linf" else flat.norm(dim=1)
+
+
+def nearest_plane(
+    answers: Sequence[Answer], norm: str, guard: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The nearest of the planes ``f + <w, d> = 0``: its w (N, C, H, W), f (N,) and distance (N,).
+
+    Args:
+        answers: f and its gradient w at the points, one for each plane.
+        norm: of the distance |f| / ||w||_q.
+        guard: is added to ||w||_q.
+    """
+    w, gap, _ = answers[0]
+    least = gap.abs() / (dual_norm(w, norm) + guard)
+    for answer in answers[1:]:
+        distance = answer.loss.abs() / (dual_norm(answer.gradient, norm) + guard)
+        nearer = distance < least
+        w = torch.where(nearer.view(-1, 1, 1, 1), answer.gradient, w)
+        gap = torch.where(nearer, answer.loss, gap)
+        least = torch.where(nearer, distance, least)
+    return w, gap, least
 
 
 def to_plane(x: Tensor, w: Tensor, gap: Tensor, norm: str) -> Tensor:

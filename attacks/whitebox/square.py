@@ -5,19 +5,19 @@ from __future__ import annotations
 from bisect import bisect_left
 from functools import lru_cache
 from math import sqrt
-from typing import Any
+from typing import Annotated
 
 import torch
-from pydantic import field_validator
 from torch import Tensor
 
-from advens.attacks.interfaces import Passes
+from advens.attacks.interfaces import Loss, Passes
 from advens.attacks.losses import Margin
-from advens.attacks.parts import from_spec, part
+from advens.attacks.parts import one, part
 from advens.attacks.registry import recipe
 from advens.attacks.whitebox.engine import WhiteBox
 from advens.attacks.whitebox.oracle import RowOracle
 from advens.attacks.whitebox.rows import Rows
+from advens.fields import Count, Share
 from advens.threat import TINY, Threat, norms
 
 PAPER = "Andriushchenko et al., ECCV 2020"
@@ -64,32 +64,12 @@ class SquareAttack(WhiteBox):
     """
 
     threat: Threat = Threat()
-    loss: Any = Margin()
-    queries: int = 5000
-    p_init: float = 0.8
+    loss: Annotated[Loss, one("loss")] = Margin()
+    queries: Count = 5000
+    p_init: Share = 0.8
     rescale: bool = True
-    restarts: int = 1
-    eot: int = 1
-
-    @field_validator("loss", mode="before")
-    @classmethod
-    def _built(cls, value: Any) -> Any:
-        """A part from its name, as everywhere."""
-        return from_spec("loss", value)
-
-    @field_validator("queries", "restarts", "eot")
-    @classmethod
-    def _some(cls, value: int) -> int:
-        if value < 1:
-            raise ValueError("at least 1")
-        return value
-
-    @field_validator("p_init")
-    @classmethod
-    def _part_of_one(cls, value: float) -> float:
-        if not 0 < value <= 1:
-            raise ValueError("above 0 and at most 1")
-        return value
+    restarts: Count = 1
+    eot: Count = 1
 
     @property
     def iterations(self) -> int:

@@ -35,10 +35,11 @@ from torch.nn import functional as F
 from advens.attacks.parts import from_spec
 from advens.attacks.surrogates.builders.build import Work
 from advens.attacks.surrogates.builders.lgv import LGV
-from advens.attacks.surrogates.builders.snapshot import Snapshot, Stack, bare, faster, looped
+from advens.attacks.surrogates.builders.snapshot import Snapshot, bare
 from advens.attacks.surrogates.builders.train import Images, shuffled
 from advens.attacks.surrogates.changes import Changed
 from advens.benchmarks.environment import commit, versions
+from advens.benchmarks.speed.stacks import Stack, faster, looped
 from advens.cache import Folder
 from advens.classifier import Classifier, borrowed
 from advens.datasets import load_data

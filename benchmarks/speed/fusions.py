@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from advens.attacks.attack import ComposedAttack
+from advens.attacks.parts import from_spec
 from advens.attacks.updates import MI
 from advens.benchmarks.environment import commit, versions
 from advens.benchmarks.speed.bare import BARE, Bare
@@ -65,7 +66,8 @@ class Setting:
 
     def attack(self, fusion: str) -> ComposedAttack:
         """A fusion under momentum, its own parameters at their defaults."""
-        return ComposedAttack(threat=Threat("linf", EPS), steps=self.steps, update=MI(), fusion=fusion)
+        made = from_spec("fusion", fusion)
+        return ComposedAttack(threat=Threat("linf", EPS), steps=self.steps, update=MI(), fusion=made)
 
     def contestants(self, fusion: str) -> dict[str, Callable[[], object]]:
         """The bare passes, ours and the straightforward version; each a whole run."""

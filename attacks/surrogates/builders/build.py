@@ -1,18 +1,19 @@
-"""The frame of all builders: trained surrogates in, more surrogates out, each kept as soon as it is made.
+"""What all builders share: trained surrogates in, more surrogates out, each kept as soon as it is made.
 
 A builder is a part of kind ``builder``: a frozen dataclass of options that knows how to make its members
-from a `Work`. The frame checks what is given, finds what was built before, and goes on where a build
+from a `Work`. `build` checks what is given, finds what was built before, and goes on where a build
 that was killed had stopped.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from pydantic import BeforeValidator
@@ -67,18 +68,46 @@ class Builder(Protocol):
         ...
 
 
+@runtime_checkable
 class Method(Builder, Protocol):
-    """What the frame asks of a builder."""
+    """A builder of sets of weights, as `build` needs it."""
 
     def collect(self, work: Work) -> None:
         """Commit all members that are not there yet."""
         ...
 
 
+class Trained(ABC):
+    """A builder whose members are sets of weights that `build` keeps in the cache: a base of frozen parts."""
+
+    jointly: ClassVar[bool] = False
+    """Whether all models together make one build, and not each its own."""
+
+    @abstractmethod
+    def members(self, models: int) -> int:
+        """How many surrogates come of so many models."""
+
+    @abstractmethod
+    def collect(self, work: Work) -> None:
+        """Commit all members that are not there yet."""
+
+    def check(self, models: Sequence[Classifier]) -> None:
+        """Raise InputError for models that do not go together; by default all do."""
+        return None
+
+    def build(
+        self, models: Sequence[Classifier], data: Dataset, *, seed: int = 0,
+        cache: Path | str | None = None, progress: Progress | None = None,
+    ) -> list[Classifier]:  # fmt: skip
+        """The surrogates; see `Builder.build`."""
+        self.check(models)
+        return build(self, models, data, seed, cache, progress, jointly=self.jointly)
+
+
 def other(value: Any) -> Any:
     """The builder of sets of weights that a name, a table or a builder stands for."""
     made = from_spec("builder", value)
-    if not callable(getattr(made, "collect", None)):
+    if not isinstance(made, Method):
         raise ValueError("it makes no weights to work with")
     if getattr(made, "redraw", False):
         raise ValueError("it makes no weights to work with unless redraw is false")

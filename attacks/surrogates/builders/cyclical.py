@@ -10,23 +10,19 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
-from pathlib import Path
 
 from pydantic import model_validator
 
 from advens.attacks.parts import part
-from advens.attacks.surrogates.builders.build import Progress, Work, build
+from advens.attacks.surrogates.builders.build import Trained, Work
 from advens.attacks.surrogates.builders.train import updates
 from advens.attacks.surrogates.builders.trajectory import even_points, trajectory
-from advens.classifier import Classifier
-from advens.datasets import Dataset
 from advens.errors import InputError
 from advens.fields import Augment, BelowOne, Count, NonNegative, Positive, Several
 
 
 @part("builder", "snapshots", family="surrogate", paper="Huang et al., ICLR 2017 (SSE)", year=2017)
-class Snapshots:
+class Snapshots(Trained):
     """Cosine cycles from ``lr`` to nearly 0; the weights at the end of each cycle.
 
     ``lr (cos(pi t / T) + 1) / 2`` at update t = 0 ... T - 1 of a cycle, as in the paper; code has 1 ... T.
@@ -54,12 +50,6 @@ class Snapshots:
     def members(self, models: int) -> int:
         return models * self.cycles
 
-    def build(
-        self, models: Sequence[Classifier], data: Dataset, *, seed: int = 0,
-        cache: Path | str | None = None, progress: Progress | None = None,
-    ) -> list[Classifier]:  # fmt: skip
-        return build(self, models, data, seed, cache, progress)
-
     def collect(self, work: Work) -> None:
         ends = even_points(work, self, self.epochs, self.cycles)
         starts = [0, *ends]
@@ -73,7 +63,7 @@ class Snapshots:
 
 
 @part("builder", "fge", family="surrogate", paper="Garipov et al., NeurIPS 2018 (FGE)", year=2018)
-class FGE:
+class FGE(Trained):
     """Triangles from ``lr`` down to ``lr_low`` and up again; the weights in the middle of each.
 
     With t = i / c for update i = 0 ... c - 1 of a cycle: ``(1 - 2 t) lr + 2 t lr_low`` in the first half,
@@ -108,12 +98,6 @@ class FGE:
 
     def members(self, models: int) -> int:
         return models * self.cycles
-
-    def build(
-        self, models: Sequence[Classifier], data: Dataset, *, seed: int = 0,
-        cache: Path | str | None = None, progress: Progress | None = None,
-    ) -> list[Classifier]:  # fmt: skip
-        return build(self, models, data, seed, cache, progress)
 
     def collect(self, work: Work) -> None:
         c = self.cycle_epochs * updates(len(work.images), self.batch_size)

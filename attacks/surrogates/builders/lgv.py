@@ -10,8 +10,6 @@ popular port); here they are the quarters of one pass. It augments with random c
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -27,11 +25,9 @@ from advens.attacks.surrogates.builders.averages import (
     stack,
     weights,
 )  # fmt: skip
-from advens.attacks.surrogates.builders.build import Of, Progress, Work, build
+from advens.attacks.surrogates.builders.build import Of, Trained, Work
 from advens.attacks.surrogates.builders.train import refresh
 from advens.attacks.surrogates.builders.trajectory import even_points, trajectory
-from advens.classifier import Classifier
-from advens.datasets import Dataset
 from advens.fields import Augment, BelowOne, Count, NonNegative, Positive, Several, Share
 from advens.seeding import derive
 
@@ -39,7 +35,7 @@ PAPER = "Gubri et al., ECCV 2022 (LGV)"
 
 
 @part("builder", "lgv", family="surrogate", paper=PAPER, year=2022)
-class LGV:
+class LGV(Trained):
     """Weights collected along SGD with a constant learning rate; the model itself is not among them.
 
     Batch-norm statistics are as they move in train mode; they are not estimated anew.
@@ -65,12 +61,6 @@ class LGV:
     def members(self, models: int) -> int:
         return models * self.epochs * self.per_epoch
 
-    def build(
-        self, models: Sequence[Classifier], data: Dataset, *, seed: int = 0,
-        cache: Path | str | None = None, progress: Progress | None = None,
-    ) -> list[Classifier]:  # fmt: skip
-        return build(self, models, data, seed, cache, progress)
-
     def collect(self, work: Work) -> None:
         # the cuts of one epoch, the same in all
         cuts = even_points(work, self, 1, self.per_epoch)
@@ -79,7 +69,7 @@ class LGV:
 
 
 @part("builder", "lgv-swa", family="surrogate", paper=PAPER, year=2022)
-class LGVSWA:
+class LGVSWA(Trained):
     """The mean of the weights that LGV collects, batch-norm statistics estimated anew: one surrogate.
 
     The trained model itself is not in the mean, as in what the paper attacks with.
@@ -95,12 +85,6 @@ class LGVSWA:
     def members(self, models: int) -> int:
         return models
 
-    def build(
-        self, models: Sequence[Classifier], data: Dataset, *, seed: int = 0,
-        cache: Path | str | None = None, progress: Progress | None = None,
-    ) -> list[Classifier]:  # fmt: skip
-        return build(self, models, data, seed, cache, progress)
-
     def collect(self, work: Work) -> None:
         if work.done == 0:
             centre = work.snapshot(average(work.made_by(self.of)))
@@ -109,7 +93,7 @@ class LGVSWA:
 
 
 @part("builder", "lgv-subspace", family="surrogate", paper=PAPER, year=2022)
-class LGVGaussian:
+class LGVGaussian(Trained):
     """Gaussian samples around the mean of the LGV weights, in the subspace their deviations span.
 
     ``w = mean + scale / sqrt(K - 1) sum_k z_k (w_k - mean)``, z ~ N(0, I): at scale 1 the covariance is
@@ -131,12 +115,6 @@ class LGVGaussian:
 
     def members(self, models: int) -> int:
         return models * self.samples
-
-    def build(
-        self, models: Sequence[Classifier], data: Dataset, *, seed: int = 0,
-        cache: Path | str | None = None, progress: Progress | None = None,
-    ) -> list[Classifier]:  # fmt: skip
-        return build(self, models, data, seed, cache, progress)
 
     def collect(self, work: Work) -> None:
         models = work.made_by(self.of)

@@ -9,9 +9,6 @@ statistics; here those are of plain images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import torch
 from pydantic import Field
 
@@ -20,14 +17,12 @@ from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.steps import StepSize
 from advens.attacks.surrogates.builders.averages import check_several, moments, shuffled_rows
-from advens.attacks.surrogates.builders.build import Of, Progress, Work, build
+from advens.attacks.surrogates.builders.build import Of, Trained, Work
 from advens.attacks.surrogates.builders.drawn import DrawnWeights
 from advens.attacks.surrogates.builders.lgv import LGV
 from advens.attacks.surrogates.builders.snapshot import bare
 from advens.attacks.surrogates.builders.train import refresh
 from advens.attacks.uniform import EnsLoss
-from advens.classifier import Classifier
-from advens.datasets import Dataset
 from advens.fields import Count, Positive, Share
 from advens.seeding import Draws
 from advens.threat import Threat
@@ -43,7 +38,7 @@ def training() -> LGV:
 
 
 @part("builder", "mba", family="surrogate", paper=PAPER, year=2023)
-class MBA:
+class MBA(Trained):
     """Samples of a Gaussian with the mean and the variances of collected weights.
 
     ``w = mean + scale sqrt(var) z``, z ~ N(0, I). Parameters are sampled; batch-norm statistics are estimated
@@ -67,12 +62,6 @@ class MBA:
 
     def members(self, models: int) -> int:
         return models * self.samples
-
-    def build(
-        self, models: Sequence[Classifier], data: Dataset, *, seed: int = 0,
-        cache: Path | str | None = None, progress: Progress | None = None,
-    ) -> list[Classifier]:  # fmt: skip
-        return build(self, models, data, seed, cache, progress)
 
     def collect(self, work: Work) -> None:
         check_several(self.of.members(1))

@@ -8,8 +8,7 @@ also for every soup that the greedy search tries.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -17,16 +16,15 @@ from torch import Tensor
 
 from advens.attacks.parts import part
 from advens.attacks.surrogates.builders.averages import average, shuffled_rows, weights
-from advens.attacks.surrogates.builders.build import Progress, Work, build, other
+from advens.attacks.surrogates.builders.build import Trained, Work, other
 from advens.attacks.surrogates.builders.snapshot import Snapshot
 from advens.attacks.surrogates.builders.train import accuracy, refresh
 from advens.classifier import Classifier
-from advens.datasets import Dataset
 from advens.errors import InputError
 
 
 @part("builder", "soup", family="surrogate", paper="Wortsman et al., ICML 2022 (soups)", year=2022)
-class Soup:
+class Soup(Trained):
     """One surrogate: the mean of the models given, or of what another builder makes of them.
 
     The greedy soup takes the models by their accuracy on held-out images, best first, and keeps one where
@@ -45,6 +43,7 @@ class Soup:
     kind: Literal["uniform", "greedy"] = "uniform"
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
     ties: bool = False
+    jointly: ClassVar[bool] = True
 
     @field_validator("of", mode="before")
     @classmethod
@@ -54,12 +53,19 @@ class Soup:
     def members(self, models: int) -> int:
         return 1
 
-    def build(
-        self, models: Sequence[Classifier], data: Dataset, *, seed: int = 0,
-        cache: Path | str | None = None, progress: Progress | None = None,
-    ) -> list[Classifier]:  # fmt: skip
-        _check(models)
-        return build(self, models, data, seed, cache, progress, jointly=True)
+    def check(self, models: Sequence[Classifier]) -> None:
+        """All are of one architecture and preprocessed alike: otherwise a mean of weights means nothing."""
+        if not all(isinstance(model, Classifier) for model in models):
+            return  # refused by the build
+        weights(models)
+        for model in models[1:]:
+            first = models[0]
+            same = all(
+                getattr(model, key) == getattr(first, key)
+                for key in ("num_classes", "input_size", "interpolation")
+            )
+            if not (same and torch.equal(model.mean, first.mean) and torch.equal(model.std, first.std)):
+                raise InputError(f"models '{first.name}' and '{model.name}' are preprocessed otherwise")
 
     def collect(self, work: Work) -> None:
         if work.done:
@@ -93,18 +99,3 @@ def _soup(work: Work, models: Sequence[Classifier], rows: Tensor) -> Snapshot:
     soup = work.snapshot(average(models))
     refresh(soup, work.images, rows)
     return soup
-
-
-def _check(models: Sequence[Classifier]) -> None:
-    """All of one architecture, and preprocessed alike: otherwise a mean of weights means nothing."""
-    if not all(isinstance(model, Classifier) for model in models):
-        return  # the frame says so
-    weights(models)
-    for model in models[1:]:
-        first = models[0]
-        same = all(
-            getattr(model, key) == getattr(first, key)
-            for key in ("num_classes", "input_size", "interpolation")
-        )
-        if not (same and torch.equal(model.mean, first.mean) and torch.equal(model.std, first.std)):
-            raise InputError(f"models '{first.name}' and '{model.name}' are preprocessed otherwise")

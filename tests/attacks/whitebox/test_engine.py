@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from advens.attacks.interfaces import Passes
 from advens.attacks.whitebox.cascade import Cascade
 from advens.attacks.whitebox.engine import WhiteBox, search
 from advens.attacks.whitebox.oracle import RowOracle
@@ -40,6 +41,9 @@ class Walk(WhiteBox):
     @property
     def iterations(self) -> int:
         return len(self.values)
+
+    def passes(self, surrogates: int) -> Passes:
+        return Passes(surrogates * len(self.values), 0)
 
     def begin(self, oracle: RowOracle, rows: Rows) -> None:
         rows.memory = {"x": rows.x.clone()}

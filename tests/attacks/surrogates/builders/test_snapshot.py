@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from advens.attacks import create_attack
-from advens.attacks.surrogates.builders.snapshot import Snapshot, bare, faster, looped, stacked
+from advens.attacks.surrogates.builders.snapshot import Snapshot, bare
 from advens.classifier import Classifier, device_of
 from advens.digest import weights_digest
 from advens.errors import InputError
@@ -74,48 +74,6 @@ def test_forty_share_one_network_and_hold_weights_only(model: Classifier) -> Non
     one = sum(t.numel() * t.element_size() for t in model.net.state_dict().values())
     assert len(storages) == 40 * len(model.net.state_dict())
     assert sum(storages.values()) == 40 * one
-
-
-@pytest.mark.parametrize("name", ["small", "digits:mambaout", "digits:resnet", "digits:vit"])
-def test_stacked_agrees_with_the_loop(model: Classifier, x: Tensor, name: str) -> None:
-    snapshots, plain = variants(model if name == "small" else load_model(name), 3)
-    batched, one_by_one = stacked(snapshots, x), torch.stack([m(x) for m in plain])
-    assert batched.shape == (3, len(x), 10)
-    torch.testing.assert_close(batched, one_by_one, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(looped(snapshots, x), one_by_one, atol=1e-6, rtol=0)
-    assert (batched[0] - batched[1]).abs().max() > 1e-2
-    for each in (*snapshots, *plain):
-        each.double()  # a kink's gradient may differ wholly by the last bit
-    # on a background of one value max-pooling has ties, which the last bit decides
-    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    leaf, other = ((x + noise / 1000).requires_grad_() for _ in range(2))
-    g, h = stacked(snapshots, leaf).square().mean(), torch.stack([m(other) for m in plain]).square().mean()
-    g, h = torch.autograd.grad(g, leaf)[0], torch.autograd.grad(h, other)[0]
-    torch.testing.assert_close(g, h, atol=1e-5 * float(h.abs().max()), rtol=1e-5)
-
-
-def test_faster_says_which_and_how_long(model: Classifier, x: Tensor) -> None:
-    race = faster(variants(model, 3)[0], x)
-    assert 0 < race.stack < 60
-    assert 0 < race.loop < 60
-    assert race.way == ("stack" if race.stack < race.loop else "loop")
-
-
-def test_a_network_that_cannot_be_batched_is_looped(x: Tensor) -> None:
-    class Branch(nn.Linear):
-        def forward(self, z: Tensor) -> Tensor:
-            out = super().forward(z.flatten(1))
-            return out if bool(out.sum() > 0) else -out  # a decision of the data
-
-    base = Classifier(Branch(3 * 32 * 32, 4), name="branch", num_classes=4)
-    race = faster(variants(base, 2)[0], x)
-    assert race.way == "loop"
-    assert race.stack == float("inf")
-
-
-def test_a_stack_of_strangers_is_refused(model: Classifier, x: Tensor) -> None:
-    with pytest.raises(InputError, match="share one network"):
-        stacked([variants(model, 1)[0][0], variants(model, 1)[0][0]], x)
 
 
 def test_hooks_on_the_shared_network_run_for_all(model: Classifier, x: Tensor) -> None:
