@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advens.attacks.interfaces import ChangeContext, Handle, ModelChange
+from advens.attacks.interfaces import ChangeContext, Handle, ModelChange, Stepped
 from advens.seeding import Draws
 
 
@@ -40,10 +40,9 @@ class Changed(nn.Module):
 
 
 def begin_step(model: nn.Module, draws: Draws | None) -> None:
-    """Tell a surrogate that draws which step begins, or that the attack is over; others do not hear it."""
-    at_step = getattr(model, "at_step", None)
-    if at_step is not None:
-        at_step(draws)
+    """Tell a surrogate that draws at random which step begins, or that the attack is over."""
+    if isinstance(model, Stepped):
+        model.at_step(draws)
 
 
 @contextmanager

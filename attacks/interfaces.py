@@ -396,6 +396,15 @@ class Handle(Protocol):
         ...
 
 
+@runtime_checkable
+class Stepped(Protocol):
+    """A surrogate that draws something at every step of an attack."""
+
+    def at_step(self, draws: Draws | None) -> None:
+        """A step begins, with these draws; None when the attack is over."""
+        ...
+
+
 class ModelChange(Protocol):
     """What happens inside a surrogate while it runs; a part of kind ``change``."""
 

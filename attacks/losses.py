@@ -23,7 +23,7 @@ class CrossEntropy:
     With m, the log-odds of the other classes against the label, it is log(1 + exp m), and its gradient
     is sigmoid(m) times that of m. Computed at once in float32, the label's part of the gradient is lost
     below m = -17 and all of it below about -100. Transfer attacks ascend the two factors (`OfOdds`),
-    attacks in the open the plain form, as published.
+    white-box attacks the plain form, as published.
     """
 
     def __call__(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:

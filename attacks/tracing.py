@@ -99,5 +99,5 @@ def _losses(oracle: GradientOracle, x: Tensor) -> Tensor:
 
 
 def _quiet(attack: Ascent, job: Job) -> GradientOracle:
-    """The surrogates behind the attack's loss alone; its count is nobody's."""
+    """The surrogates behind the attack's loss alone; its passes are not counted as the attack's."""
     return GradientOracle(replace(job, trace=None), attack.threat, attack.loss, Plain())

@@ -129,7 +129,7 @@ class AutoPGD(WhiteBox):
             memory[name] = memory[name].masked_fill(where, value)
 
     def _placed(self, oracle: RowOracle, rows: Rows) -> Tensor:
-        """A random point as far from the image as the ball allows, before [0, 1] is heeded."""
+        """A random point as far from the image as the ball allows, before it is clipped to [0, 1]."""
         noise = oracle.on_sphere(rows, self.threat.radius, "apgd")
         return self._held(rows.x + noise.to(rows.x.dtype), rows.x)
 

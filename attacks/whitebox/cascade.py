@@ -33,7 +33,7 @@ attacks alone. In ``autoattack-rand`` every answer averages 20 passes."""
 
 @part("attack", "cascade", family="white-box", paper=AUTOATTACK, year=2020)
 class Cascade(WhiteBox):
-    """Attacks one after the other, each on the samples that still stand.
+    """Attacks one after the other, each on the samples that are not broken yet.
 
     `advens robustness` keeps the result after each attack. Called on its own, every sample takes
     every attack, so that the passes are those of the formula.
@@ -49,7 +49,7 @@ class Cascade(WhiteBox):
     def craft(self, job: Job) -> tuple[Tensor, Passes]:
         """Each attack in turn; of a sample, the image that leaves the least accuracy.
 
-        What is broken stays as it is; where nothing is found, the last attack has the last word.
+        The image of a broken sample is kept; where no attack succeeds, the image is the last attack's.
         """
         images, total = job.x, Passes(0, 0)
         left = torch.ones(len(job.x), dtype=torch.float64, device=job.x.device)

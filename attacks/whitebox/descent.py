@@ -81,8 +81,8 @@ def _known(start: Start) -> Start:
 class Descent(WhiteBox):
     """Projected gradient ascent of a loss on the model itself, by sign or unit steps.
 
-    Every step's point is looked at where its gradient is taken, and the last point of a run by one
-    forward pass more.
+    Every step's point is evaluated where its gradient is taken, and the last point of a run by one more
+    forward pass.
 
     Args:
         threat: the ball.

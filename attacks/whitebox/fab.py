@@ -26,20 +26,21 @@ SHORTEST = 1e-8
 
 @part("attack", "fab", family="white-box", paper=PAPER, year=2020)
 class FastAdaptiveBoundary(WhiteBox):
-    """Goes to the linearised boundary, drawn to the image all the way; past it, part of the way back.
+    """Steps to the linearised decision boundary, biased towards the clean image; once across, moves back.
 
     An iteration takes the nearest of the boundaries between the label and some other classes, as
     they are linearised at the point at hand, and projects on it both that point and the clean image,
-    within [0, 1]. The next point lies between the two, a little beyond. When the model is wrong there,
-    the point is remembered if none was nearer, and the search goes on from between it and the image.
+    within [0, 1]. The next point is a convex combination of the two projections, slightly beyond the
+    boundary. When the model is wrong there, the point is kept if it is the nearest so far, and the search
+    continues from a point between it and the clean image.
 
-    The distance is what shrinks, so the search heeds no eps: points outside the ball are looked at in
-    vain, and a sample is broken by the first that is wrong inside. Only a restart knows eps.
+    The search minimises the distance and does not depend on eps, except for the radius of a restart. A
+    point outside the ball cannot break a sample; the first misclassified point inside the ball does.
 
     The rule is that of the authors' AutoAttack code: without the paper's final search (three steps of
     bisection towards the image), which that code leaves out. It goes through all classes; here those
-    are at most ``hyperplanes``, and the label's own gradient is not asked for by itself. What is
-    added: at the very end the nearest point, brought into the ball, is looked at too.
+    are at most ``hyperplanes``, and the label's own gradient is not computed separately. One evaluation is
+    added: at the very end the nearest point, projected on the ball, is evaluated too.
 
     Args:
         threat: the ball.
@@ -79,7 +80,7 @@ class FastAdaptiveBoundary(WhiteBox):
         return self.runs * self.steps
 
     def passes(self, surrogates: int, classes: int | None = None) -> Passes:
-        """Passes per sample: of each step the boundaries and a look; looks at the clean and last image.
+        """Passes per sample: each step's boundaries and one evaluation; two of the first and last image.
 
         Args:
             surrogates: models that one query runs.
@@ -112,7 +113,7 @@ class FastAdaptiveBoundary(WhiteBox):
         }  # fmt: skip
 
     def advance(self, oracle: RowOracle, rows: Rows) -> None:
-        """A step to the boundary, a look at where it led, and part of the way back if it is wrong there."""
+        """A step to the boundary, a forward pass at the new point, and a step back if it is misclassified."""
         memory, run = rows.memory, rows.t // self.steps
         starts = rows.t % self.steps == 0
         rows.keep("x", starts, rows.x)

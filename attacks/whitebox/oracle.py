@@ -1,7 +1,7 @@
-"""The one place where a white-box attack runs the model: it answers, counts, and watches.
+"""The one place where a white-box attack runs the model: it answers, counts passes and records what breaks.
 
-Every point that is looked at counts: when a model is wrong on a point inside the ball, the sample is
-broken there and then, whatever the attack does next. No attack keeps books of its own.
+Every evaluated point counts: when a model is wrong on a point inside the ball, the sample is broken from
+then on, whatever the attack does next. No attack has to record the points it evaluated.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class RowOracle:
     def logits(self, x: Tensor, rows: Rows) -> Tensor:
         """Logits (N, classes) at ``x``; ``eot`` forward passes of every model."""
         out, each = self._look(x, rows)
-        self._watch(x, each, rows)
+        self._record(x, each, rows)
         return out
 
     def gradient(self, x: Tensor, rows: Rows, loss: RowLoss) -> Answer:
@@ -120,7 +120,7 @@ class RowOracle:
             found.append(answers)
             self._count(rows, 1, len(losses))
             total = total + each
-        self._watch(x, torch.as_tensor(total) / self.eot, rows)
+        self._record(x, torch.as_tensor(total) / self.eot, rows)
         if self.eot == 1:
             return found[0]
         return [
@@ -131,7 +131,8 @@ class RowOracle:
     def member_gradients(
         self, x: Tensor, rows: Rows, member: int, losses: Sequence[RowLoss]
     ) -> list[Answer]:
-        """``gradients`` of one member alone; nothing is watched, since it is not the defense."""
+        """``gradients`` of one member alone; the point does not count, as one member is not the defense."""
+
         def run(leaf: Tensor) -> tuple[Tensor, Tensor]:
             out = self._member(leaf, member)
             return out, out
@@ -143,9 +144,9 @@ class RowOracle:
 
     @torch.no_grad()
     def accuracy(self, x: Tensor, rows: Rows) -> Tensor:
-        """(Expected) accuracy (N,) float64 at ``x``: 0 or 1 but for randomized ensembles; watched."""
+        """(Expected) accuracy (N,) float64 at ``x``: 0 or 1 except for randomized ensembles. It counts."""
         _, each = self._look(x, rows)
-        self._watch(x, each, rows)
+        self._record(x, each, rows)
         return self._accuracy(each, rows)
 
     def numbers(self, rows: Rows, shape: tuple[int, ...], *tag: object) -> Tensor:
@@ -249,8 +250,8 @@ class RowOracle:
         return (self.probabilities.to(right.device).double()[:, None] * right).sum(0)
 
     @torch.no_grad()
-    def _watch(self, x: Tensor, each: Tensor, rows: Rows) -> None:
-        """Note the points that are worse than anything seen so far, when they are allowed."""
+    def _record(self, x: Tensor, each: Tensor, rows: Rows) -> None:
+        """Record the points with the lowest accuracy so far, where they lie inside the ball."""
         accuracy = self._accuracy(each, rows)
         lower = accuracy < self.correct[rows.place] - 1e-12
         if bool(lower.any()):

@@ -195,7 +195,7 @@ def _levels(queries: int, rescale: bool, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _hills(sides: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A hill above a dale and the two turned to lie side by side, for some sides: (sides, 2, S, S).
+    """A bump above its negative, and the same turned side by side, for some sides: (sides, 2, S, S).
 
     S is the longest side. Each pair has length 1 and is zero beyond its own side.
     """

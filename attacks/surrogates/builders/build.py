@@ -244,7 +244,7 @@ def finished(
     about = described(folder)
     if about is None:
         with folder.locked():
-            about = described(folder)  # somebody else may have finished meanwhile
+            about = described(folder)  # another process may have finished it meanwhile
             if about is None:
                 work = Work(models, data, seed, folder, cache, progress)
                 work.resume()

@@ -19,7 +19,7 @@ Table = dict[str, Any]
 
 
 def bare(net: nn.Module) -> nn.Module:
-    """A copy of a network without its tensors: it runs only while somebody lends it some."""
+    """A copy of a network without its tensors: it runs only while weights are lent to it."""
     if isinstance(net, OwnWeights):
         return deepcopy(net.bare)
     tensors = chain(net.parameters(), net.buffers())

@@ -16,7 +16,7 @@ from advens.models import ModelCard, find_model
 from advens.spec import Spec
 
 _held: defaultdict[tuple[str, str], WeakSet[Snapshot]] = defaultdict(WeakSet)
-"""Members that somebody holds, by build: they lend their network to those that are loaded later."""
+"""Members in use, by build; members of the same build that are loaded later share their network."""
 
 
 def load(spec: Spec) -> Snapshot:

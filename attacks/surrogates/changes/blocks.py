@@ -1,7 +1,7 @@
 """Attention and MLP blocks of vision transformers, and the places inside them where a change acts.
 
 Timm writes attention in two ways: as one call of ``scaled_dot_product_attention``, or written out as a
-product, a softmax and another product, with biases, masks or talking heads between. Both are watched
+product, a softmax and another product, with biases, masks or talking heads between. Both are intercepted
 while they run (by a ``TorchFunctionMode``, within one attention only), so a change says what is done
 to q, k, the map, v or the heads, and holds for ViT, DeiT, BEiT, EVA, Swin, CaiT, PiT and more;
 ``fused_attn`` stays as it is.
@@ -25,12 +25,12 @@ from advens.errors import InputError
 
 PRODUCTS = {"matmul", "__matmul__", "bmm"}
 OVER_CHANNELS = {"XCA", "CrossCovarianceAttn", "ChannelAttention", "ChannelAttentionV2"}
-"""Classes whose map is over channels: it has no tokens."""
+"""Classes whose attention map is over channels instead of tokens."""
 
 
 @dataclass(frozen=True)
-class Seams:
-    """What is done inside ``softmax(q k^T + bias) v``; None leaves a place as it is.
+class AttentionEdits:
+    """What is done inside ``softmax(q k^T + bias) v``; None leaves that tensor unchanged.
 
     Args:
         scores: (q, k), each (rows, heads, tokens, d), to what is multiplied instead. Biases and masks
@@ -47,7 +47,7 @@ class Seams:
 
 
 def attentions(model: nn.Module, change: str) -> list[nn.Module]:
-    """The attention modules of a network's blocks, in order; pooling by attention is none.
+    """The attention modules of a network's blocks, in order; attention pooling is left out.
 
     Raises:
         InputError: there are none, or some whose map is over channels.
@@ -96,8 +96,8 @@ def _refusal(model: nn.Module, change: str, why: str) -> InputError:
     return InputError(f"'{change}': {called(model)} has no attention blocks that can be changed: {why}")
 
 
-def within(model: nn.Module, attention: nn.Module, change: str, seams: Seams) -> Handle:
-    """Let ``seams`` act in one attention of ``model`` whenever it runs.
+def within(model: nn.Module, attention: nn.Module, change: str, edits: AttentionEdits) -> Handle:
+    """Apply ``edits`` in one attention module of ``model`` whenever it runs.
 
     An attention of another form than those above is refused when it runs.
     """
@@ -106,13 +106,13 @@ def within(model: nn.Module, attention: nn.Module, change: str, seams: Seams) ->
         forward = partial(_self_attention, attention)
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        watch = _Watch(seams)
+        intercept = _Intercept(edits)
         try:
-            with watch:
+            with intercept:
                 out = forward(*args, **kwargs)
         except _UnknownForm as error:
             raise _refusal(model, change, f"'{type(attention).__name__}' {error}") from None
-        if watch.done != 1:
+        if intercept.done != 1:
             form = f"'{type(attention).__name__}' is not one product, softmax and product"
             raise _refusal(model, change, form)
         return out
@@ -121,18 +121,18 @@ def within(model: nn.Module, attention: nn.Module, change: str, seams: Seams) ->
 
 
 class _UnknownForm(Exception):
-    """An attention that does something else."""
+    """An attention module whose computation is not recognised."""
 
 
-class _Watch(TorchFunctionMode):
-    """Sees the functions of torch that one attention calls.
+class _Intercept(TorchFunctionMode):
+    """Intercepts the functions of torch that one attention module calls.
 
-    Watches may be nested: what one calls, the one around it sees.
+    Modes may be nested: the calls of an inner one pass through the outer one.
     """
 
-    def __init__(self, seams: Seams) -> None:
+    def __init__(self, edits: AttentionEdits) -> None:
         super().__init__()
-        self.seams = seams
+        self.edits = edits
         self.scored = False
         self.map: torch.Size | None = None
         self.done = 0
@@ -157,40 +157,40 @@ class _Watch(TorchFunctionMode):
     def _fused(
         self, attend: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor:
-        seams = self.seams
+        edits = self.edits
         _check(query)
         self.done += 1
-        if seams.scores is not None:
-            query, key = seams.scores(query, key)
-        value = value if seams.values is None else seams.values(value)
-        if seams.attention is None:
+        if edits.scores is not None:
+            query, key = edits.scores(query, key)
+        value = value if edits.values is None else edits.values(value)
+        if edits.attention is None:
             out: Tensor = attend(query, key, value, *args, **kwargs)
         else:
-            out = seams.attention(_attention(query, key, *args, **kwargs)) @ value
-        return out if seams.heads is None else seams.heads(out)
+            out = edits.attention(_attention(query, key, *args, **kwargs)) @ value
+        return out if edits.heads is None else edits.heads(out)
 
     def _scores(self, product: Any, q: Tensor, k: Tensor) -> Any:
         _check(q)
-        if self.seams.scores is not None:
-            q, k = self.seams.scores(q, k.transpose(-2, -1))
+        if self.edits.scores is not None:
+            q, k = self.edits.scores(q, k.transpose(-2, -1))
             k = k.transpose(-2, -1)
         return product(q, k)
 
     def _values(self, product: Any, attention: Tensor, value: Tensor) -> Tensor:
-        seams = self.seams
+        edits = self.edits
         if attention.shape != self.map:
             raise _UnknownForm("does not multiply values by its map")
         self.scored, self.map, self.done = False, None, self.done + 1
-        attention = attention if seams.attention is None else seams.attention(attention)
-        out: Tensor = product(attention, value if seams.values is None else seams.values(value))
-        return out if seams.heads is None else seams.heads(out)
+        attention = attention if edits.attention is None else edits.attention(attention)
+        out: Tensor = product(attention, value if edits.values is None else edits.values(value))
+        return out if edits.heads is None else edits.heads(out)
 
 
 def _attention(
     q: Tensor, k: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, is_causal: bool = False,
     scale: float | None = None, enable_gqa: bool = False,
 ) -> Tensor:  # fmt: skip
-    """The map of fused attention: a product and a softmax, which a watch around this one sees, too."""
+    """The map of fused attention: a product and a softmax, which an outer mode intercepts, too."""
     if is_causal or enable_gqa:
         raise _UnknownForm("is causal, or has queries that share keys")
     scores = (q * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-2, -1)

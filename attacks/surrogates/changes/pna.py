@@ -10,7 +10,7 @@ from advens.attacks.attack import ComposedAttack
 from advens.attacks.interfaces import ChangeContext, Handle
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
-from advens.attacks.surrogates.changes.blocks import Seams, attentions, within
+from advens.attacks.surrogates.changes.blocks import AttentionEdits, attentions, within
 from advens.attacks.transforms.patchout import PatchOut
 from advens.attacks.updates import MI
 from advens.threat import Threat
@@ -29,8 +29,8 @@ class PNA:
     """
 
     def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
-        seams = Seams(scores=_detached)
-        return [within(model, each, "pna", seams) for each in attentions(model, "pna")]
+        edits = AttentionEdits(scores=_detached)
+        return [within(model, each, "pna", edits) for each in attentions(model, "pna")]
 
 
 def _detached(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:

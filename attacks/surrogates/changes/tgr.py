@@ -14,7 +14,7 @@ from advens.attacks.hooks import on_gradient
 from advens.attacks.interfaces import ChangeContext, Handle
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
-from advens.attacks.surrogates.changes.blocks import Seams, attentions, mlp_ends, within
+from advens.attacks.surrogates.changes.blocks import AttentionEdits, attentions, mlp_ends, within
 from advens.attacks.updates import MI
 from advens.threat import Threat
 
@@ -70,8 +70,8 @@ class TGR:
             on_gradient(value, lambda g: _per_channel(g, dim, self.mlp))
 
         found, ends = attentions(model, "tgr"), mlp_ends(model, "tgr")  # refused before anything is changed
-        seams = Seams(scores=scores, attention=attention, values=qkv)
-        handles = [within(model, each, "tgr", seams) for each in found]
+        edits = AttentionEdits(scores=scores, attention=attention, values=qkv)
+        handles = [within(model, each, "tgr", edits) for each in found]
         return [*handles, *(end.register_forward_hook(mlp) for end in ends)]
 
 

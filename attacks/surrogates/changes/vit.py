@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from advens.attacks.interfaces import ChangeContext, Handle
 from advens.attacks.parts import part
-from advens.attacks.surrogates.changes.blocks import Seams, attentions, mlp_ends, within
+from advens.attacks.surrogates.changes.blocks import AttentionEdits, attentions, mlp_ends, within
 
 PAPER = "Cao et al., ICCV 2025 (ViT-EnsembleAttack)"
 
@@ -73,8 +73,8 @@ class HeadDrop:
             u = batch.uniform(context, out, (out.shape[1],), 0, 1, "head-drop", index)
             return out * ((u >= self.p).to(out.dtype) / (1 - self.p))[:, :, None, None]
 
-        seams = [Seams(heads=partial(drop, index)) for index in range(len(found))]
-        inside = [within(model, each, "head-drop", seam) for each, seam in zip(found, seams, strict=True)]
+        edits = [AttentionEdits(heads=partial(drop, index)) for index in range(len(found))]
+        inside = [within(model, each, "head-drop", edit) for each, edit in zip(found, edits, strict=True)]
         return [batch.watch(model), *inside]
 
 
@@ -105,8 +105,8 @@ class ScoreScale:
             tag = "score-scale", index
             return q * batch.uniform(context, q, (1, 1, 1), 1 - self.s, 1 + self.s, *tag), k
 
-        seams = [Seams(scores=partial(scale, index)) for index in range(len(found))]
-        inside = [within(model, each, "score-scale", seam) for each, seam in zip(found, seams, strict=True)]
+        edits = [AttentionEdits(scores=partial(scale, index)) for index in range(len(found))]
+        inside = [within(model, each, "score-scale", edit) for each, edit in zip(found, edits, strict=True)]
         return [batch.watch(model), *inside]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advens.attacks.surrogates.changes import Changed
-from advens.attacks.surrogates.changes.blocks import Seams, attentions, mlp_ends, within
+from advens.attacks.surrogates.changes.blocks import AttentionEdits, attentions, mlp_ends, within
 from advens.attacks.surrogates.changes.pna import PNA
 from advens.attacks.surrogates.changes.tgr import TGR
 from advens.attacks.surrogates.changes.vit import HeadDrop, ScoreScale, TokenMix
@@ -245,7 +245,7 @@ def test_other_forms_are_refused_when_they_run(form: str, said: str) -> None:
     assert "forward" not in vars(net)
 
 
-def test_seams() -> None:
+def test_edits() -> None:
     """Each place is reached once, in its order, and two watches of one attention both see it."""
     net, seen = Odd(""), list[str]()
 
@@ -260,13 +260,13 @@ def test_seams() -> None:
         seen.append(f"scores {tuple(q.shape)} {tuple(k.shape)}")
         return q * 2, k
 
-    seams = Seams(scores, noted("attention", 3), noted("values", 5), noted("heads", 7))
+    edits = AttentionEdits(scores, noted("attention", 3), noted("values", 5), noted("heads", 7))
     heads, maps = "(3, 2, 5, 4)", "(3, 2, 5, 5)"
     once = [f"scores {heads} {heads}", f"attention {maps}", f"values {heads}", f"heads {heads}"]
     q = tokens().unflatten(2, (2, 4)).transpose(1, 2)
     for times in (1, 2):
         seen.clear()
-        handles = [within(net, net, "test", seams) for _ in range(times)]
+        handles = [within(net, net, "test", edits) for _ in range(times)]
         out = net(tokens())
         for handle in reversed(handles):
             handle.remove()
