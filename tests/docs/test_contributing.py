@@ -132,6 +132,20 @@ advens_("robustness", "--models", "digits:resnet-at", "--data", "digits:test?lim
     assert same
 
 
+def test_a_surrogate_builder(package: Path, tmp_path: Path) -> None:
+    code = """
+from advens.attacks.parts import from_spec
+data = advens.load_data("digits:train?limit=4")
+made = from_spec("builder", {"name": "noisy", "copies": 3}).build([net], data, cache="cache")
+again = from_spec("builder", {"name": "noisy", "copies": 3}).build([net], data, cache="cache")
+found = [len({model.digest for model in [*made, net]}), [a.digest == b.digest for a, b in zip(made, again)]]
+advens_("builders", "noisy")
+"""
+    different, same = run(package, code, tmp_path)
+    assert different == 4
+    assert same == [True] * 3
+
+
 def test_a_defense(package: Path, tmp_path: Path) -> None:
     code = """
 advens_("train", "smoothed", "--arch", "digits:mambaout", "--data", "digits:train?limit=64", "--members", "2",
