@@ -121,13 +121,17 @@ class TRADES(Alone):
                 here = member(batch.x).softmax(-1)
                 x_adv = ascend(
                     lambda z, f=member, p=here: divergence(p, f(z)),  # type: ignore[misc]
-                    batch.x, batch.x + batch.draws.normal(batch.x, 0.001, "start", k),
-                    eps=self.eps, steps=self.steps, step_size=self.step_size,
+                    batch.x, little_noise(batch, k), eps=self.eps, steps=self.steps, step_size=self.step_size,
                 )  # fmt: skip
             clean = member(batch.x)
             apart = divergence(clean.softmax(-1), member(x_adv)).mean()
             losses.append(F.cross_entropy(clean, batch.y) + self.beta * apart)
         return torch.stack(losses).sum()
+
+
+def little_noise(batch: Batch, member: int) -> Tensor:
+    """The images of a batch with gaussian noise of standard deviation 0.001, drawn for one member."""
+    return batch.x + batch.draws.normal(batch.x, 0.001, "start", member)
 
 
 def divergence(p: Tensor, logits: Tensor) -> Tensor:
@@ -165,8 +169,7 @@ class AdversarialCompSum(Alone):
                 here = margins(member(batch.x), batch.y)
                 x_adv = ascend(
                     lambda z, f=member, d=here: distance(margins(f(z), batch.y), d),  # type: ignore[misc]
-                    batch.x, batch.x + batch.draws.normal(batch.x, 0.001, "start", k),
-                    eps=self.eps, steps=self.steps, step_size=self.step_size,
+                    batch.x, little_noise(batch, k), eps=self.eps, steps=self.steps, step_size=self.step_size,
                 )  # fmt: skip
             clean = margins(member(batch.x), batch.y)
             moved = distance(margins(member(x_adv), batch.y), clean)
