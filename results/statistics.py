@@ -110,19 +110,6 @@ def bootstrap_means(
     return estimates
 
 
-def paired_test(a: ArrayLike, b: ArrayLike, seed: int, flips: int = 10_000) -> float:
-    """Two-sided p-value of "a and b are the same", by flipping the signs of paired differences.
-
-    Args:
-        a, b: per-image contributions (images,); an image with nan in either is left out.
-
-    Returns:
-        p in (0, 1]. See ``paired_tests`` for its resolution.
-    """
-    difference = np.asarray(a, float) - np.asarray(b, float)
-    return float(paired_tests(difference[:, None], seed, flips)[0])
-
-
 def paired_tests(differences: Array, seed: int, flips: int = 10_000) -> Array:
     """Sign-flip permutation tests on many pairs at once.
 

@@ -142,10 +142,13 @@ def board_mismatches(directory: Path | str | Rows, name: str) -> list[str]:
     there = (rows.directory / wanted.file).exists()
     try:
         frame = wanted.compute(rows)
+        found = _frame(wanted, to_table(name, frame))
     except NoRows:
         return [f"{wanted.file}: no board of this kind follows from what is stored here"] * there
     except (RunError, InputError) as error:
         return [str(error)]
+    except (KeyError, ValueError, TypeError) as error:  # tables below that fit their columns and no others
+        return [f"{wanted.file}: {wanted.below} give none ({type(error).__name__}: {first_line(error)})"]
     if not there:
         return [f"{wanted.file} is missing"]
     try:
@@ -153,7 +156,6 @@ def board_mismatches(directory: Path | str | Rows, name: str) -> list[str]:
     except (RunError, InputError) as error:
         return [str(error)]
     about = {key: frame.attrs.get(key, default) for key, default in wanted.about.items()}
-    found = _frame(wanted, to_table(name, frame))
     found.attrs = json.loads(json.dumps(about))
     return [
         f"{wanted.file} is not what {wanted.below} give: {difference}"

@@ -18,15 +18,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from advens.errors import RunError
-from advens.files import read_regular
+from advens.errors import InputError, RunError
 from advens.results.boards.board import Board, declare, read_board, to_table
 from advens.results.boards.robustness import groups
 from advens.results.boards.rows import NoRows, Rows
 from advens.results.columns import INT, REAL, TEXT, Column
 from advens.results.formats import Count, Ensemble, HalfInterval, Interval, Number, Percent, Plain
 from advens.results.statistics import Estimate, wilson
-from advens.results.store import write_table
+from advens.results.store import read_json, write_table
 
 KEYS = ["table", "label", "members"]
 LINE = ["table", "label", "members", "seed"]
@@ -75,18 +74,18 @@ def read_trial(directory: Path) -> Trial:
 
     Raises:
         NoRows: the folder holds none.
-        RunError: the file is damaged.
+        InputError: the file is damaged.
     """
     path = directory / TRIAL
     if not path.is_file():
         raise NoRows(f"{directory} holds no {TRIAL}, so that no defenses were evaluated there")
+    said = read_json(path)
     try:
-        said = json.loads(read_regular(path))
         budgets, attacks = said["budgets"], [*said["open"], *said["adaptive"]]
         if not budgets or not all(isinstance(name, str) for name in (*budgets, *attacks)):
             raise ValueError("budgets and attacks are text")
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise RunError(f"{path} is damaged; run the same command again") from None
+    except (ValueError, TypeError, KeyError):
+        raise InputError(f"{path} is damaged; run the same command again") from None
     return Trial(tuple(budgets), tuple(dict.fromkeys(attacks)))
 
 

@@ -1,4 +1,4 @@
-"""Images that got no gradient: an attack that was not told where to go says nothing about its targets."""
+"""Notes on images whose gradient was zero: such an attack says nothing about its targets."""
 
 from __future__ import annotations
 

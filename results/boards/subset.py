@@ -10,7 +10,7 @@ from advens.errors import InputError, first_line, unknown
 from advens.results.boards.outcomes import KEYS
 
 COLUMNS = (*KEYS, "target", "target_family", "seed", "white_box")
-"""What a condition may speak of, beside ``family``, the attack's."""
+"""The names that a condition may use, beside ``family``, that of the attack."""
 
 
 def subset(

@@ -1,4 +1,4 @@
-"""From run directories to a matrix and boards: from the samples, never from a stored summary."""
+"""Boards of several runs, or of a part of one, computed from the samples."""
 
 from __future__ import annotations
 

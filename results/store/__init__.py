@@ -7,6 +7,7 @@ from advens.results.store.files import (
     CorruptFile,
     is_whole,
     read_cell,
+    read_json,
     read_table,
     write_examples,
     write_table,
@@ -14,6 +15,6 @@ from advens.results.store.files import (
 from advens.results.store.run_store import RunStore
 
 __all__ = [
-    "CorruptFile", "RunStore", "is_whole", "read_cell", "read_table", "write_bytes",
+    "CorruptFile", "RunStore", "is_whole", "read_cell", "read_json", "read_table", "write_bytes",
     "write_examples", "write_table",
 ]

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from advens.errors import InputError, RunError
-from advens.files import os_errors, write_bytes
+from advens.files import os_errors, read_regular, write_bytes
 from advens.results.columns import Layout
 from advens.results.store import schema
 
@@ -93,6 +93,16 @@ def is_whole(path: Path, kind: str | Layout | None = None) -> bool:
     except (RunError, InputError):
         return False
     return True
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of a run holds, as a plan or a note of a failure. Raises InputError when damaged."""
+    with os_errors("read", path):
+        data = read_regular(path)
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise InputError(f"{path} is damaged; delete it and run the suite again") from None
 
 
 def write_examples(

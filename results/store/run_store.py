@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from advens.errors import InputError, RunError
+from advens.errors import InputError, RunError, first_line, unknown
 from advens.files import os_errors, write_bytes
 from advens.results.store import schema
 from advens.results.store.files import (
@@ -36,6 +37,7 @@ __all__ = [
 
 # the same few strings in every row: kept as dictionaries, which pandas calls categories
 REPEATED = ("suite", "attack", "attack_params", "surrogates", "target", "cell", "target_family")
+Filters = Mapping[str, Any] | Sequence[tuple[str, str, Any]]
 _KEY = re.compile(r"[A-Za-z0-9_=+@~-][A-Za-z0-9_.=+@~-]*")
 
 
@@ -96,13 +98,18 @@ class RunStore:
         return {(cell, key) for cell, _, key in (name.partition(".") for name in names)}
 
     def read_samples(
-        self, columns: Sequence[str] | None = None, cells: Collection[str] | None = None
+        self,
+        columns: Sequence[str] | None = None,
+        cells: Collection[str] | None = None,
+        filters: Filters | None = None,
     ) -> pd.DataFrame:
         """All rows of ``samples``, in the order of the file names.
 
         Args:
             columns: those wanted; None is all of them.
             cells: only these cells; None is all of them.
+            filters: only rows that fit: a value or several for each column, or pyarrow's
+                ``[("linf", "<", 0.1), ...]``.
 
         Returns:
             Strings that repeat (``schema.samples``' suite, attack, target ...) as categories,
@@ -110,7 +117,11 @@ class RunStore:
 
         Raises:
             CorruptFile: naming the file whose bytes are not those that were written.
+            InputError: an unknown column, or filters that do not fit the columns.
         """
+        for name in (*(columns or ()), *_filtered(filters)):
+            if name not in schema.SAMPLES.names:
+                raise unknown("column", name, schema.SAMPLES.names)
         wanted = None if cells is None else set(cells)
         paths = [
             path for path in _parquet(self.samples)
@@ -118,10 +129,12 @@ class RunStore:
         ]
         names = list(columns) if columns is not None else schema.SCHEMAS["samples"].names
         try:
-            table = _scan(paths, names)
-        except (pa.ArrowException, OSError, ValueError):
+            table = _scan(paths, names, filters)
+        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
             for path in paths:  # find out which: the scan does not say
                 read_table(path, "samples")
+            if filters:
+                raise InputError(f"the filters do not fit the samples: {first_line(error)}") from error
             raise
         for name in names:
             field = table.schema.field(name)
@@ -182,7 +195,7 @@ class RunStore:
             yield self
 
 
-def _scan(paths: Sequence[Path], columns: list[str]) -> pa.Table:
+def _scan(paths: Sequence[Path], columns: list[str], filters: Filters | None) -> pa.Table:
     import pyarrow.dataset as ds  # imports pandas, which listing files does not need
 
     wanted = pa.schema([
@@ -198,7 +211,24 @@ def _scan(paths: Sequence[Path], columns: list[str]) -> pa.Table:
         ),
     )
     dataset = ds.dataset([str(path) for path in paths], schema=wanted, format=layout)
-    return dataset.to_table(columns=columns)
+    chosen = pq.filters_to_expression(_tuples(filters)) if filters else None
+    return dataset.to_table(columns=columns, filter=chosen)
+
+
+def _tuples(filters: Filters) -> Sequence[tuple[str, str, Any]]:
+    """Filters as pyarrow takes them."""
+    if not isinstance(filters, Mapping):
+        return filters
+    several = (list, tuple, set, frozenset)
+    return [
+        (name, "in", list(value)) if isinstance(value, several) else (name, "==", value)
+        for name, value in filters.items()
+    ]
+
+
+def _filtered(filters: Filters | None) -> list[str]:
+    """The columns that filters are about."""
+    return [name for name, *_ in _tuples(filters)] if filters else []
 
 
 def _parquet(folder: Path) -> list[Path]:

@@ -16,10 +16,14 @@ from advens.results.statistics import (
     holm,
     letters,
     nanmean,
-    paired_test,
     paired_tests,
     wilson,
 )
+
+
+def paired_test(a, b, seed, flips=10_000):
+    """The p-value of one pair."""
+    return float(paired_tests((np.asarray(a, float) - np.asarray(b, float))[:, None], seed, flips)[0])
 
 
 @pytest.mark.parametrize("confidence", [0.9, 0.95])

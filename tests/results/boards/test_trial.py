@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from advens.errors import InputError, RunError
+from advens.errors import InputError
 from advens.results.boards import board_mismatches, read_board, to_table, write_board
 from advens.results.boards.defenses import pooled, white_box, write_models
 from advens.results.statistics import wilson
@@ -191,7 +191,7 @@ def test_a_damaged_trial_is_said(folder, text):
     (directory / "trial.json").write_text(text)
     (said,) = board_mismatches(directory, "images")
     assert "trial.json is damaged" in said
-    with pytest.raises(RunError):
+    with pytest.raises(InputError):
         write_board(directory, "images")
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from advens.errors import InputError, RunError
-from advens.results.store import RunStore
+from advens.results.store import RunStore, read_json
 from advens.results.store.files import CorruptFile
 
 
@@ -196,3 +196,48 @@ def test_a_file_is_no_run(tmp_path):
     for make in (RunStore, RunStore.open):
         with pytest.raises(InputError, match="out is a file; a run needs a directory"):
             make(tmp_path / "out")
+
+
+LISTING = """
+import sys
+from advens.results.store import RunStore, is_whole, read_json
+store = RunStore(sys.argv[1])
+cells = store.cells()
+assert all(is_whole(store.examples_path(cell), "examples") for cell in cells), cells
+assert all(is_whole(store.samples_path(*pair), "samples") for pair in store.evaluated())
+assert read_json(store.directory / "plan.json") == {"cells": {}}
+print(len(cells), sorted({"pandas", "torch", "pyarrow.dataset", "scipy", "rich"} & set(sys.modules)))
+"""
+
+
+def test_files_are_listed_and_notes_read_without_pandas(run, drawn):
+    store = run(drawn({("pgd", "cnns"): 0.5}, {"a": 1}, n=5))
+    (store.directory / "plan.json").write_text('{"cells": {}}')
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    said = subprocess.run(
+        [sys.executable, "-c", LISTING, str(store.directory)], env=environment, check=True,
+        capture_output=True, text=True,
+    ).stdout
+    assert said.strip() == "1 []"
+
+
+def test_a_damaged_note_is_bad_input(tmp_path):
+    path = tmp_path / "plan.json"
+    for text in ("{", "[" * 100_000):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"plan\.json is damaged; delete it"):
+            read_json(path)
+    with pytest.raises(InputError, match="cannot read"):
+        read_json(tmp_path / "none.json")
+
+
+def test_what_was_written_before_the_samples_is_not_current(run, drawn):
+    store = run(drawn({("pgd", "cnns"): 0.5}, {"a": 1}, n=5))
+    path = store.directory / "matrix.parquet"
+    path.write_text("")
+    assert store.current(path)
+    for below in (store.samples_path("pgd-cnns-0", "a"), store.examples_path("pgd-cnns-0")):
+        before, later = below.stat().st_mtime_ns, path.stat().st_mtime_ns + 10**9
+        os.utime(below, ns=(later, later))
+        assert not store.current(path)
+        os.utime(below, ns=(before, before))
