@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from advens.attacks import create_attack
 from advens.attacks.interfaces import Passes
 from advens.attacks.whitebox.cascade import Cascade
 from advens.attacks.whitebox.engine import WhiteBox, search
 from advens.attacks.whitebox.oracle import RowOracle
 from advens.attacks.whitebox.rows import Rows
 from advens.defenses.ensembles import RandomizedEnsemble
+from advens.errors import InputError
 from advens.threat import Threat
 
 BALL = Threat("linf", 0.5)
@@ -102,3 +104,11 @@ def test_a_sequence_keeps_the_best_partial_break(
     monkeypatch.setattr(Cascade, "stages", lambda self: walks)
     found = Cascade(threat=BALL)(ensemble, IMAGES, LABELS)
     assert torch.equal(found, torch.full_like(IMAGES, kept))
+
+
+def test_targets_are_checked_and_there_is_no_trace() -> None:
+    x, y = torch.full((2, 3, 2, 2), 0.9), torch.zeros(2, dtype=torch.long)
+    attack = create_attack("pgd-ce", steps=2)
+    assert attack.run(Below(0.5), x, y, trace=True).trace is None
+    with pytest.raises(InputError, match="target 2 is out of range; the model has 2 classes"):
+        attack(Below(0.5), x, y, y + 2)
