@@ -3,7 +3,7 @@
 # make check  ruff, mypy, import-linter, docs
 # make docs   the documentation, as build/docs/index.html; warnings are errors
 # make mutants             single changes of the code that the tests should notice: all, many hours
-# make mutants SAMPLE=400  a sample of them, drawn with SEED=0; WORKERS=1
+# make mutants SAMPLE=400  a sample of them, drawn with SEED=0; WORKERS=1; MINUTES=60 begins none later
 # Each sets up .venv when it is missing.
 
 PYTHON ?= python3
@@ -32,7 +32,7 @@ docs: .venv/dev
 SEED ?= 0
 WORKERS ?= 1
 mutants: .venv/mutants
-	$(BIN)/python tests/mutants.py $(if $(SAMPLE),--sample $(SAMPLE)) --seed $(SEED) --workers $(WORKERS)
+	$(BIN)/python tests/mutants.py $(if $(SAMPLE),--sample $(SAMPLE)) --seed $(SEED) --workers $(WORKERS) $(if $(MINUTES),--minutes $(MINUTES))
 
 .venv/ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -1,61 +1,315 @@
 """``make mutants``: single changes of the code (mutants) that the tests should notice, counted by folder.
 
-The repository is laid out as it installs in ``build/mutants``, mutmut changes it there, and every mutant
-is run against the tests that reach its function, the fastest first. With ``--sample N`` these are N
-mutants, drawn with a seed from every folder in proportion to its size. What survives is listed, so that a
-test can be written or the mutant recognised as the same program.
+The repository is laid out as it installs in ``build/mutants``, where mutmut makes the mutants. One pytest
+process then collects the tests once and forks: first for a run of all tests that records which functions
+each of them reaches, then for every mutant, which is run against the tests that reach its function until one
+fails. Tests of the mutant's own module come first, then the others, the fastest first, up to a limit on
+their time. With ``--sample N`` these are N mutants, drawn with a seed from every folder in proportion to its
+size. What survives is listed, so that a test can be written or the mutant recognised as the same program.
 
-This file is also the pytest plug-in that puts the tests of a mutant in order.
+This file is also the pytest plug-in that does the forking.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import glob
 import json
 import os
 import random
 import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Iterable
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 TREE = ROOT / "build" / "mutants"
+REACH = TREE / "reach.json"
+"""Which functions every test reaches, and how long it takes."""
 FIGURE = ROOT / "results" / "reference" / "mutants.md"
 FOLDERS = ("results", "attacks", "defenses", "benchmarks")
-KILLED = ("killed", "timeout", "segfault")
+TESTS = ("tests/results", "tests/attacks", "tests/defenses", "tests/benchmarks/test_verify.py")
+KILLED = ("killed", "timeout", "crash")
+LONGEST = 30.0
+"""Seconds of CPU that a mutant's tests take without the mutant, at most; the slowest are left out beyond."""
+SLOWEST = 4.0
+"""Seconds of CPU after which a test is left out."""
+PATIENCE = (20.0, 5.0)
+"""A mutant's tests may take so many seconds of CPU, plus so many times what they take without the mutant."""
+MOST_FAILING = 10
+"""So many tests may fail without any change, as those do that read a clock on a busy machine."""
 STRICT = r",\s*strict=\w+"
 """``zip`` checks lengths that are never unequal."""
 
 
-def pytest_collection_modifyitems(items: list[Any]) -> None:
-    """The fastest first: most mutants die young."""
-    stats = Path("mutmut-stats.json")
-    if stats.is_file():
-        seconds = json.loads(stats.read_text())["duration_by_test"]
-        items.sort(key=lambda item: seconds.get(item.nodeid, 0.0))
+# --- in the pytest process -----------------------------------------------------------------------------
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: Any) -> bool:
+    """Instead of running the tests once: record what they reach, then run them against every mutant."""
+    if session.testsfailed:
+        raise session.Interrupted(f"{session.testsfailed} errors in collecting the tests")
+    given = json.loads(Path("job.json").read_text())
+    gc.freeze()
+    tests = _reached(session, given["workers"])
+    until = time.monotonic() + 60 * given["minutes"]
+    status: dict[str, str] = {}
+    waiting = []
+    for name in given["mutants"]:
+        chosen = _chosen(name, tests, session.items)
+        if chosen:
+            waiting.append((name, chosen))
+        else:
+            status[name] = "no tests"
+    for name, how in _in_turn(session, waiting, given["workers"], until):
+        status[name] = how
+        Path("status.json").write_text(json.dumps(status))
+        sys.__stderr__.write(f"\r{len(status)} of {len(given['mutants'])} mutants, "
+                             f"{sum(how in KILLED for how in status.values())} killed ")  # fmt: skip
+    Path("status.json").write_text(json.dumps(status))
+    return True
+
+
+class Reach:
+    """The pytest plug-in that records which functions every test reaches, its fixtures included."""
+
+    def __init__(self) -> None:
+        self.tests: dict[str, dict[str, Any]] = {}
+        self.by_fixture: dict[int, set[str]] = {}
+        signal.signal(signal.SIGPROF, self._slow)
+
+    def _slow(self, *_: object) -> None:
+        raise TimeoutError(f"a test of more than {SLOWEST} seconds")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: Any) -> Iterator[None]:
+        """The CPU time of the test itself. One that is slow fails, and is left out by that."""
+        about = self.tests[item.nodeid]
+        before = time.process_time()
+        signal.setitimer(signal.ITIMER_PROF, SLOWEST)
+        try:
+            return (yield)
+        except TimeoutError:
+            about["slow"] = True
+            raise
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            about["seconds"] = time.process_time() - before
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any) -> Iterator[None]:
+        """What is made once for several tests is reached by each of them."""
+        before, hits = _hits().copy(), _hits()
+        hits.clear()
+        try:
+            return (yield)
+        finally:
+            self.by_fixture.setdefault(id(fixturedef), set()).update(hits)
+            hits.update(before)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Whether a test fails as the code is."""
+        about = self.tests.setdefault(report.nodeid, {"functions": [], "seconds": 0.0, "failed": False})
+        about["failed"] |= report.failed
+
+    def pytest_runtest_teardown(self, item: Any) -> None:
+        """What the test reached."""
+        hits = set(_hits())
+        _hits().clear()
+        for definitions in item._fixtureinfo.name2fixturedefs.values():
+            for definition in definitions:
+                hits |= self.by_fixture.get(id(definition), set())
+        self.tests[item.nodeid]["functions"] = sorted(hits)
+
+
+def _hits() -> set[str]:
+    from mutmut.state import state
+
+    hits: set[str] = state()._stats
+    return hits
+
+
+def _reached(session: Any, workers: int) -> dict[str, list[tuple[float, int]]]:
+    """For every function the tests that reach it, as (seconds, index in ``session.items``).
+
+    What tests of an earlier time reached is kept: it chooses tests, and kills nothing by itself.
+    """
+    tests: dict[str, dict[str, Any]] = json.loads(REACH.read_text()) if REACH.is_file() else {}
+    index = {item.nodeid: k for k, item in enumerate(session.items)}
+    new = [item for item in session.items if item.nodeid not in tests]
+    parts = [new[k::workers] for k in range(workers)]
+
+    def record(part: int) -> int:
+        plugin = Reach()
+        session.config.pluginmanager.register(plugin)
+        _run(session, parts[part], "stats", first_failure=False)
+        Path(f"reach-{part}.json").write_text(json.dumps(plugin.tests))
+        return 0
+
+    for part in range(workers):
+        parts[part].sort(key=lambda item: item.nodeid.partition("::")[0])  # fixtures of modules are made once
+    pids = [_fork(lambda part=part: record(part), f"stats-{part}") for part in range(workers)]
+    ends = [os.waitpid(pid, 0)[1] for pid in pids]
+    if any(ends):
+        raise session.Interrupted("the tests do not run without any change: see stats-*.log")
+    for part in range(workers):
+        tests |= json.loads(Path(f"reach-{part}.json").read_text())
+    tests = {test: about for test, about in tests.items() if test in index}
+    REACH.write_text(json.dumps(tests))
+    left_out = {test: "slow" in about for test, about in tests.items() if about["failed"]}
+    for test, slow in left_out.items():
+        sys.__stderr__.write(f"left out: {test} {'is slow' if slow else 'fails without any change'}\n")
+    if list(left_out.values()).count(False) > MOST_FAILING:
+        raise session.Interrupted("more tests than that fail without any change")
+    found: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    for test in tests.keys() - left_out.keys():
+        for function in tests[test]["functions"]:
+            for name in (function, _short(function)):
+                found[name].append((tests[test]["seconds"], index[test]))
+    return found
+
+
+def _short(function: str) -> str:
+    """The name of a function without its module, which may have changed since its tests were recorded."""
+    return function.rpartition(".")[2]
+
+
+def _chosen(
+    mutant: str, tests: dict[str, list[tuple[float, int]]], items: list[Any]
+) -> list[tuple[float, int]]:
+    """The tests of a mutant as far as their time allows: those of its own module, then the fastest."""
+    function = mutant.partition("__mutmut_")[0]
+    module = mutant.partition(".x")[0].rpartition(".")[2]
+    reached = tests.get(function) or tests.get(_short(function), ())
+    found, spent = [], 0.0
+    for seconds, k in sorted(reached, key=lambda test: (module not in items[test[1]].path.stem, *test)):
+        spent += seconds
+        if found and spent > LONGEST:
+            break
+        found.append((seconds, k))
+    return found
+
+
+def _in_turn(
+    session: Any, waiting: list[tuple[str, list[tuple[float, int]]]], workers: int, until: float
+) -> Iterator[tuple[str, str]]:
+    """(mutant, what became of it) as they end; none is begun when time is up."""
+    running: dict[int, tuple[str, float]] = {}
+    queue = iter(waiting)
+    more = True
+    while more or running:
+        while more and len(running) < workers:
+            name, chosen = next(queue, ("", []))
+            more = bool(name) and time.monotonic() < until
+            if more:
+                items = [session.items[k] for _, k in chosen]
+                allowed = PATIENCE[0] + PATIENCE[1] * sum(seconds for seconds, _ in chosen)
+                pid = _fork(lambda: _run(session, items, name, allowed), "mutant")  # noqa: B023
+                running[pid] = (name, time.monotonic() + 20 * allowed)
+        for pid in list(running):
+            name, deadline = running[pid]
+            if time.monotonic() > deadline:
+                os.killpg(pid, signal.SIGKILL)
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                del running[pid]
+                yield name, _status(os.waitstatus_to_exitcode(status))
+        time.sleep(0.05)
+
+
+def _status(code: int) -> str:
+    if code < 0:
+        return "timeout" if -code in (signal.SIGXCPU, signal.SIGKILL) else "crash"
+    return "killed" if code else "survived"
+
+
+def _fork(work: Callable[[], int], log: str) -> int:
+    """A child with a process group of its own; its exit code is what ``work`` gives."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 3
+    try:
+        os.setpgid(0, 0)
+        with open(f"{log}.log", "w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        code = work()
+    finally:
+        os._exit(code)
+
+
+def _run(
+    session: Any, items: list[Any], mutant: str, seconds: float | None = None, first_failure: bool = True
+) -> int:
+    """Run tests (until one fails): 1 if one fails, else 0. A process that takes too long is killed."""
+    from mutmut.mutation.trampoline import set_mutant_under_test
+
+    if seconds is not None:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        most = int(used.ru_utime + used.ru_stime + seconds) + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (most, most + 1))
+    folder = Path("tmp", str(os.getpid())).absolute()
+    folder.parent.mkdir(exist_ok=True)
+    session.config._tmp_path_factory._given_basetemp = folder
+    set_mutant_under_test(mutant)
+    for item, following in zip(items, [*items[1:], None], strict=True):
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if first_failure and session.testsfailed:
+            break
+    shutil.rmtree(folder, ignore_errors=True)
+    return int(session.testsfailed > 0)
+
+
+# --- around it ---------------------------------------------------------------------------------------
 
 
 def lay_out() -> None:
-    """The tree as it installs, with the tests and what they read beside it."""
-    TREE.mkdir(parents=True, exist_ok=True)
+    """The tree as it installs, and beside its changed copy the tests and what they read.
+
+    Mutants of files that are still the same stay from an earlier time.
+    """
+    copy = TREE / "mutants"
+    new = TREE / "new"
+    shutil.rmtree(new, ignore_errors=True)
     build = "import setuptools; setuptools.setup()"
-    arguments = ["-W", "ignore", "-c", build, "-q", "build_py", "--build-lib", str(TREE)]
+    arguments = ["-W", "ignore", "-c", build, "-q", "build_py", "--build-lib", str(new)]
     subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
+    for old in TREE.glob("advens/**/*"):
+        path = new / old.relative_to(TREE)
+        if old.is_file() and not (path.is_file() and path.read_bytes() == old.read_bytes()):
+            old.unlink()
+            for made in copy.glob(f"{glob.escape(str(old.relative_to(TREE)))}*"):
+                made.unlink()
+    for path in new.glob("advens/**/*"):
+        place = TREE / path.relative_to(new)
+        if path.is_file() and not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, place)
+    for place in copy.glob("*"):
+        if place.name != "advens":
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
+    copy.mkdir(exist_ok=True)
+    shutil.copy2(ROOT / "pyproject.toml", TREE)
     for name in ("pyproject.toml", "README.md"):
-        shutil.copy2(ROOT / name, TREE)
+        shutil.copy2(ROOT / name, copy)
     for folder in ("tests", "results/reference"):
-        for place in (TREE, TREE / "mutants"):
-            shutil.rmtree(place / folder, ignore_errors=True)
-        shutil.copytree(ROOT / folder, TREE / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def mutants(workers: int) -> dict[str, str]:
-    """Makes the mutants that are not made yet: all by name, with their folder, but those not counted."""
+    """Makes the mutants: all by name, with their folder, but those not counted."""
     from mutmut.__main__ import copy_src_dir, create_mutants
     from mutmut.mutation.data import MutantLineSpans
     from mutmut.utils.file_utils import walk_mutatable_files
@@ -82,24 +336,16 @@ def same(original: str, mutant: str) -> bool:
 
 
 def drawn(named: dict[str, str], size: int, seed: int) -> list[str]:
-    """``size`` mutants, from every folder in proportion to its mutants (largest remainders)."""
+    """``size`` mutants in random order, from every folder in proportion to its mutants."""
     groups = {folder: sorted(n for n, f in named.items() if f == folder) for folder in FOLDERS}
     exact = {folder: size * len(names) / len(named) for folder, names in groups.items()}
     take = {folder: int(share) for folder, share in exact.items()}
     for folder in sorted(exact, key=lambda f: take[f] - exact[f])[: size - sum(take.values())]:
         take[folder] += 1
     generator = random.Random(seed)
-    return [name for folder in FOLDERS for name in generator.sample(groups[folder], take[folder])]
-
-
-def results(names: Iterable[str]) -> dict[str, str]:
-    """What became of the mutants: ``killed``, ``survived``, ``no tests``, ``timeout`` ..."""
-    from mutmut.stats import status_by_exit_code
-
-    codes: dict[str, int | None] = {}
-    for path in Path("mutants").rglob("*.meta"):
-        codes |= json.loads(path.read_text())["exit_code_by_key"]
-    return {name: status_by_exit_code[codes[name]] for name in names}
+    names = [name for folder in FOLDERS for name in generator.sample(groups[folder], take[folder])]
+    generator.shuffle(names)
+    return names
 
 
 def figure(status: dict[str, str], named: dict[str, str], command: str) -> str:
@@ -134,19 +380,22 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--only", default="", help="only mutants whose name begins so: advens.results.store")
     parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--minutes", type=float, default=1e6, help="begin no mutant after so many minutes")
     parser.add_argument("--out", type=Path, default=FIGURE)
     given = parser.parse_args()
     lay_out()
     os.chdir(TREE)
-    made = mutants(given.workers)
-    named = {name: folder for name, folder in made.items() if name.startswith(given.only)}
-    names = drawn(named, given.sample, given.seed) if given.sample else sorted(named)
-    run = [str(Path(sys.executable).parent / "mutmut"), "run", "--max-children", str(given.workers)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-    chosen = names if len(names) < len(named) or given.only else []
-    subprocess.run([*run, *chosen], env=environment, check=True)
+    named = {n: folder for n, folder in mutants(given.workers).items() if n.startswith(given.only)}
+    names = drawn(named, given.sample or len(named), given.seed)
+    os.chdir(TREE / "mutants")
+    job = {"mutants": names, "workers": given.workers, "minutes": given.minutes}
+    Path("job.json").write_text(json.dumps(job))
+    options = ["-p", "tests.mutants", "-p", "no:cacheprovider", "-p", "no:xdist", "--capture=sys"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", "PYTHONPATH": os.getcwd()}
+    subprocess.run([sys.executable, "-m", "pytest", *options, *TESTS], env=environment, check=True)
+    status = json.loads(Path("status.json").read_text())
     command = "make mutants" + (f" SAMPLE={given.sample} SEED={given.seed}" if given.sample else "")
-    given.out.write_text(figure(results(names), named, command))
+    given.out.write_text(figure(status, named, command))
     sys.stdout.write(given.out.read_text())
 
 

@@ -192,6 +192,10 @@ def test_probabilities_are_warned_of(name: str, net: Net, x: Tensor, y: Tensor) 
     with pytest.warns(InputWarning, match="look like probabilities, not logits.*leave the softmax out"):
         attack(model, x, y)
     create_attack(name, steps=2)(net(0), x, y)  # warnings are errors here: logits give none
+    model.name = "mine"  # type: ignore[assignment]
+    who = "the model" if name == "pma" else "'mine'"
+    with pytest.warns(InputWarning, match=f"the outputs of {who} look like probabilities"):
+        attack(model, x, y)
 
 
 @pytest.mark.parametrize("name", ["mifgsm", "pma"])

@@ -14,6 +14,7 @@ import pytest
 from advens.attacks import create_attack
 from advens.benchmarks.verify import verify_run
 from advens.cli import invoke
+from advens.datasets import load_data
 from advens.defenses.ensembles import RandomizedEnsemble
 from advens.models import load_model
 from advens.results.store import (
@@ -412,6 +413,34 @@ def test_a_targeted_run(advens, suite, tmp_path):
     write_table(path, column(read_table(path), "target_label",
                              lambda v: v.__setitem__(5, (v[5] + 1) % 10)))  # fmt: skip
     assert any("wanted classes are not those of the data and seed" in line for line in lies(store))
+
+
+def test_a_run_towards_the_classes_that_the_data_want(advens, suite, tmp_path):
+    from PIL import Image
+
+    data = load_data("digits:test?limit=4")
+    (tmp_path / "images").mkdir()
+    lines = ["filename,label,targeted_label"]
+    for k, label in enumerate(data.labels.tolist()):
+        Image.fromarray(data.pixels(k).transpose(1, 2, 0)).save(tmp_path / "images" / f"{k}.png")
+        lines.append(f"{k}.png,{label},{(label + 1) % 10}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    advens("run", suite(data=f"csv:{tmp_path}", threat__targeted=True), "--out", tmp_path / "out").done()
+    store = RunStore(tmp_path / "out")
+    assert lies(store) == []
+    wanted = read_table(first_examples(store)).column("target_label").to_pylist()
+    assert wanted == [(label + 1) % 10 for label in data.labels.tolist()]
+
+
+def test_cells_of_one_shard_are_checked_together(store, monkeypatch):
+    """So that the clean images of a shard are seen once by every target."""
+    shards = [read_cell(store.examples_path(name))["shard"] for name in store.cells()]
+    assert shards != sorted(shards), "else this shows nothing"
+    seen = []
+    monkeypatch.setattr("advens.benchmarks.verify._cell", lambda store, clean, name, *_: seen.append(
+        read_cell(store.examples_path(name))["shard"]))  # fmt: skip
+    verify_run(store, "cpu")
+    assert seen == sorted(seen)
 
 
 @pytest.fixture

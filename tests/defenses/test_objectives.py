@@ -115,6 +115,9 @@ def test_gal_on_noisy_images(team: Any, batch: Batch) -> None:
     assert set(found["batch"]) == {0, N}
     assert set(found["image"]) >= {1, 2, 3}
     assert 0.35 < sum(found["image"]) / 25 / N < 0.65
+    whole = create_defense("gal", noise_by="batch")
+    still = [torch.equal(whole.noisy(replace(batch, draws=Draws(seed, N))), batch.x) for seed in range(200)]
+    assert 80 < sum(still) < 120
 
 
 @pytest.mark.parametrize("size", [N, 2 * N])

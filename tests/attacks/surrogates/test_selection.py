@@ -77,6 +77,7 @@ def test_measured_from_gradients_and_predictions() -> None:
     wanted = torch.eye(4, dtype=torch.float64)
     wanted[0, 1] = wanted[1, 0] = 1
     torch.testing.assert_close(found.similarity, wanted, rtol=0, atol=1e-3)
+    assert found.agreement.dtype == torch.float64
     assert found.agreement[0] > 0.8
     assert found.agreement[2] < 0.01  # cannot tell
     assert all(p.requires_grad and p.grad is None for m in models for p in m.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -19,6 +20,34 @@ from advens.errors import InputError
 from advens.threat import Threat
 
 BALL = Threat("linf", 0.5)
+
+
+class Odd(nn.Module):
+    """Answers with whatever a function makes of the images."""
+
+    def __init__(self, answer: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x: Tensor) -> object:
+        return self.answer(x)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda x: x, r"must return logits \(N, classes\); it returned \(2, 3, 4, 4\)"),
+        (lambda x: x.flatten(1)[:1], r"must return logits .* returned \(1, 48\)"),
+        (lambda x: (x, x), "must return logits .* returned tuple"),
+        (lambda x: x.flatten(1)[:, :5], "label 5 is out of range; the model has 5 classes"),
+        (lambda x: x.flatten(1)[:, :6] / 0, "NaN or infinite"),
+    ],
+)
+def test_answers_that_are_no_logits(answer: Callable[[Tensor], object], message: str) -> None:
+    x = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match=message):
+        create_attack("pma", steps=2)(Odd(answer), x, torch.tensor([0, 5]))
+    create_attack("pma", steps=2)(Odd(lambda x: x.flatten(1)[:, :6]), x, torch.tensor([0, 5]))
 
 
 class Below(nn.Module):

@@ -271,6 +271,10 @@ def test_refresh_weighs_batches_by_their_size(
         training.refresh(model, images, rows[:1])
 
 
+PARAMETERS = ("0.weight", "0.bias", "1.bias", "4.weight", "4.bias", "7.weight", "7.bias")
+"""Of the small network, those of its batch-norm's scale aside."""
+
+
 def test_subspace_samples(model: Classifier, data: Dataset, cache: Path) -> None:
     collected = [m.net.state_dict() for m in SHORT.build([model], data, seed=1, cache=cache)]
     builder = LGVGaussian(of=SHORT, samples=3, scale=0.5, bn_data=1.0)
@@ -288,6 +292,21 @@ def test_subspace_samples(model: Classifier, data: Dataset, cache: Path) -> None
             torch.testing.assert_close(state[name], statistic, rtol=1e-4, atol=1e-6)
     assert isinstance(made[0], Snapshot)
     assert len({m.digest for m in made}) == 3
+
+
+def test_subspace_samples_with_the_statistics_of_the_mean(
+    model: Classifier, data: Dataset, cache: Path
+) -> None:
+    """Parameters are sampled, buffers are not: they are estimated once, for the mean weights."""
+    builder = LGVGaussian(of=SHORT, samples=2, batch_norm="mean", bn_data=1.0)
+    first, second = (m.net.state_dict() for m in builder.build([model], data, seed=1, cache=cache))
+    collected = [m.net.state_dict() for m in SHORT.build([model], data, seed=1, cache=cache)]
+    centre = {name: sum(each[name] for each in collected) / 8 for name in ("1.weight", *PARAMETERS)}
+    images = next(data.batches([slice(0, 200)])).pixels.float() / 255
+    for name, statistic in plain_refresh(plain_model(model, first | centre), images).items():
+        torch.testing.assert_close(first[name], statistic, rtol=1e-4, atol=1e-5)
+        assert torch.equal(first[name], second[name])
+    assert not any(torch.equal(first[name], second[name]) for name in PARAMETERS)
 
 
 def test_a_subspace_needs_two_sets(model: Classifier, data: Dataset, cache: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from advens.attacks.surrogates.builders import source
+from advens.attacks.surrogates.builders import cached, source
 from advens.attacks.surrogates.builders.lgv import LGV
 from advens.attacks.surrogates.builders.mba import MBA
 from advens.attacks.surrogates.builders.snapshot import Snapshot
@@ -102,3 +103,28 @@ def test_what_is_not_there(built: list[Classifier], tmp_path: Path) -> None:
     about.write_text(json.dumps(told | {"names": ["mine"]}))
     with pytest.raises(InputError, match="'mine'"):
         load(built[0].name)
+
+
+TOLD = {"bases": ["0"], "family": "cnn", "input_size": [32, 32], "members": ["0", "1"],
+        "names": ["digits:vit"], "num_classes": 10}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "whole"),
+    [
+        ({}, True), ({"input_size": None}, True), ({"drawn": 3}, True), ({"drawn": 10_000}, True),
+        ({"drawn": 0}, True),
+        ({"input_size": 32}, False), ({"input_size": [32]}, False), ({"input_size": [32, "32"]}, False),
+        ({"input_size": [32.0, 32]}, False), ({"family": None}, False), ({"num_classes": "10"}, False),
+        ({"names": []}, False), ({"names": [1]}, False), ({"bases": "0"}, False), ({"members": None}, False),
+        ({"drawn": -1}, False), ({"drawn": 10_001}, False), ({"drawn": "3"}, False),
+        ({"drawn": 3, "members": ["0"]}, False), ({"drawn": 3, "members": ["0", "1", "2"]}, False),
+    ],
+)  # fmt: skip
+def test_descriptions_that_are_whole(changes: dict[str, Any], whole: bool) -> None:
+    assert cached._complete(TOLD | changes) is whole
+
+
+@pytest.mark.parametrize("key", sorted(TOLD))
+def test_descriptions_that_lack_an_entry(key: str) -> None:
+    assert not cached._complete({name: value for name, value in TOLD.items() if name != key})

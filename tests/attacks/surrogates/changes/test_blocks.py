@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advens.attacks.surrogates.changes import Changed
+from advens.attacks.surrogates.changes import Changed, blocks
 from advens.attacks.surrogates.changes.blocks import AttentionEdits, attentions, mlp_ends, within
 from advens.attacks.surrogates.changes.pna import PNA
 from advens.attacks.surrogates.changes.tgr import TGR
@@ -293,3 +293,18 @@ def test_multi_head_attention_of_another_use(how: dict[str, Any]) -> None:
         with pytest.raises(InputError, match=said):
             Changed(net, [change])(tokens())
         assert "forward" not in vars(net.attention)
+
+
+@pytest.mark.parametrize("mask", [None, "hidden", "added"])
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_attention_written_out_is_that_of_torch(mask: str | None, scale: float | None) -> None:
+    """Also for a token that may look at none: it gets nothing."""
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 2, 4, 5, 6, generator=draw, dtype=torch.float64)
+    added = torch.randn(2, 1, 5, 5, generator=draw, dtype=torch.float64)
+    masks = {"hidden": (added > 0) & (torch.arange(5) != 3)[:, None], "added": added}
+    given = masks.get(mask or "")
+    wanted = F.scaled_dot_product_attention(q, k, v, attn_mask=given, scale=scale)
+    found = blocks._attention(q, k, attn_mask=given, scale=scale) @ v
+    torch.testing.assert_close(found, wanted)
+    assert (found[:, :, 3].abs().sum() == 0) == (mask == "hidden")
