@@ -315,3 +315,15 @@ def test_images_without_a_gradient_are_noted(drawn, run):
     for about in ({}, {"silent_images": 0, "silent_steps": 0}):
         store = run(frame, f"run{len(about)}", **about)
         assert leaderboard(frame, store.read_cells()).attrs["notes"] == []
+
+
+def test_intervals_stay_what_they_were(samples):
+    """The draws of the bootstrap come from the samples' content and are named: a rerun gives these numbers."""
+    board = keyed(leaderboard(samples))
+    for row, wanted in {
+        ("twin", "ab"): (0.457746479, 0.402046152, 0.519037819),
+        ("strong", "ac"): (0.306338028, 0.255319149, 0.361013337),
+        ("weak", "ab"): (0.214788732, 0.167856518, 0.263157895),
+    }.items():
+        found = board.loc[row, ["mean_asr", "asr_low", "asr_high"]].astype(float)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-9)

@@ -251,6 +251,7 @@ def test_passes_under_one_attachment_are_alike() -> None:
 def test_nothing_to_do_changes_nothing(residual_block: Any) -> None:
     found = gradient(ghost(residual_block.block, Ghost(keep=1.0, scale=0.0)), residual_block.x)
     assert all(map(torch.equal, found, gradient(residual_block.block, residual_block.x)))
+    assert list(Ghost(keep=1.0, scale=0.0).attach(residual_block.block, ChangeContext())) == []
 
 
 @pytest.mark.parametrize("name", [n for n in advens.list_models("digits:*") if n != "digits:barre3"])
