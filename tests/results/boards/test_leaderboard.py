@@ -318,7 +318,7 @@ def test_images_without_a_gradient_are_noted(drawn, run):
 
 
 def test_intervals_stay_what_they_were(samples):
-    """The draws of the bootstrap come from the samples' content and are named: a rerun gives these numbers."""
+    """The bootstrap's draws are named and follow from the samples: a rerun gives these numbers."""
     board = keyed(leaderboard(samples))
     for row, wanted in {
         ("twin", "ab"): (0.457746479, 0.402046152, 0.519037819),
