@@ -29,6 +29,9 @@ _HOMES = {
 if TYPE_CHECKING:
     from advens.attacks.registry import create_attack as create_attack
     from advens.attacks.registry import list_attacks as list_attacks
+    from advens.benchmarks.api import Run as Run
+    from advens.benchmarks.api import open_run as open_run
+    from advens.benchmarks.api import run as run
     from advens.datasets import load_data as load_data
     from advens.defenses import create_defense as create_defense
     from advens.defenses import list_defenses as list_defenses
@@ -49,6 +52,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "Run",
     "create_attack",
     "create_defense",
     "list_attacks",
@@ -56,5 +60,7 @@ __all__ = [
     "list_models",
     "load_data",
     "load_model",
+    "open_run",
+    "run",
     "trusting",
 ]

@@ -20,25 +20,25 @@ from advens.errors import InputError, InputWarning, RunError, nearest
 from advens.printable import say
 
 COMMANDS = {
-    "run": ("advens.benchmarks.cli.commands:run", "Run a suite and print its transferability matrix."),
-    "status": ("advens.benchmarks.cli.audit:status", "Cells done, left and failed of a run."),
+    "run": ("advens.benchmarks.cli.run:run", "Run a suite and print its transferability matrix."),
+    "status": ("advens.benchmarks.cli.status:status", "Cells done, left and failed of a run."),
     "matrix": ("advens.results.commands:matrix", "The transferability matrix of a run."),
     "leaderboard": ("advens.results.commands:leaderboard", "Attacks ranked, with significance."),
-    "evaluate": ("advens.benchmarks.cli.commands:evaluate", "Show stored examples to new targets."),
-    "verify": ("advens.benchmarks.cli.audit:verify", "Audit and re-evaluate what a run stored."),
+    "evaluate": ("advens.benchmarks.cli.evaluate:evaluate", "Evaluate new targets on stored examples."),
+    "verify": ("advens.benchmarks.cli.verify:verify", "Audit and re-evaluate what a run stored."),
     "robustness": (
-        "advens.benchmarks.cli.robustness:robustness", "Attack models in the open; what is left of them."
+        "advens.benchmarks.cli.robustness:robustness", "White-box attacks on models: the accuracy they leave."
     ),
-    "craft": ("advens.benchmarks.cli.commands:craft", "Adversarial images, no suite needed."),
+    "craft": ("advens.benchmarks.cli.craft:craft", "Adversarial images, no suite needed."),
     "select": ("advens.benchmarks.cli.select:select", "Pick surrogates out of many models."),
-    "train": ("advens.defenses.commands:train", "Train an ensemble defense."),
+    "train": ("advens.benchmarks.cli.train:train", "Train an ensemble defense."),
     "attacks": ("advens.attacks.commands:attacks", "List attacks, or show one."),
     "builders": ("advens.attacks.commands:builders", "List surrogate builders, or show one."),
-    "defend": ("advens.benchmarks.cli.defend:defend", "Evaluate defenses: transfer, open attacks, cost."),
+    "defend": ("advens.benchmarks.cli.defend:defend", "Evaluate defenses: transfer, white-box, cost."),
     "defenses": ("advens.defenses.commands:defenses", "List defenses, or show one."),
     "models": ("advens.commands:models", "List models, or show one."),
     "data": ("advens.commands:data", "List data sources, or show one."),
-    "suites": ("advens.benchmarks.cli.commands:suites", "List bundled suites, or show one."),
+    "suites": ("advens.benchmarks.cli.suites:suites", "List bundled suites, or show one."),
     "zoo": ("advens.commands:zoo", "The embedded models: check or retrain them."),
     "doctor": ("advens.commands:doctor", "Versions, devices, weights and disk."),
 }
@@ -76,7 +76,7 @@ EXAMPLES = {
     "builders": ("builders", "builders lgv"),
     "defend": (
         "defend dverge3 digits:barre3 --data digits:test --limit 100",
-        "defend dverge3 --data digits:test --eps 0.1,0.2 --open pgd,pma-plus --open-limit 50",
+        "defend dverge3 --data digits:test --eps 0.1,0.2 --white-box pgd,pma-plus --white-box-limit 50",
     ),
     "defenses": ("defenses", "defenses dverge"),
     "models": ("models 'timm:*resnet*'", "models digits:resnet-at"),

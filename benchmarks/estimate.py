@@ -5,25 +5,46 @@ Nothing is downloaded, and no weights are loaded; the data are listed, not decod
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
-from advens.benchmarks.building import Build
-from advens.datasets import find_data
+from advens.benchmarks import defense_goal
+from advens.benchmarks.goals import ATTACK_GOALS
+from advens.benchmarks.plan import Outline, named_models, outline
+from advens.benchmarks.suites import AnySuite, BuiltSet, DefenseSuite, Suite, expanded
+from advens.datasets import Dataset, find_data
 from advens.datasets.classes import check_classes
 from advens.datasets.loading import downloads
 from advens.errors import InputError
 from advens.models import absent, known_card
 
-if TYPE_CHECKING:
-    from advens.benchmarks.plan import Outline
-    from advens.benchmarks.suites import Suite
-    from advens.datasets import Dataset
-
 SHRUNK = 0.9
 """What compression leaves of adversarial images, about."""
 ROW = 30
 """Bytes of an image's row for one target, about."""
+
+
+def dry_run_lines(suite: AnySuite) -> list[str]:
+    """The plan of a suite and what it costs, in lines for people. Raises InputError for mistakes in it."""
+    return [*(_defenses(suite) if isinstance(suite, DefenseSuite) else _attacks(suite))]
+
+
+def _attacks(suite: Suite) -> Iterator[str]:
+    seen = outline(suite)
+    yield f"suite      {suite.name}: {suite.threat.norm} {suite.threat.eps}, data {suite.source}"
+    for name, models in seen.sets.items():
+        wanted = suite.surrogates.get(name)
+        if isinstance(wanted, BuiltSet):
+            made = f"{len(models)} by '{wanted.build}' of {', '.join(wanted.models)}, on {wanted.source}"
+            yield f"surrogates {name}: {made}"
+        else:
+            yield f"surrogates {name}: {', '.join(models)}"
+    for target in seen.targets:
+        inside = [name for name, models in seen.sets.items() if target in models]
+        yield f"target     {target}{'  (white-box for ' + ', '.join(inside) + ')' if inside else ''}"
+    for (label, name), stage in seen.stages.items():
+        spent = stage.attack.passes(len(seen.sets[name]))
+        yield f"attack     {label} on {name}: {_most(suite)}{spent.forward} F, {spent.backward} B per image"
+    yield from estimate(suite, seen)
 
 
 def estimate(suite: Suite, seen: Outline) -> Iterator[str]:
@@ -33,7 +54,7 @@ def estimate(suite: Suite, seen: Outline) -> Iterator[str]:
         InputError: the data cannot be opened, or their labels and the models' classes differ.
     """
     data = None if downloads(suite.source) else find_data(suite.source)
-    named = [m for name, models in seen.sets.items() for m in _named(suite, name, models)]
+    named = [m for name, models in seen.sets.items() for m in named_models(suite, name, models)]
     models = list(dict.fromkeys([*named, *seen.targets]))
     if data is not None:
         _check_labels(suite, models, data)
@@ -51,32 +72,77 @@ def estimate(suite: Suite, seen: Outline) -> Iterator[str]:
         cells = len(seen.stages) * seeds * shards
         yield (
             f"{cells} cells: {len(data):,} images in {shards} shards of {suite.shard}, {seeds} seeds; "
-            f"each shown to {len(seen.targets)} targets"
+            f"{len(seen.targets)} targets are evaluated on each"
         )
-        spent = [stage.attack.passes(len(seen.sets[name])) for (_, name), stage in seen.stages.items()]
-        forward, backward = (seeds * len(data) * sum(passes[i] for passes in spent) for i in (0, 1))
+        forward, backward = _passes(suite, seen, len(data))
         crafted = len(seen.stages) * seeds * len(data)
-        most = "" if suite.goal == "transfer" else "at most "
         looks = (crafted + len(data)) * len(seen.targets)
         yield (
-            f"passes     {most}{forward:,} F, {backward:,} B to craft {crafted:,} images, "
+            f"passes     {_most(suite)}{forward:,} F, {backward:,} B to craft {crafted:,} images, "
             f"{looks:,} F to evaluate"
         )
         if data.size is not None:
             height, width = data.size
             stored = crafted * (SHRUNK * 3 * height * width + ROW * len(seen.targets))
             yield f"disk       about {stored / 1e6:,.1f} MB"
+    yield from _downloads(models, known=data is not None)
+
+
+def _defenses(suite: DefenseSuite) -> Iterator[str]:
+    """The same for a suite of defenses: trainings, models, and what every run in its folder costs."""
+    lines = defense_goal.lines_of(suite)
+    defense_goal.check(suite)
+    yield f"suite      {suite.name}: l_inf {', '.join(suite.budgets)}, data {suite.data}"
+    for training in dict.fromkeys(line.training for line in lines):
+        sizes = sorted({line.members for line in lines if line.training == training})
+        yield f"train      {training.title}: members {', '.join(map(str, sizes))}"
+    for name in suite.models:
+        yield f"defense    {name}"
+    own = suite.white_box or list(defense_goal.WHITE_BOX)
+    yield f"transfer   {', '.join(suite.attacks)} on {', '.join(suite.surrogates)}"
+    yield f"white-box  {', '.join((*own, *defense_goal.ADAPTIVE))} at the largest eps"
+    models = len(lines) + len(expanded(suite.models))
+    sources = [suite.data, *([suite.training.data] if suite.training else [])]
+    missing = [source for source in sources if downloads(source)]
+    if not missing:
+        count = len(find_data(suite.data))
+        stand_in = [*expanded(suite.models), *(line.training.arch for line in lines)][:1]
+        for folder, part in defense_goal.parts_of(suite, stand_in, ()).items():
+            alone = ATTACK_GOALS[part.goal].sequences  # the models are attacked themselves
+            images = min(count, part.limit or count)
+            seen = outline(part, held_out=False)
+            forward, backward = (
+                spent * (models if alone else 1) for spent in _passes(part, seen, images)
+            )
+            crafted = len(seen.stages) * images * (models if alone else 1)
+            looks = crafted if alone else crafted * models
+            yield (
+                f"{folder}: {crafted:,} images, {_most(part)}{forward:,} F, {backward:,} B, "
+                f"{looks:,} F to evaluate"
+            )
+    yield from _downloads([*expanded(suite.surrogates), *expanded(suite.models)], known=not missing)
+    yield f"{models} models of {len({line.training for line in lines})} trainings"
+
+
+def _passes(suite: Suite, seen: Outline, images: int) -> tuple[int, int]:
+    """Forward and backward passes of all attacks on all images."""
+    spent = [stage.attack.passes(len(seen.sets[name])) for (_, name), stage in seen.stages.items()]
+    forward, backward = (
+        len(suite.seeds) * images * sum(passes[i] for passes in spent) for i in (0, 1)
+    )
+    return forward, backward
+
+
+def _most(suite: Suite) -> str:
+    return "" if ATTACK_GOALS[suite.goal].exact else "at most "
+
+
+def _downloads(models: Sequence[str], known: bool) -> Iterator[str]:
     missing = [what for what in dict.fromkeys(map(absent, models)) if what]
     for what in missing:
         yield f"download   {what}"
-    if not missing and data is not None:
+    if not missing and known:
         yield "download   nothing"
-
-
-def _named(suite: Suite, name: str, models: tuple[str, ...]) -> tuple[str, ...]:
-    """The models of a set that exist: of one that is built, those that it is built from."""
-    wanted = suite.surrogates.get(name)
-    return wanted.models if isinstance(wanted, Build) else models
 
 
 def _check_labels(suite: Suite, models: list[str], data: Dataset) -> None:

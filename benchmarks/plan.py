@@ -1,97 +1,47 @@
-"""From a suite to cells: the unit of work is one attack on one surrogate set for one shard and seed."""
+"""From a suite to cells and the targets that are evaluated on their images."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from advens.benchmarks.building import Build, build_sets
-from advens.benchmarks.stages import Stage, stages_of, with_budget
-from advens.benchmarks.suites import AttackEntry, Suite
+from advens.benchmarks.cells import Cell
+from advens.benchmarks.goals import ATTACK_GOALS
+from advens.benchmarks.suites import AttackEntry, BuiltSet, Suite, expanded
 from advens.datasets.classes import check_classes
 from advens.digest import value_digest
-from advens.errors import InputError, unknown
-from advens.models import ModelCard, check_name, describe, expand, origins
+from advens.errors import InputError
+from advens.models import ModelCard, check_name, describe, origins
 
 if TYPE_CHECKING:
     from advens.attacks.attack import Attack
-    from advens.benchmarks.progress import Progress
-    from advens.classifier import Classifier
     from advens.datasets import Dataset
 
-CRAFT_VERSION = 2
-"""Raised when the same cell would give other images, so that old cells are not taken for new."""
+Sets = Mapping[tuple[str, int], tuple[str, ...]]
+"""Models of surrogate sets that were built, by set and seed."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One attack on one surrogate set for one shard and seed.
+class Stage:
+    """An attack and its place in a sequence.
 
     Args:
-        suite, attack, family: names for the rows; ``attack`` is the label.
-        params: the attack's spec, which rebuilds it.
-        surrogates: name of the set.
-        specs, digests: its models and their weights, in order.
-        seed: the suite's.
-        shard: [start, stop) in the data.
-        data, fingerprint: the data source, and what the shard's rows are.
-        targeted: whether there are wanted classes.
-        shard_size: of the plan; the shard's number is start // shard_size.
-        goal: of the suite.
-        after: the cell whose standing samples this one attacks; empty for none.
-        bases: weights of its models, and the models that these were built from.
+        attack, family: the attack.
+        after: label of the stage before; empty for the first.
     """
 
-    suite: str
-    attack: str
+    attack: Attack
     family: str
-    params: dict[str, Any]
-    surrogates: str
-    specs: tuple[str, ...]
-    digests: tuple[str, ...]
-    seed: int
-    shard: tuple[int, int]
-    data: str
-    fingerprint: str
-    targeted: bool
-    shard_size: int
-    goal: str = "transfer"
     after: str = ""
-    bases: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """The hash of all that determines the cell's images: its name on disk."""
-        determined = asdict(self)
-        for name in ("data", "family", "specs", "bases"):  # said by fingerprint, params and digests
-            determined.pop(name)
-        if self.goal == "transfer":
-            determined = {k: v for k, v in determined.items() if k not in ("goal", "after")}
-        return value_digest([CRAFT_VERSION, json.loads(json.dumps(determined))], 32)
-
-    def knows(self, model: Classifier | ModelCard) -> bool:
-        """Whether a model has the weights of a surrogate, or of what one was built from: white-box."""
-        return bool({model.digest, model.weights} & {*self.digests, *self.bases})
-
-    def build(self) -> Attack:
-        """The attack."""
-        from advens.attacks import attack_from_spec
-
-        attack: Attack = attack_from_spec(self.params)
-        return attack
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells of a suite and the targets their images are shown to."""
+    """All cells of a suite and the targets that are evaluated on their images."""
 
     suite: Suite
-    sets: dict[str, tuple[str, ...]]
     cards: dict[str, ModelCard]
     targets: tuple[str, ...]
     cells: tuple[Cell, ...]
@@ -101,12 +51,28 @@ class Plan:
         return cell.knows(self.cards[target])
 
     def pairs(self) -> Iterator[tuple[str, Cell]]:
-        """Which cells each target sees: all, but those crafted on other attacked models if not crossed."""
-        attacked = () if self.suite.crossed else {model for cell in self.cells for model in cell.specs}
+        """Which targets are evaluated on which cells, target by target.
+
+        All on all, but in a suite that is not crossed an attacked model only on what was crafted on itself.
+        """
+        attacked = (
+            () if self.suite.crossed else {model for cell in self.cells for model in cell.specs}
+        )
         for target in self.targets:
             yield from (
-                (target, cell) for cell in self.cells if target not in attacked or target in cell.specs
+                (target, cell)
+                for cell in self.cells
+                if target not in attacked or target in cell.specs
             )
+
+    def key(self, target: str) -> str:
+        """A target in a file name: its name and weights, so that new weights are evaluated anew."""
+        return target_key(target, self.cards[target].digest)
+
+
+def target_key(target: str, digest: str) -> str:
+    """A target in the name of a file of samples."""
+    return value_digest([target, digest], 16)
 
 
 @dataclass(frozen=True)
@@ -118,9 +84,7 @@ class Outline:
     stages: dict[tuple[str, str], Stage]  # (label, set) -> stage
 
 
-def outline(
-    suite: Suite, held_out: bool = True, built: Mapping[str, tuple[str, ...]] | None = None
-) -> Outline:
+def outline(suite: Suite, held_out: bool = True, built: Sets | None = None) -> Outline:
     """Resolve and check every name of a suite; ``held_out=False`` asks for no held-out target.
 
     Args:
@@ -130,13 +94,13 @@ def outline(
         InputError: unknown attacks, options or models, or a set that leaves no target held out.
     """
     with suite.located():
-        return _outline(suite, held_out and suite.goal == "transfer", built or {})
+        return _outline(suite, held_out and ATTACK_GOALS[suite.goal].held_out, built or {})
 
 
-def _outline(suite: Suite, held_out: bool, built: Mapping[str, tuple[str, ...]]) -> Outline:
+def _outline(suite: Suite, held_out: bool, built: Sets) -> Outline:
     sets = surrogate_sets(suite, built)
-    targets = tuple(dict.fromkeys(name for pattern in suite.targets for name in expand(pattern)))
-    named = {name: _named(suite, name, models) for name, models in sets.items()}
+    targets = expanded(suite.targets)
+    named = {name: named_models(suite, name, models) for name, models in sets.items()}
     for name in dict.fromkeys([*targets, *(m for models in named.values() for m in models)]):
         check_name(name)
     for name, models in named.items():
@@ -158,33 +122,22 @@ def _outline(suite: Suite, held_out: bool, built: Mapping[str, tuple[str, ...]])
 
 
 def make_plan(
-    suite: Suite,
-    data: Dataset,
-    *,
-    held_out: bool = True,
-    apart: bool = True,
-    progress: Progress | None = None,
-    device: str = "cpu",
+    suite: Suite, data: Dataset, built: Sets | None = None, *, held_out: bool = True
 ) -> Plan:
-    """The cells of a suite, each with the hash of all that determines it; builds what must be built.
+    """The cells of a suite, each with the hash of all that determines it.
 
     Args:
-        apart: whether building on images that are attacked is refused.
+        built: the models of the sets that are built.
     """
-    held_out = held_out and suite.goal == "transfer"
-    wanted = {name: each for name, each in suite.surrogates.items() if isinstance(each, Build)}
-    if wanted:
-        outline(suite, held_out)  # mistakes first
-    built = build_sets(wanted, suite.seeds, data if apart else None, progress, device)
-    seen = outline(suite, held_out, {name: built[name, suite.seeds[0]] for name in wanted})
+    held_out = held_out and ATTACK_GOALS[suite.goal].held_out
+    seen = outline(suite, held_out, built)
     each = {
-        (name, seed): built.get((name, seed), models)
+        (name, seed): (built or {}).get((name, seed), models)
         for name, models in seen.sets.items() for seed in suite.seeds
     }  # fmt: skip
     names = dict.fromkeys([*(m for models in each.values() for m in models), *seen.targets])
     cards = {name: describe(name) for name in names}
     _check_classes(suite, cards, data)
-    plan = Plan(suite, seen.sets, cards, seen.targets, ())
     shards = [
         (start, min(start + suite.shard, len(data))) for start in range(0, len(data), suite.shard)
     ]
@@ -193,7 +146,6 @@ def make_plan(
     for (label, name), stage in seen.stages.items():
         for seed, shard in product(suite.seeds, shards):
             models = each[name, seed]
-            before = cells[(stage.after, name, seed, shard)].key if stage.after else ""
             cells[(label, name, seed, shard)] = Cell(
                 suite=suite.name,
                 attack=label,
@@ -209,7 +161,7 @@ def make_plan(
                 targeted=suite.threat.targeted,
                 shard_size=suite.shard,
                 goal=suite.goal,
-                after=before,
+                after=cells[(stage.after, name, seed, shard)].key if stage.after else "",
                 bases=tuple(dict.fromkeys(b for m in models for b in origins(cards[m]))),
             )
     for (name, _), models in each.items():
@@ -221,20 +173,19 @@ def make_plan(
                 "none is held out"
             )
     # by set, so that a set's models are loaded once
-    return replace(plan, cells=tuple(sorted(cells.values(), key=lambda cell: cell.surrogates)))
+    return Plan(
+        suite, cards, seen.targets, tuple(sorted(cells.values(), key=lambda cell: cell.surrogates))
+    )
 
 
-def surrogate_sets(
-    suite: Suite, built: Mapping[str, tuple[str, ...]]
-) -> dict[str, tuple[str, ...]]:
-    """Set names and their models, wildcards expanded and ``each`` taken apart."""
+def surrogate_sets(suite: Suite, built: Sets) -> dict[str, tuple[str, ...]]:
+    """The models of every set, wildcards expanded and ``each`` taken apart; built sets for the first seed."""
     sets: dict[str, tuple[str, ...]] = {}
     for name, wanted in suite.surrogates.items():
-        if isinstance(wanted, Build):
-            sets[name] = built.get(name) or wanted.placeholders()
+        if isinstance(wanted, BuiltSet):
+            sets[name] = built.get((name, suite.seeds[0])) or wanted.placeholders()
             continue
-        patterns = [wanted] if isinstance(wanted, str) else wanted
-        models = tuple(dict.fromkeys(model for p in patterns for model in expand(p)))
+        models = expanded([wanted] if isinstance(wanted, str) else wanted)
         if name == "each":
             sets |= {model: (model,) for model in models}
         else:
@@ -242,16 +193,75 @@ def surrogate_sets(
     return sets
 
 
-def target_labels(labels: np.ndarray, start: int, classes: int, seed: int) -> np.ndarray:
-    """A wanted class for every sample of a shard: uniform over the others, (N,) int64.
+def named_models(suite: Suite, name: str, models: tuple[str, ...]) -> tuple[str, ...]:
+    """The models of a set that exist before the run: of one that is built, those that it is built from."""
+    wanted = suite.surrogates.get(name)
+    return wanted.models if isinstance(wanted, BuiltSet) else models
 
-    Drawn per sample from its place in the data, so that a shard's size changes nothing.
+
+def stages_of(suite: Suite, entry: AttackEntry, surrogates: int) -> list[tuple[str, Stage]]:
+    """The attacks of an entry with their labels: one, or those of a sequence where the goal has sequences.
+
+    A sequence is ``a+b`` or the name of a published one. An option of one of its attacks is written
+    ``b.steps``; others are for all.
     """
-    shifts = [
-        np.random.RandomState((seed * 1_000_003 + start + i) % 2**32).randint(1, classes)
-        for i in range(len(labels))
-    ]
-    return (labels + np.array(shifts, dtype=np.int64)) % classes
+    from advens.attacks import attack_info
+
+    stages = ATTACK_GOALS[suite.goal].stages(entry.name)
+    names = {name for name, _ in stages}
+    found: list[tuple[str, Stage]] = []
+    for number, (name, options) in enumerate(stages):
+        given = options | {
+            k: v for k, v in entry.options.items() if k.partition(".")[0] not in names
+        }
+        given |= {
+            k.removeprefix(f"{name}."): v
+            for k, v in entry.options.items()
+            if k.startswith(f"{name}.")
+        }
+        attack = _attack(suite, name, given, entry, surrogates)
+        whole = number + 1 == len(stages)
+        label = entry.title if whole else "+".join(name for name, _ in stages[: number + 1])
+        after = found[-1][0] if found else ""
+        found.append((label, Stage(attack, attack_info(name).family, after)))
+    return found
+
+
+def _attack(
+    suite: Suite, name: str, given: dict[str, Any], entry: AttackEntry, surrogates: int
+) -> Attack:
+    from advens.attacks import attack_info, create_attack
+
+    threat, where = suite.threat, f"suite '{suite.name}': attack '{entry.title}'"
+    info = attack_info(name)
+    if threat.norm not in info.norms:
+        raise InputError(f"{where} is not defined for {threat.norm}; only {', '.join(info.norms)}")
+    if threat.targeted and not info.targeted:
+        raise InputError(f"{where} has no targeted form")
+    base = create_attack(name)
+    options: dict[str, Any] = {"eps": threat.eps, "norm": threat.norm}
+    if threat.steps is not None and getattr(base, "steps", 1) > 1:  # one-step attacks stay so
+        options["steps"] = threat.steps
+    try:
+        attack = create_attack(name, **(options | suite.defaults | given))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    if attack.threat != threat.threat():
+        raise InputError(f"{where}: norm and eps are for all: set [threat] (craft: --norm, --eps)")
+    budget = entry.budget or suite.budget
+    return attack if budget is None else with_budget(attack, budget, surrogates, where)
+
+
+def with_budget(attack: Attack, budget: int, surrogates: int, where: str = "attack") -> Attack:
+    """The attack with as many steps as ``budget`` backward passes per sample allow."""
+    from advens.attacks.registry import override
+
+    if not hasattr(attack, "steps"):
+        raise InputError(f"{where} has no steps to fit a budget with")
+    one = override(attack, steps=1).passes(surrogates).backward
+    if budget < one:
+        raise InputError(f"{where}: a budget of {budget} is less than one step, {one} passes")
+    return override(attack, steps=budget // one)
 
 
 def _sets_of(entry: AttackEntry, suite: Suite, sets: dict[str, tuple[str, ...]]) -> list[str]:
@@ -260,12 +270,6 @@ def _sets_of(entry: AttackEntry, suite: Suite, sets: dict[str, tuple[str, ...]])
     named = set(entry.surrogates)
     alone = [name for name in sets if name not in suite.surrogates] if "each" in named else []
     return [name for name in sets if name in named] + alone
-
-
-def _named(suite: Suite, name: str, models: tuple[str, ...]) -> tuple[str, ...]:
-    """The models a set is made of, by names that stand in a suite."""
-    wanted = suite.surrogates.get(name)
-    return wanted.models if isinstance(wanted, Build) else models
 
 
 def _check_classes(suite: Suite, cards: dict[str, ModelCard], data: Dataset) -> None:
@@ -278,6 +282,3 @@ def _check_classes(suite: Suite, cards: dict[str, ModelCard], data: Dataset) -> 
                 "surrogates and targets share one label space"
             )
     check_classes(data, classes)
-
-
-__all__ = ["Cell", "Outline", "Plan", "make_plan", "outline", "unknown", "with_budget"]

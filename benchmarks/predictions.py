@@ -1,7 +1,7 @@
-"""What a target says of images, and the rows of ``samples`` that follow from it.
+"""What a target predicts on images, and the rows of ``samples`` that follow from it.
 
-A randomized ensemble answers once for every member it may draw; a row counts as often as the member is
-drawn, so expectations are computed and nothing is sampled.
+A randomized ensemble has one row for every member that it may draw, weighted by the member's probability, so
+that rates are expectations and nothing is sampled.
 """
 
 from __future__ import annotations
@@ -14,43 +14,43 @@ import torch
 from torch import Tensor
 
 from advens.attacks.expectation import is_randomized
-from advens.benchmarks.plan import Cell
-from advens.benchmarks.worker_cache import Workshop, default_batch
+from advens.benchmarks.cells import Cell
+from advens.benchmarks.worker_cache import WorkerCache, default_batch
 from advens.classifier import Classifier, warn_of_probabilities
 from advens.errors import InputError, RunError, first_line
 
 
-class Voice(NamedTuple):
-    """One that may answer for a target.
+class Member(NamedTuple):
+    """A model whose answers count for a target.
 
     Args:
-        member: of a randomized ensemble; None for a target that answers for itself.
-        weight: how often it does.
-        model: it.
+        place: its place in a randomized ensemble; None for a target that is no such ensemble.
+        probability: the probability with which the ensemble draws it; 1 for a target that is none.
+        model: the model.
     """
 
-    member: int | None
-    weight: float
+    place: int | None
+    probability: float
     model: Classifier
 
 
-def voices(model: Any) -> list[Voice]:
-    """Who answers for a target: itself, or every member of a randomized ensemble that is ever drawn."""
-    if not is_randomized(model):
-        return [Voice(None, 1.0, model)]
-    drawn = zip(model.members, model.probabilities.tolist(), strict=True)
-    return [Voice(k, weight, member) for k, (member, weight) in enumerate(drawn) if weight > 0]
+def members_of(target: Any) -> list[Member]:
+    """The target itself, or every member that a randomized ensemble draws with a positive probability."""
+    if not is_randomized(target):
+        return [Member(None, 1.0, target)]
+    drawn = zip(target.members, target.probabilities.tolist(), strict=True)
+    return [Member(k, share, model) for k, (model, share) in enumerate(drawn) if share > 0]
 
 
 @torch.inference_mode()
-def logits_of(shop: Workshop, model: Classifier, pixels: Tensor, batch_size: int | None) -> Tensor:
+def logits_of(cache: WorkerCache, model: Classifier, pixels: Tensor, batch_size: int | None) -> Tensor:
     """Logits (N, classes) on the CPU, in batches of one size whatever the shard."""
     from advens.attacks.running import out_of_memory
 
     size, start, parts = batch_size or default_batch(pixels), 0, []
     while start < len(pixels):
         try:
-            out = model(shop.images(pixels[start : start + size]))
+            out = model(cache.images(pixels[start : start + size]))
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise InputError(f"{model.name} cannot be run: {first_line(error)}") from error
@@ -72,34 +72,34 @@ def logits_of(shop: Workshop, model: Classifier, pixels: Tensor, batch_size: int
 
 
 def predict(
-    shop: Workshop, model: Classifier, pixels: Tensor, batch_size: int | None
+    cache: WorkerCache, model: Classifier, pixels: Tensor, batch_size: int | None
 ) -> np.ndarray:
     """Predicted classes (N,) int64."""
-    return logits_of(shop, model, pixels, batch_size).argmax(1).numpy()
+    return logits_of(cache, model, pixels, batch_size).argmax(1).numpy()
 
 
 def clean_predictions(
-    shop: Workshop, cell: Cell, target: str, voice: Voice, batch_size: int | None
+    cache: WorkerCache, cell: Cell, target: str, member: Member, batch_size: int | None
 ) -> np.ndarray:
     """Predictions on the clean shard of a cell, computed once per process."""
-    key = (cell.data, cell.shard, target, voice.member)
-    if key not in shop.clean:
-        pixels = shop.shard(cell.data, *cell.shard).pixels
-        shop.clean[key] = predict(shop, voice.model, pixels, batch_size)
-    return shop.clean[key]
+    key = (cell.data, cell.shard, target, member.place)
+    if key not in cache.clean:
+        pixels = cache.shard(cell.data, *cell.shard).pixels
+        cache.clean[key] = predict(cache, member.model, pixels, batch_size)
+    return cache.clean[key]
 
 
 def sample_rows(
     cell: Cell,
     table: Any,
     target: str,
-    voice: Voice,
+    member: Member,
     clean: np.ndarray,
     adv: np.ndarray,
     white_box: bool,
     family: str,
 ) -> dict[str, Any]:
-    """Columns of ``samples`` for one cell and one voice of a target of that architecture."""
+    """Columns of ``samples`` for one cell and one member of a target of that architecture."""
     n = table.num_rows
     label = table.column("label").to_numpy()
     clean_correct = clean == label
@@ -114,8 +114,8 @@ def sample_rows(
         "target": target,
         "cell": cell.key,
         "white_box": white_box,
-        "member": voice.member,
-        "weight": voice.weight,
+        "member": member.place,
+        "weight": member.probability,
         "target_family": family,
     }
     return {name: [value] * n for name, value in constant.items()} | {

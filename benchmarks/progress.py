@@ -5,12 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from advens.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_NOTE: ContextVar[Callable[[str], None] | None] = ContextVar("note", default=None)
+
+
+def tick(text: str) -> None:
+    """Says how far the task at hand is, where it is done in the process that shows the progress."""
+    note = _NOTE.get()
+    if note is not None:
+        note(text)
 
 
 class Progress:
@@ -51,24 +61,38 @@ class Progress:
             TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn(),
             TimeRemainingColumn(), TextColumn("[dim]{task.fields[title]}", markup=True),
         )  # fmt: skip
+
+        def say(text: str, advance: int) -> None:
+            bar.update(task, advance=advance, title=escape(printable(text)))
+
         with Bar(*columns, console=self.console, transient=True) as bar:
             task = bar.add_task(what, total=total, title="")
-            yield lambda title: bar.update(task, advance=1, title=escape(printable(title)))
+            token = _NOTE.set(lambda text: say(text, 0))
+            try:
+                yield lambda title: say(title, 1)
+            finally:
+                _NOTE.reset(token)
 
     def _lines(self, what: str, total: int) -> Iterator[Callable[[str], None]]:
         assert self.console is not None
         console, started = self.console, time.monotonic()
         state = {"done": 0, "said": started}
 
-        def advance(title: str) -> None:
-            state["done"] += 1
+        def say(text: str, at_once: bool = False) -> None:
             now = time.monotonic()
-            if now - state["said"] >= self.every or state["done"] == total:
+            if at_once or now - state["said"] >= self.every:
                 state["said"] = now
-                done = int(state["done"])
                 console.print(
-                    f"{what}: {done}/{total}, {now - started:.0f} s, last: {printable(title)}",
+                    f"{what}: {state['done']:.0f}/{total}, {now - started:.0f} s, {printable(text)}",
                     soft_wrap=True, markup=False, highlight=False,
                 )  # fmt: skip
 
-        yield advance
+        def advance(title: str) -> None:
+            state["done"] += 1
+            say(f"last: {title}", at_once=state["done"] == total)
+
+        token = _NOTE.set(say)
+        try:
+            yield advance
+        finally:
+            _NOTE.reset(token)

@@ -1,34 +1,48 @@
-"""Running a suite: plan, craft what is missing, show it to every target, summarise."""
+"""The one pipeline: a suite becomes a plan, an executor does its tasks, the store keeps what they make,
+and boards are computed from the store.
+
+Whatever the goal, what comes first (building surrogates, training defenses), crafting, evaluating and
+measuring are tasks that an executor does. A rerun does only what is missing.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import singledispatchmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+
+from advens.attacks.expectation import is_randomized
+from advens.benchmarks import defense_goal
+from advens.benchmarks.cells import Cell, by_depth
 from advens.benchmarks.environment import environment, merged
-from advens.benchmarks.executors import execute
+from advens.benchmarks.executors import Executor, create_executor
+from advens.benchmarks.goals import ATTACK_GOALS, Goal
 from advens.benchmarks.merge import agree
-from advens.benchmarks.plan import Cell, Plan, make_plan
+from advens.benchmarks.plan import Plan, Sets, make_plan, outline
 from advens.benchmarks.progress import Progress
-from advens.benchmarks.suites import Suite
-from advens.datasets import find_data
+from advens.benchmarks.status import failure_path, plan_path, save_plan
+from advens.benchmarks.suites import AnySuite, BuiltSet, DefenseSuite, Suite
+from advens.benchmarks.tasks import Build, Craft, Evaluate, Measure, Train, trace_path
+from advens.benchmarks.worker_cache import worker_cache
+from advens.datasets import Dataset, find_data
 from advens.digest import value_digest
 from advens.errors import InputError, RunError
-from advens.files import os_errors, read_regular
+from advens.files import os_errors
+from advens.models import find_model
+from advens.results.boards.board import BOARDS, write_board
+from advens.results.boards.defenses import write_models
+from advens.results.boards.rows import NoRows, Rows
 from advens.results.boards.silence import silent_lines
-from advens.results.boards.summary import summarise
-from advens.results.store import RunStore, is_whole, write_bytes
-
-if TYPE_CHECKING:
-    import pandas as pd
-
+from advens.results.store import RunStore, is_whole, read_table, write_bytes
 
 CLEAN_ENOUGH = 0.3
-"""Clean accuracy under which a target's preprocessing or labels are doubted aloud."""
+"""Clean accuracy under which a warning doubts a target's preprocessing or labels."""
 
 
 @dataclass
@@ -45,55 +59,274 @@ class Report:
     """
 
     directory: Path
-    cells: int
+    cells: int = 0
     crafted: int = 0
     evaluated: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
+    def add(self, part: Report) -> None:
+        """Count what a part of the run did."""
+        self.cells += part.cells
+        self.crafted += part.crafted
+        self.evaluated += part.evaluated
+        self.failures += part.failures
+        self.warnings += part.warnings
+
 
 def run_suite(
-    suite: Suite,
+    suite: AnySuite,
     directory: Path,
     *,
-    device: str = "cpu",
-    executor: str = "local",
-    workers: int = 1,
+    executor: Executor | None = None,
     progress: Progress | None = None,
+    held_out: bool = True,
+    apart: bool = True,
+    trace: bool = False,
 ) -> Report:
-    """Do what is missing of a suite and summarise it.
+    """Do what is missing of a suite and compute its boards.
+
+    Args:
+        executor: who does the tasks; this process by default.
+        held_out: whether every set of surrogates must leave a target held out, where the goal asks for it.
+        apart: whether building surrogates on images that are attacked is refused.
+        trace: whether to keep what happened at every step of the attacks.
 
     Raises:
         InputError: the suite, a model or the data cannot be used, the directory is in use, cannot be
             written or holds another suite. Finished cells stay.
+        RunError: what the rest depends on failed.
     """
-    progress = progress or Progress()
-    store = RunStore(directory)
-    agree(store.suite, suite)  # before anything is built for a run that will be refused
-    data = find_data(suite.source)
-    plan = make_plan(suite, data, progress=progress, device=device)
-    with store.lock():
-        whole = agree(store.suite, suite)
-        write_bytes(store.suite, whole.toml().encode())
+    run = Runner(executor or create_executor(), progress or Progress(), held_out, apart, trace)
+    return run.of(suite, Path(directory))
+
+
+GOALS: dict[str, Goal] = {**ATTACK_GOALS, defense_goal.DEFENSE.name: defense_goal.DEFENSE}
+
+
+def goal_of(suite: AnySuite) -> Goal:
+    """What a suite is run for."""
+    return GOALS[suite.goal]
+
+
+@dataclass
+class Runner:
+    """How suites are run; see `run_suite`."""
+
+    executor: Executor
+    progress: Progress
+    held_out: bool = True
+    apart: bool = True
+    trace: bool = False
+
+    @singledispatchmethod
+    def of(self, suite: AnySuite, directory: Path) -> Report:
+        """Do what is missing of a suite."""
+        raise TypeError(type(suite))
+
+    @of.register
+    def _attacks(self, suite: Suite, directory: Path) -> Report:
+        store = RunStore(directory)
+        agree(store.suite, suite)  # before anything is built for a run that will be refused
+        data = find_data(suite.source)
+        built = self._built(suite, data)
+        plan = make_plan(suite, data, built, held_out=self.held_out)
+        with store.lock():
+            whole = agree(store.suite, suite)
+            write_bytes(store.suite, whole.toml().encode())
+            self.record(store, plan, {suite.source: data.digest})
+            return self.complete(plan, store, whole)
+
+    @of.register
+    def _defenses(self, suite: DefenseSuite, directory: Path) -> Report:
+        store = RunStore(directory)
+        suite = agree(store.suite, suite)
+        defense_goal.check(suite)
+        for source in (suite.data, *([suite.training.data] if suite.training else [])):
+            find_data(source)
+        tasks = defense_goal.trainings(suite)
+        trained: dict[Train, str] = dict(zip(tasks, self.first("training", tasks), strict=True))
+        names = defense_goal.models_of(suite, trained)
+        randomized = [name for name in dict.fromkeys(names) if is_randomized(find_model(name))]
+        parts = defense_goal.parts_of(suite, names, randomized)
+        for part in parts.values():
+            outline(part, held_out=False)  # mistakes first
+        report = Report(directory)
+        with store.lock():
+            write_bytes(store.suite, suite.toml().encode())
+            write_bytes(directory / "trial.json", defense_goal.trial(suite))
+            for number, (folder, part) in enumerate(parts.items(), 1):
+                progress = self.progress.of(f"{folder} ({number} of {len(parts) + 1} parts)")
+                report.add(
+                    Runner(self.executor, progress, held_out=False).of(part, directory / folder)
+                )
+            if report.failures:
+                return report
+            last = self.progress.of(f"members ({len(parts) + 1} of {len(parts) + 1} parts)")
+            self._measured(suite, trained, store, last)
+            self._boards(store, defense_goal.DEFENSE, suite)
+        return report
+
+    def complete(self, plan: Plan, store: RunStore, suite: Suite) -> Report:
+        """Craft the cells that are missing, evaluate the pairs that are missing, compute the boards.
+
+        Args:
+            plan: of this run.
+            store: locked.
+            suite: all that the directory holds, with what earlier runs put there.
+        """
+        report = Report(store.directory, len(plan.cells))
+        worker_cache.cache_clear()  # models and data may have changed since an earlier run of this process
+        folder, size = str(store.directory), plan.suite.batch_size
+        missing = {cell.key for cell in plan.cells if not self._crafted(store, cell)}
+        if missing or any(True for _ in pending(plan, store)):
+            _forget(store, missing, goal_of(suite))
+        for depth in by_depth(plan.cells, missing):
+            failed = {cell for cell, _ in report.failures}
+            crafts = [
+                Craft(folder, cell, size, self.trace) for cell in depth if cell.after not in failed
+            ]
+            report.crafted += self._cells("crafting", crafts, store, report)
+        failed = {cell for cell, _ in report.failures}
+        evaluations = [
+            Evaluate(folder, cell, target, plan.key(target), plan.white_box(cell, target), size)
+            for target, cell in pending(plan, store)
+            if cell.key not in failed
+        ]
+        report.evaluated += self._cells("evaluating", evaluations, store, report)
+        goal = goal_of(suite)
+        boards = [BOARDS.get(name) for name in goal.boards]
+        whole = all(is_whole(store.directory / board.file, board.table) for board in boards)
+        if store.evaluated() and (report.crafted or report.evaluated or not whole):
+            frames = self._boards(store, goal, suite)
+            report.warnings += doubtful(frames[goal.shown])
+        report.warnings += silent_lines(store.read_cells()) if report.crafted else []
+        return report
+
+    def _built(self, suite: Suite, data: Dataset) -> Sets:
+        """The surrogate sets that a suite builds, by set and seed; what the cache holds stays as it is."""
+        wanted = {
+            name: each for name, each in suite.surrogates.items() if isinstance(each, BuiltSet)
+        }
+        if not wanted:
+            return {}
+        outline(suite, self.held_out)  # mistakes first
+        if self.apart:
+            refuse_shared_images(wanted, data)
+        seeds = {
+            name: suite.seeds if each.seed is None else [each.seed] for name, each in wanted.items()
+        }
+        tasks = [Build(name, each, seed) for name, each in wanted.items() for seed in seeds[name]]
+        names = self.first("building", tasks)
+        made = {(task.name, task.seed): each for task, each in zip(tasks, names, strict=True)}
+        return {
+            (name, seed): made[name, seed if each.seed is None else each.seed]
+            for name, each in wanted.items() for seed in suite.seeds
+        }  # fmt: skip
+
+    def first(self, what: str, tasks: Sequence[Any]) -> list[Any]:
+        """Do what there can be no plan without; what each task returned. Raises RunError when one fails."""
+        found, failed = {}, []
+        with (
+            self.progress.task(what, len(tasks)) as advance,
+            closing(self.executor.execute(tasks)) as outcomes,
+        ):
+            for task, outcome in outcomes:
+                if isinstance(outcome, RunError):
+                    failed.append(f"{task.title}: {outcome}")
+                found[id(task)] = outcome
+                advance(task.title)
+        if failed:
+            raise RunError(
+                f"{what} failed in {len(failed)} cases ({failed[0]}); what is finished is kept"
+            )
+        return [found[id(task)] for task in tasks]
+
+    def _cells(
+        self, what: str, tasks: Sequence[Craft | Evaluate], store: RunStore, report: Report
+    ) -> int:
+        """Do tasks on cells. Returns how many succeeded; failures are noted beside the cells."""
+        done = 0
+        with (
+            self.progress.task(what, len(tasks)) as advance,
+            closing(self.executor.execute(tasks)) as outcomes,
+        ):
+            for task, outcome in outcomes:
+                note = failure_path(store, task.cell.key, getattr(task, "target_key", None))
+                if isinstance(outcome, RunError):
+                    report.failures.append((task.cell.key, f"{task.title}: {outcome}"))
+                    write_bytes(
+                        note, json.dumps({"task": task.title, "error": str(outcome)}).encode()
+                    )
+                else:
+                    note.unlink(missing_ok=True)
+                    done += 1
+                advance(task.title)
+        return done
+
+    def _crafted(self, store: RunStore, cell: Cell) -> bool:
+        return is_whole(store.examples_path(cell.key), "examples") and (
+            not self.trace or trace_path(store, cell.key).is_file()
+        )
+
+    def record(self, store: RunStore, plan: Plan, data: Mapping[str, str]) -> None:
+        """Write what the run depends on, and its plan."""
         digests = {name: card.digest for name, card in plan.cards.items()}
-        about = environment(device, digests, {suite.source: data.digest})
+        about = environment(self.executor.device, digests, data)
         write_bytes(store.environment, merged(store.environment, about))
         save_plan(plan, plan_path(store))
-        report = Report(directory, len(plan.cells))
-        work(plan, store, report, progress, executor=executor, workers=workers, device=device)
-        summary = all(
-            is_whole(path, path.stem) for path in (store.matrix, store.leaderboard)
-        )
-        if store.evaluated() and (report.crafted or report.evaluated or not summary):
-            matrix, _ = summarise(directory, value_digest(whole.model_dump()))
-            report.warnings += doubtful(matrix)
-        report.warnings += silent_lines(store.read_cells()) if report.crafted else []
-    return report
+
+    def _boards(self, store: RunStore, goal: Goal, suite: AnySuite) -> dict[str, pd.DataFrame]:
+        """Compute and write the boards that there are rows for."""
+        rows, digest = Rows(store.directory), value_digest(suite.model_dump())
+        found = {}
+        for name in goal.boards:
+            with suppress(NoRows):
+                found[name] = write_board(rows, name, suite_digest=digest)
+        return found
+
+    def _measured(
+        self, suite: DefenseSuite, trained: Mapping[Train, str], store: RunStore, progress: Progress
+    ) -> None:
+        """Measure every model, unless it was done, and write ``models``."""
+        names = defense_goal.models_of(suite, trained)
+        tasks, models = defense_goal.measures(suite, names), BOARDS.get("models")
+        paths = {task: measures_path(store, task) for task in tasks}
+        missing = [task for task in tasks if not is_whole(paths[task], models.table)]
+        with (
+            progress.task("measuring", len(missing)) as advance,
+            closing(self.executor.execute(missing)) as outcomes,
+        ):
+            for task, outcome in outcomes:
+                if isinstance(outcome, RunError):
+                    raise RunError(f"{task.title}: {outcome}")
+                write_models(paths[task], [outcome])
+                advance(task.title)
+        measured = {
+            task.name: read_table(paths[task], models.table).to_pylist()[0] for task in tasks
+        }
+        write_models(store.directory / models.file, defense_goal.rows_of(suite, trained, measured))
 
 
-def doubtful(matrix: pd.DataFrame) -> list[str]:
+def pending(plan: Plan, store: RunStore) -> Iterable[tuple[str, Cell]]:
+    """(target, cell) pairs without a whole file of samples, target by target."""
+    for target, cell in plan.pairs():
+        if not is_whole(store.samples_path(cell.key, plan.key(target)), "samples"):
+            yield target, cell
+
+
+def _forget(store: RunStore, cells: set[str], goal: Goal) -> None:
+    """Remove what will not be true any more: boards, and rows on images that are crafted again."""
+    stale = [store.samples_path(*pair) for pair in store.evaluated() if pair[0] in cells]
+    for path in (*(store.directory / BOARDS.get(name).file for name in goal.boards), *stale):
+        with os_errors("remove", path):
+            path.unlink(missing_ok=True)
+
+
+def doubtful(board: pd.DataFrame) -> list[str]:
     """A line for every target that is wrong on most clean images: the usual sign of a bad setup."""
-    clean = matrix.groupby("target", observed=True)["clean_accuracy"].first()
+    name = "target" if "target" in board else "model"
+    clean = board.groupby(name, observed=True)["clean_accuracy"].first()
     return [
         f"{target} is right on only {accuracy:.1%} of the clean images; "
         "check its weights, preprocessing and the labels"
@@ -101,150 +334,35 @@ def doubtful(matrix: pd.DataFrame) -> list[str]:
     ]
 
 
-def work(
-    plan: Plan,
-    store: RunStore,
-    report: Report,
-    progress: Progress,
-    *,
-    executor: str,
-    workers: int,
-    device: str,
-) -> None:
-    """Craft the cells that are missing, then evaluate the pairs that are missing."""
-    from advens.benchmarks.tasks import Craft, Evaluate  # torch, only when there is work
-    from advens.benchmarks.whitebox import Break
-    from advens.benchmarks.worker_cache import workshop
+def refuse_shared_images(wanted: Mapping[str, BuiltSet], attacked: Dataset) -> None:
+    """Raise InputError when a surrogate set would be built on images that are attacked."""
+    for name, each in wanted.items():
+        data = find_data(each.source)
+        if shared := images_of_both(data, attacked):
+            raise InputError(
+                f"surrogates '{name}': {shared} of the images in '{data.name}' are attacked; "
+                "build on others"
+            )
 
-    workshop.cache_clear()  # models and data may have changed since an earlier run of this process
-    folder, size = str(store.directory), plan.suite.batch_size
-    missing = [
-        cell for cell in plan.cells if not is_whole(store.examples_path(cell.key), "examples")
+
+def images_of_both(one: Dataset, other: Dataset) -> int:
+    """How many images of ``one`` are in ``other``: of the same name, and of the same content."""
+    place = {name: i for i, name in enumerate(other.sample_ids)}
+    named = ((i, place[name]) for i, name in enumerate(one.sample_ids) if name in place)
+    return sum(_content(one, i) == _content(other, j) for i, j in named)
+
+
+def _content(data: Dataset, index: int) -> bytes:
+    return b"".join(data.source.content(data.rows[index : index + 1]))
+
+
+def measures_path(store: RunStore, task: Measure) -> Path:
+    """Where the measurements of a model are kept, by everything that they depend on."""
+    about = [
+        find_model(task.name).digest,
+        find_data(task.source).digest,
+        task.images,
+        task.eps,
+        task.seed,
     ]
-    if missing or any(True for _ in _pending(plan, store)):
-        _forget(store, {cell.key for cell in missing})
-    how = {"executor": executor, "workers": workers, "device": device}
-    for depth in _by_depth(plan.cells, {cell.key for cell in missing}):
-        failed = {cell for cell, _ in report.failures}
-        crafts: list[Any] = [
-            Craft(folder, cell, size) if cell.goal == "transfer" else Break(folder, cell, size)
-            for cell in depth
-            if cell.after not in failed
-        ]
-        report.crafted += _do(crafts, "crafting", store, report, progress, how)
-    failed = {cell for cell, _ in report.failures}
-    evaluations = [
-        Evaluate(folder, cell, target, target_key(plan, target), plan.white_box(cell, target), size)
-        for target, cell in _pending(plan, store)
-        if cell.key not in failed
-    ]
-    report.evaluated = _do(evaluations, "evaluating", store, report, progress, how)
-
-
-def _by_depth(cells: Sequence[Cell], missing: set[str]) -> list[list[Cell]]:
-    """The missing cells, those that need no other first, then those that need these, and so on.
-
-    In a plan a stage comes after the one it needs.
-    """
-    depths: dict[str, int] = {}
-    found: list[list[Cell]] = []
-    for cell in cells:
-        depths[cell.key] = depth = depths.get(cell.after, -1) + 1
-        if cell.key in missing:
-            found += [[] for _ in range(depth + 1 - len(found))]
-            found[depth].append(cell)
-    return found
-
-
-def _forget(store: RunStore, cells: set[str]) -> None:
-    """Remove what will not be true any more: summaries, and rows on images that are crafted again."""
-    stale = [store.samples_path(*pair) for pair in store.evaluated() if pair[0] in cells]
-    for path in (store.matrix, store.leaderboard, *stale):
-        with os_errors("remove", path):
-            path.unlink(missing_ok=True)
-
-
-def _pending(plan: Plan, store: RunStore) -> Iterable[tuple[str, Cell]]:
-    """(target, cell) pairs without a whole samples file, target by target."""
-    for target, cell in plan.pairs():
-        if not is_whole(store.samples_path(cell.key, target_key(plan, target)), "samples"):
-            yield target, cell
-
-
-def _do(
-    tasks: Sequence[Any],
-    what: str,
-    store: RunStore,
-    report: Report,
-    progress: Progress,
-    how: dict[str, Any],
-) -> int:
-    done = 0
-    with progress.task(what, len(tasks)) as advance, closing(execute(tasks, **how)) as outcomes:
-        for task, outcome in outcomes:
-            note = failure_path(store, task.cell.key, getattr(task, "target_key", None))
-            if isinstance(outcome, RunError):
-                report.failures.append((task.cell.key, f"{task.title}: {outcome}"))
-                write_bytes(note, json.dumps({"task": task.title, "error": str(outcome)}).encode())
-            else:
-                note.unlink(missing_ok=True)
-                done += 1
-            advance(task.title)
-    return done
-
-
-def target_key(plan: Plan, target: str) -> str:
-    """A target in a file name: its name and weights, so that new weights are evaluated anew."""
-    return value_digest([target, plan.cards[target].digest], 16)
-
-
-def plan_path(store: RunStore) -> Path:
-    """Where the run keeps the list of its cells, for ``advens status``."""
-    return store.directory / "plan.json"
-
-
-def failure_path(store: RunStore, cell: str, target_key: str | None = None) -> Path:
-    """Where the last failure of a cell, or of showing it to a target, is noted."""
-    name = cell if target_key is None else f"{cell}.{target_key}"
-    return store.directory / "failures" / f"{name}.json"
-
-
-def read_failures(store: RunStore) -> dict[str, str]:
-    """What failed last, and why, by cell or by cell and target. Raises InputError for a damaged note."""
-    found = {}
-    for path in sorted((store.directory / "failures").glob("*.json")):
-        try:
-            note = json.loads(read_regular(path))
-            found[path.stem] = f"{note['task']}: {note['error']}"
-        except (TypeError, KeyError, UnicodeDecodeError, json.JSONDecodeError, RecursionError):
-            raise InputError(f"{path} is damaged; delete it and run the suite again") from None
-    return found
-
-
-def read_plan(path: Path) -> dict[str, dict[str, str]]:
-    """``cells``: title by key; ``targets``: key by name; ``own``: key of the only attacked model that sees a
-    cell, by cell, where a run is not crossed. Raises InputError for a damaged file."""
-    try:
-        plan = json.loads(path.read_text())
-        parts = {"cells": plan["cells"], "targets": plan["targets"], "own": plan.get("own", {})}
-        if not all(isinstance(text, str) for part in parts.values() for text in part.values()):
-            raise ValueError("names, titles and keys are text")
-        return {name: dict(part) for name, part in parts.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise InputError(f"{path} is damaged; delete it and run the suite again") from None
-
-
-def save_plan(plan: Plan, path: Path) -> None:
-    """Write cells and targets, with those an earlier run of the directory planned."""
-    cells = {
-        c.key: f"{c.attack} on {c.surrogates}, seed {c.seed}, {c.shard[0]}:{c.shard[1]}"
-        for c in plan.cells
-    }
-    targets = {target: target_key(plan, target) for target in plan.targets}
-    alone = [] if plan.suite.crossed else [cell for cell in plan.cells if cell.specs[0] in targets]
-    own = {cell.key: targets[cell.specs[0]] for cell in alone}
-    whole = {"cells": cells, "targets": targets, "own": own}
-    if path.is_file():
-        before = read_plan(path)
-        whole = {name: before[name] | part for name, part in whole.items()}
-    write_bytes(path, (json.dumps(whole, indent=1) + "\n").encode())
+    return store.directory / "measures" / f"{value_digest(about, 20)}.parquet"

@@ -1,18 +1,21 @@
-"""Suites: what to attack, with what, and on whom to try it; a TOML file, validated.
+"""Suites: what is attacked or trained, with what, and what it is tried on; a TOML file, validated.
 
-Every mistake is one line that names the key, its line in the file, and the nearest valid choice.
+The key ``goal`` says which kind of suite a file is: `Suite` for ``transfer`` and ``robustness``,
+`DefenseSuite` for ``defense``. Every mistake is one line that names the key, its line in the file, and the
+nearest valid choice.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
+from warnings import warn
 
 import tomli_w
 from pydantic import (
@@ -23,13 +26,13 @@ from pydantic import (
     PrivateAttr,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
-from advens.benchmarks.building import Build
-from advens.errors import InputError, first_line, nearest, unknown
+from advens.errors import InputError, InputWarning, first_line, nearest, unknown
 from advens.printable import printable
 from advens.spec import literal
-from advens.threat import Threat
+from advens.threat import Threat, parse_eps
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -37,7 +40,6 @@ else:
     import tomli as tomllib
 
 
-Surrogates = list[str] | str | Build
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 M = TypeVar("M", bound=BaseModel)
 LONGEST = 100
@@ -53,6 +55,62 @@ def _title(name: str) -> str:
 
 
 Title = Annotated[str, AfterValidator(_title)]
+
+
+class BuiltSet(BaseModel):
+    """A surrogate set that a builder makes; keys that are not listed here are options of the builder.
+
+    Args:
+        build: the builder.
+        model: what it starts from, with wildcards.
+        data: what it trains on or calibrates with; never the images that are attacked.
+        seed: of the builder's randomness; without one, the set is built anew for every seed of the suite.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    build: str
+    model: list[str] | str
+    data: str | None = None
+    seed: int | None = Field(None, ge=0)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models it starts from."""
+        return expanded([self.model] if isinstance(self.model, str) else self.model)
+
+    @property
+    def source(self) -> str:
+        """The data. Raises InputError when none is given and the models' source does not imply one."""
+        if self.data is not None:
+            return self.data
+        from advens.models import training_data
+
+        sources = {training_data(name) for name in self.models}
+        if len(sources) == 1 and (only := sources.pop()):
+            return only
+        raise InputError(f"build = '{self.build}' needs data = SOURCE, the images to train on")
+
+    def builder(self) -> Any:
+        """The builder. Raises InputError for an unknown one or a bad option."""
+        from advens.attacks.parts import from_spec
+
+        return from_spec("builder", {"name": self.build, **(self.model_extra or {})})
+
+    def placeholders(self) -> tuple[str, ...]:
+        """Names of what will be built, for an outline that builds nothing."""
+        count = self.builder().members(len(self.models))
+        return tuple(f"{self.build} of {', '.join(self.models)}, {i}" for i in range(count))
+
+
+def expanded(patterns: Sequence[str]) -> tuple[str, ...]:
+    """The models of names with wildcards, each once. Raises InputError for a name that matches none."""
+    from advens.models import expand
+
+    return tuple(dict.fromkeys(name for pattern in patterns for name in expand(pattern)))
+
+
+Surrogates = list[str] | str | BuiltSet
 
 
 class ThreatTable(BaseModel):
@@ -104,8 +162,8 @@ class Suite(BaseModel):
 
     Args:
         name: letters, digits, dashes.
-        goal: ``transfer``, or ``robustness``: every set is one model, attacked in the open. Broken
-            samples leave at once, and ``a+b`` is a sequence of attacks on what still stands.
+        goal: ``transfer``, or ``robustness``: every set is one model, attacked white-box. Broken samples
+            leave at once, and ``a+b`` is a sequence of attacks in which ``b`` takes what withstood ``a``.
         crossed: whether, under ``robustness``, a model also sees what was crafted on the others.
         data: a data source.
         limit: the first images of a shuffle seeded with 0.
@@ -134,7 +192,7 @@ class Suite(BaseModel):
     threat: ThreatTable = ThreatTable(steps=None)
     budget: int | None = Field(None, ge=1)
     defaults: dict[str, Any] = {}
-    surrogates: dict[str, list[str] | str | Build]
+    surrogates: dict[str, Surrogates]
     attacks: list[AttackEntry] = Field(min_length=1)
     shard: int = Field(250, ge=1)
     batch_size: int | None = Field(None, ge=1)
@@ -166,9 +224,9 @@ class Suite(BaseModel):
         for name, models in sets.items():
             if models != [name]:  # a set that is called by its only model
                 _title(name)
-            if not models or (isinstance(models, Build) and not models.model):
+            if not models or (isinstance(models, BuiltSet) and not models.model):
                 raise ValueError(f"surrogate set '{name}' is empty")
-            if isinstance(models, Build) and name == "each":
+            if isinstance(models, BuiltSet) and name == "each":
                 raise ValueError("the set 'each' lists models; give what is built another name")
         return sets
 
@@ -188,9 +246,148 @@ class Suite(BaseModel):
         seeded = any(part.startswith("seed=") for part in query.split("&"))
         return f"{self.data}{first}limit={self.limit}{'' if seeded else '&seed=0'}"
 
+    def restricted(self, attacks: Sequence[str]) -> Suite:
+        """The suite with these attacks alone, by label. Raises InputError for an unknown one."""
+        entries = {entry.title: entry for entry in self.attacks}
+        chosen = [entries[name] for name in _known_labels(attacks, entries)]
+        return self.model_copy(update={"attacks": chosen})
+
     def toml(self) -> str:
         """The suite with every default written out."""
         return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+def _known_labels(names: Sequence[str], allowed: Iterable[str]) -> Sequence[str]:
+    """The names. Raises InputError for one that no attack of a suite has."""
+    allowed = list(allowed)
+    for name in names:
+        if name not in allowed:
+            raise unknown("attack in this suite", name, allowed)
+    return names
+
+
+class TrainingTable(BaseModel):
+    """The ``[training]`` table; keys that are not listed here are options of all defenses.
+
+    Args:
+        arch: architecture of the members.
+        data: training images.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    arch: str
+    data: str
+
+
+class DefenseEntry(BaseModel):
+    """One ``[[defenses]]`` entry; keys that are not listed here are options of the defense.
+
+    Args:
+        name: of the defense.
+        members: the numbers of members it is trained with.
+        label: its name on the tables.
+        table: the table it stands on.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+    members: list[int] = Field(min_length=1)
+    label: Title | None = None
+    table: Title = "defenses"
+
+    @field_validator("members", mode="before")
+    @classmethod
+    def _listed(cls, members: Any) -> Any:
+        return [members] if isinstance(members, int) else members
+
+    @property
+    def title(self) -> str:
+        """Its name on the tables."""
+        return self.label or self.name
+
+
+class DefenseSuite(BaseModel):
+    """A suite of defenses as written: what is trained or given, and the attacks it is put through.
+
+    Args:
+        name: letters, digits, dashes.
+        goal: ``defense``.
+        data: images that are attacked.
+        limit: the first images of a shuffle seeded with 0.
+        white_box_limit: the first of these for white-box attacks, which cost the most.
+        seed: of attacks and measurements.
+        seeds: of the trainings.
+        eps: l_inf radii of transfer; white-box attacks have the largest.
+        surrogates: models that transfer comes from, trained separately.
+        attacks: attacks on these surrogates.
+        white_box: attacks on the defenses themselves; without any, those of ``advens defend``.
+        models: defenses that exist already.
+        training: what all trainings have in common.
+        defenses: what is trained.
+        measured: images that diversity and transfer between members are measured on.
+        batch_size: images attacked at once (does not change results).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Title = Field(pattern=NAME)
+    goal: Literal["defense"]
+    data: str
+    limit: int | None = Field(None, ge=1)
+    white_box_limit: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0)
+    seeds: list[int] = Field([0], min_length=1)
+    eps: list[float | str] = Field(min_length=1)
+    surrogates: list[str] = Field(min_length=1)
+    attacks: list[str] = Field(min_length=1)
+    white_box: list[str] = []
+    models: list[str] = []
+    training: TrainingTable | None = None
+    defenses: list[DefenseEntry] = []
+    measured: int = Field(200, ge=1)
+    batch_size: int | None = Field(None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, table: Any) -> Any:
+        for old, new in RENAMED.items():
+            if isinstance(table, dict) and old in table:
+                warn(f"'{old}' is called '{new}' now; the old name still works", InputWarning, stacklevel=2)
+                table = {new if key == old else key: value for key, value in table.items()}
+        return table
+
+    @model_validator(mode="after")
+    def _something(self) -> DefenseSuite:
+        if not (self.defenses or self.models):
+            raise ValueError("a suite of defenses needs [[defenses]] to train or models that exist")
+        if self.defenses and self.training is None:
+            raise ValueError("defenses that are trained need a [training] table")
+        return self
+
+    @field_validator("eps")
+    @classmethod
+    def _ascending(cls, eps: list[float | str]) -> list[float | str]:
+        return sorted(eps, key=parse_eps)
+
+    def restricted(self, attacks: Sequence[str]) -> DefenseSuite:
+        """The suite with transfer from these attacks alone. Raises InputError for an unknown one."""
+        return self.model_copy(update={"attacks": list(_known_labels(attacks, self.attacks))})
+
+    @property
+    def budgets(self) -> tuple[str, ...]:
+        """The l_inf radii as text, ascending."""
+        return tuple(str(eps) for eps in self.eps)
+
+    def toml(self) -> str:
+        """The suite with every default written out."""
+        return tomli_w.dumps(self.model_dump(exclude_none=True))
+
+
+RENAMED = {"open": "white_box", "open_limit": "white_box_limit"}
+"""Keys of a suite of defenses that had another name."""
+AnySuite = Suite | DefenseSuite
 
 
 def _expanded(entry: Any) -> list[Any]:
@@ -213,12 +410,17 @@ def bundled() -> list[str]:
     )
 
 
-def load_suite(name: str, changes: Mapping[str, Any] | None = None) -> Suite:
+def load(name: str, changes: Mapping[str, Any] | None = None) -> AnySuite:
     """A bundled suite by name, or a TOML file by path, with dotted keys overridden.
 
     Raises:
         InputError: no such suite, not TOML, or not a suite.
     """
+    return suite_from(*read(name, changes))
+
+
+def load_suite(name: str, changes: Mapping[str, Any] | None = None) -> Suite:
+    """The same for a suite of attacks. Raises InputError for a suite of defenses, too."""
     return from_table(*read(name, changes))
 
 
@@ -226,25 +428,44 @@ def read(
     name: str, changes: Mapping[str, Any] | None = None
 ) -> tuple[dict[str, Any], str, str]:
     """The table of a suite that is not checked yet, its name for messages, and its text."""
-    path = Path(name)
-    if path.suffix == ".toml" or path.is_file():
-        if not path.is_file():
-            raise InputError(f"no suite file at {name}")
-        try:
-            text, where = path.read_text(encoding="utf-8"), str(path)
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"suite file {name} cannot be read: {first_line(error)}") from None
-    elif name in bundled():
-        text = (files("advens.benchmarks") / "suites" / f"{name}.toml").read_text()
-        where = f"suite '{name}'"
-    else:
-        raise unknown("suite", name, bundled())
+    text = text_of(name)
+    where = f"suite '{name}'" if not _is_path(name) else name
     return _table(text, where, changes), where, text
 
 
-def parse(text: str, where: str, changes: Mapping[str, Any] | None = None) -> Suite:
+def text_of(name: str) -> str:
+    """The TOML of a bundled suite, or of a file. Raises InputError for neither."""
+    if _is_path(name):
+        if not Path(name).is_file():
+            raise InputError(f"no suite file at {name}")
+        try:
+            return Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"suite file {name} cannot be read: {first_line(error)}") from None
+    if name not in bundled():
+        raise unknown("suite", name, bundled())
+    return (files("advens.benchmarks") / "suites" / f"{name}.toml").read_text()
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith(".toml") or Path(name).is_file()
+
+
+def parse(text: str, where: str, changes: Mapping[str, Any] | None = None) -> AnySuite:
     """A suite from TOML text; ``where`` is the name used in messages."""
-    return from_table(_table(text, where, changes), where, text)
+    return suite_from(_table(text, where, changes), where, text)
+
+
+def suite_from(table: dict[str, Any], where: str, text: str = "") -> AnySuite:
+    """A suite of any kind from a table; ``text`` is the TOML it came from, for line numbers."""
+    if table.get("goal") in get_args(DefenseSuite.model_fields["goal"].annotation):
+        return defenses_from_table(table, where, text)
+    return from_table(table, where, text)
+
+
+def defenses_from_table(table: dict[str, Any], where: str, text: str = "") -> DefenseSuite:
+    """A suite of defenses from a table."""
+    return validated(DefenseSuite, table, where, text)
 
 
 def _table(text: str, where: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -260,9 +481,7 @@ def _table(text: str, where: str, changes: Mapping[str, Any] | None = None) -> d
 
 
 def from_table(table: dict[str, Any], where: str, text: str = "") -> Suite:
-    """A suite from a table; ``text`` is the TOML it came from, for line numbers."""
-    if table.get("goal") == "defense":
-        raise InputError(f"{where} is a suite of defenses; 'advens run' runs it")
+    """A suite of attacks from a table; ``text`` is the TOML it came from, for line numbers."""
     suite = validated(Suite, table, where, text)
     suite._origin = Origin(where, text)
     try:
@@ -326,13 +545,15 @@ def _explain(error: ValidationError, model: type[BaseModel], text: str) -> str:
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     kinds = ("list[", "function-")  # pydantic names the branch of a union
     loc = [part for part in first["loc"] if part != "str" and not str(part).startswith(kinds)]
-    key = str(loc[-1]) if loc else "suite"
+    key = str(loc[-1]) if loc else ""
     dotted = ".".join(map(str, loc))
     if first["type"] == "extra_forbidden":
         return f"unknown key '{dotted}'{nearest(key, _known(model, loc[:-1]))}{_line(text, key)}"
     if first["type"] == "missing":
         return f"'{dotted}' is missing"
     message = first["msg"].removeprefix("Value error, ")
+    if not loc:
+        return message
     given = repr(first["input"])
     given = given if len(given) <= LONGEST else f"{given[:LONGEST]}..."
     return f"{dotted} = {given}: {message}{_line(text, key)}"

@@ -1,29 +1,36 @@
-"""The two tasks a worker does: craft a cell, and show a cell's images to a target.
+"""The tasks of a worker: build surrogates, train, craft a cell, evaluate a target on it, measure a defense.
 
-Both write one file atomically and give back how long it took, so any executor can run them in any
-order, in any process, and a crash costs at most the cell at hand.
+Every task writes its result atomically, so any executor can do tasks in any order, in any process, and a
+crash costs at most the task at hand.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor
 
 import advens
-from advens.benchmarks.plan import Cell, target_labels
-from advens.benchmarks.predictions import clean_predictions, predict, sample_rows, voices
-from advens.benchmarks.traces import trace_bytes, trace_path
-from advens.benchmarks.worker_cache import default_batch, workshop
+from advens.benchmarks.cells import Cell
+from advens.benchmarks.goals import ATTACK_GOALS, Work
+from advens.benchmarks.predictions import clean_predictions, members_of, predict, sample_rows
+from advens.benchmarks.progress import tick
+from advens.benchmarks.suites import BuiltSet
+from advens.benchmarks.worker_cache import default_batch, worker_cache
+from advens.classifier import Classifier
+from advens.datasets import Dataset, find_data
 from advens.errors import InputError, RunError
+from advens.models import find_model
 from advens.results.store import (
     RunStore,
     read_table,
@@ -32,16 +39,99 @@ from advens.results.store import (
     write_examples,
     write_table,
 )
-from advens.seeding import derive
-from advens.threat import norms
+from advens.threat import Threat, norms
 
 AUDIT_TOLERANCE = 1e-9
-_CELL = TypeAdapter(Cell)
+
+
+@dataclass(frozen=True)
+class Build:
+    """One surrogate set for one seed of a suite; what the cache holds is not built again."""
+
+    name: str
+    wanted: BuiltSet
+    seed: int
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, seed {self.seed}"
+
+    def do(self, device: str) -> tuple[str, ...]:
+        """Builds. Returns the names of the models."""
+        models = [find_model(name).to(device) for name in self.wanted.models]
+        made = self.wanted.builder().build(
+            models, opened(self.wanted.source), seed=self.seed,
+            progress=lambda done, total: tick(f"{self.title}: {done}/{total}"),
+        )  # fmt: skip
+        return tuple(model.name for model in made)
+
+
+@dataclass(frozen=True)
+class Train:
+    """One training of a defense: into the cache, which may hold it already, or into a folder.
+
+    Args:
+        name, options: of the defense.
+        arch: architecture of the members.
+        data: training images.
+        seed: of the training.
+        out: a folder to save the ensemble in; the cache without one.
+    """
+
+    name: str
+    options: tuple[tuple[str, Any], ...]
+    arch: str
+    data: str
+    seed: int
+    out: str | None = None
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} of {self.defense.members}, seed {self.seed}"
+
+    @property
+    def defense(self) -> Any:
+        """The defense. Raises InputError for an unknown one or a bad option."""
+        from advens.defenses import create_defense
+
+        return create_defense(self.name, **dict(self.options))
+
+    def trained_name(self) -> str:
+        """The name that the ensemble has in the cache, whether or not it is there."""
+        from advens.defenses.trained import name_of
+
+        return name_of(self.defense, self.arch, opened(self.data), self.seed)
+
+    def do(self, device: str) -> str:
+        """Trains. Returns the name of the ensemble."""
+        from advens.defenses.trained import trained
+        from advens.defenses.training import train
+
+        defense = self.defense
+        total = len(defense.phases()) * defense.training.epochs
+        done = 0
+
+        def say(row: Mapping[str, Any]) -> None:
+            nonlocal done
+            done += 1
+            tick(f"{self.title}: {row['phase']}, epoch {done}/{total}, loss {row['loss']:.3f}")
+
+        how: dict[str, Any] = {"seed": self.seed, "device": device, "on_epoch": say}
+        if self.out is None:
+            return trained(defense, self.arch, opened(self.data), **how)
+        train(defense, self.arch, opened(self.data), Path(self.out), **how)
+        return f"defense:{self.out}"
+
+
+@lru_cache(maxsize=4)
+def opened(source: str) -> Dataset:
+    """A data source, opened once in a process: its digest is needed by every training."""
+    return find_data(source)
 
 
 @dataclass(frozen=True)
 class Craft:
-    """Craft the images of one cell into a run directory."""
+    """Craft the images of one cell into a run's directory."""
 
     directory: str
     cell: Cell
@@ -50,52 +140,56 @@ class Craft:
 
     @property
     def title(self) -> str:
-        return f"{self.cell.attack} on {self.cell.surrogates}"
+        return self.cell.title
 
     def do(self, device: str) -> int:
         """Crafts, rounds to 8 bits inside the ball, audits the bytes, writes. Returns images."""
-        cell, shop, store = self.cell, workshop(device), RunStore(self.directory)
-        batch = shop.shard(cell.data, *cell.shard)
-        models = shop.models.get(cell.specs)
+        cell, cache, store = self.cell, worker_cache(device), RunStore(self.directory)
+        batch = cache.shard(cell.data, *cell.shard)
+        models = cache.models.get(cell.specs)
         for model, digest in zip(models, cell.digests, strict=True):
             if model.digest != digest:
                 raise InputError(f"the weights of {model.name} changed while the run was going on")
-        target = wanted(cell, batch.labels, batch.target_labels, models[0].num_classes)
-        attack = cell.build()
+        target = cell.wanted(batch.labels, batch.target_labels, models[0].num_classes)
+        attack: Any = cell.build()
+        before = None
+        if cell.after:
+            before = stored_pixels(read_table(store.examples_path(cell.after), "examples"))
+        size = self.batch_size or default_batch(batch.pixels)
         started = time.perf_counter()
-        result = attack.run(
-            models,
-            shop.images(batch.pixels),
-            batch.labels,
-            target,
-            seed=cell_seed(cell),
-            micro_batch=self.batch_size or default_batch(batch.pixels),
-            trace=self.trace,
+        made = ATTACK_GOALS[cell.goal].craft(
+            Work(cell, attack, models, batch, target, size, self.trace, before, cache)
         )
-        adversarial = attack.threat.quantise(result.x_adv.float().cpu(), batch.pixels.float() / 255)
+        adversarial = attack.threat.quantise(made.x_adv.float().cpu(), batch.pixels.float() / 255)
         seconds = time.perf_counter() - started
-        rows = example_rows(cell.key, batch.pixels, adversarial, attack.threat)
-        rows |= {
+        n = len(batch.labels)
+        rows = example_rows(cell.key, batch.pixels, adversarial, attack.threat) | {
             "sample_id": list(batch.sample_ids),
             "label": batch.labels.numpy(),
-            "target_label": None if target is None else target.numpy(),
+            "target_label": [None] * n if target is None else target.numpy(),
         }
-        if target is None:
-            rows["target_label"] = [None] * len(batch.labels)
-        write_examples(
-            store.examples_path(cell.key),
-            rows,
-            describe_cell(cell, device, attack, result.passes, seconds) | silence(result.silent),
-        )
-        if result.trace is not None:
-            traced = trace_bytes(result.trace, batch.sample_ids, cell.specs)
-            write_bytes(trace_path(store, cell.key), traced)
-        return len(adversarial)
+        about = cell.to_json() | {
+            "norm": attack.threat.norm,
+            "eps": attack.threat.eps,
+            "forwards_per_sample": made.passes[0],
+            "backwards_per_sample": made.passes[1],
+            "seconds_per_image": seconds / n,
+            "device": device,
+            "version": advens.__version__,
+            **made.about,
+        }
+        if made.silent is not None:
+            about["silent_images"] = int((made.silent > 0).sum())
+            about["silent_steps"] = int(made.silent.sum())
+        write_examples(store.examples_path(cell.key), rows, about)
+        if made.trace is not None:
+            write_trace(trace_path(store, cell.key), made.trace, batch.sample_ids, cell.specs)
+        return n
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Show the stored images of one cell to one target."""
+    """Evaluate a target on the stored images of one cell."""
 
     directory: str
     cell: Cell
@@ -106,45 +200,86 @@ class Evaluate:
 
     @property
     def title(self) -> str:
-        return f"{self.target} looks at {self.cell.attack} on {self.cell.surrogates}"
+        return f"{self.target} on {self.cell.title}"
 
     def do(self, device: str) -> int:
         """Predicts on clean and stored images, writes one row per image. Returns images."""
-        cell, shop, store = self.cell, workshop(device), RunStore(self.directory)
+        cell, cache, store = self.cell, worker_cache(device), RunStore(self.directory)
         table = read_table(store.examples_path(cell.key), "examples")
         pixels, tables = stored_pixels(table), []
-        target = shop.models.get([self.target])[0]
-        for voice in voices(target):
-            clean = clean_predictions(shop, cell, self.target, voice, self.batch_size)
-            adversarial = predict(shop, voice.model, pixels, self.batch_size)
+        target = cache.models.get([self.target])[0]
+        for member in members_of(target):
+            clean = clean_predictions(cache, cell, self.target, member, self.batch_size)
+            adversarial = predict(cache, member.model, pixels, self.batch_size)
             rows = sample_rows(
-                cell, table, self.target, voice, clean, adversarial, self.white_box, target.family
+                cell, table, self.target, member, clean, adversarial, self.white_box, target.family
             )
             tables.append(schema.to_table("samples", rows))
         write_table(store.samples_path(cell.key, self.target_key), pa.concat_tables(tables))
         return len(pixels)
 
 
-def cell_seed(cell: Cell) -> int:
-    """What an attack's randomness in one cell is derived from."""
-    attack = json.dumps(cell.params, sort_keys=True)
-    return derive(cell.seed, attack, cell.shard[0] // cell.shard_size)
+@dataclass(frozen=True)
+class Measure:
+    """Measure a defense: its cost, and for ensembles diversity and transfer between members.
+
+    Args:
+        name: of the model.
+        source: images, of which the first ``images`` are taken.
+        images, eps, seed: of diversity and transfer.
+    """
+
+    name: str
+    source: str
+    images: int
+    eps: float
+    seed: int
+
+    @property
+    def title(self) -> str:
+        return self.name
+
+    def do(self, device: str) -> dict[str, Any]:
+        """Measures. Returns a row of ``models``, without what a suite says of the model."""
+        from advens.attacks.expectation import is_randomized
+        from advens.defenses.measures import cost
+
+        model, data = find_model(self.name).to(device), opened(self.source)
+        members = list(getattr(model, "members", ()))
+        kind = "randomized" if is_randomized(model) else "mean" if members else "single"
+        row: dict[str, Any] = {
+            "defense": model.name, "digest": model.digest, "kind": kind, "members": max(1, len(members)),
+            "mflops": cost(model, model.input_size or data.size) / 1e6,
+            "measured": self.images, "eps": self.eps, "measure_seed": self.seed,
+        }  # fmt: skip
+        if len(members) > 1:
+            try:
+                row |= between_members(members, data, self)
+            except InputError as error:  # members that are hardly ever all right
+                row |= {"why": str(error)}
+        return row
 
 
-def wanted(cell: Cell, labels: Tensor, given: Tensor | None, classes: int) -> Tensor | None:
-    """The classes the attacker wants: the data's, else drawn; None when untargeted."""
-    if not cell.targeted:
-        return None
-    if given is not None:
-        if int(given.max()) >= classes or int(given.min()) < 0:
-            raise InputError(
-                f"a target label in {cell.data} is out of range; there are {classes} classes"
-            )
-        return given
-    return torch.from_numpy(target_labels(labels.numpy(), cell.shard[0], classes, cell.seed))
+def between_members(members: Sequence[Classifier], data: Dataset, how: Measure) -> dict[str, Any]:
+    """Diversity of members and how many adversarial images they share."""
+    from advens.defenses.measures import diversity, transfer_between
+
+    batch = next(data.batches([slice(0, min(len(data), how.images))]))
+    device = members[0].mean.device
+    x, y = (batch.pixels.float() / 255).to(device), batch.labels.to(device)
+    apart = diversity(members, x, y, eps=how.eps, seed=how.seed)
+    pairs = transfer_between(members, x, y, Threat("linf", how.eps), restarts=1, seed=how.seed)
+    rates, k = pairs.rates, len(members)
+    return {
+        "diversity": apart.value,
+        "shared": float((rates.sum() - rates.diagonal().sum()) / (k * (k - 1))),
+        "pairs": json.dumps(apart.pairs.tolist()),
+        "rates": json.dumps(rates.tolist()),
+        "counted": json.dumps(pairs.counted.tolist()),
+    }
 
 
-def example_rows(key: str, clean: Tensor, adversarial: Tensor, threat: Any) -> dict[str, Any]:
+def example_rows(key: str, clean: Tensor, adversarial: Tensor, threat: Threat) -> dict[str, Any]:
     """Columns of ``examples`` that come from the bytes; refuses images outside the ball.
 
     Raises:
@@ -182,51 +317,25 @@ def stored_pixels(table: Any) -> Tensor:
     return torch.from_numpy(flat.reshape(-1, 3, height, width).copy())
 
 
-def describe_cell(
-    cell: Cell, device: str, attack: Any, passes: Sequence[int], seconds: float
-) -> dict[str, Any]:
-    """What an examples file says of its cell."""
-    return {
-        "suite": cell.suite,
-        "attack": cell.attack,
-        "attack_params": cell.params,
-        "family": cell.family,
-        "surrogates": cell.surrogates,
-        "surrogate_specs": list(cell.specs),
-        "surrogate_digests": list(cell.digests),
-        "seed": cell.seed,
-        "shard": list(cell.shard),
-        "shard_size": cell.shard_size,
-        "targeted": cell.targeted,
-        "norm": attack.threat.norm,
-        "eps": attack.threat.eps,
-        "forwards_per_sample": passes[0],
-        "backwards_per_sample": passes[1],
-        "seconds_per_image": seconds / (cell.shard[1] - cell.shard[0]),
-        "data": cell.data,
-        "data_fingerprint": cell.fingerprint,
-        "device": device,
-        "version": advens.__version__,
-        "goal": cell.goal,
-        "after": cell.after,
-        "bases": list(cell.bases),
-    }
+def trace_path(store: RunStore, cell: str) -> Path:
+    """Where the trace of a cell lies."""
+    return store.directory / "traces" / f"{cell}.parquet"
 
 
-def silence(silent: Tensor | None) -> dict[str, int]:
-    """How many images had steps without any gradient, and how many such steps; nothing if not counted."""
-    if silent is None:
-        return {}
-    return {"silent_images": int((silent > 0).sum()), "silent_steps": int(silent.sum())}
+def write_trace(
+    path: Path, trace: Mapping[str, Tensor], sample_ids: Sequence[str], surrogates: Sequence[str]
+) -> None:
+    """A trace as parquet, one row per observation.
 
-
-def cell_from(description: dict[str, Any]) -> Cell:
-    """The cell an examples file describes. Raises ValueError when it describes none."""
-    said = {"goal": "transfer", "after": "", "bases": [], **description}
-    named = {"params": "attack_params", "specs": "surrogate_specs", "digests": "surrogate_digests",
-             "fingerprint": "data_fingerprint"}  # fmt: skip
-    cell = _CELL.validate_python({f.name: said.get(named.get(f.name, f.name)) for f in fields(Cell)})
-    start, stop = cell.shard
-    if not 0 <= start < stop or cell.shard_size < 1 or not cell.specs or len(cell.specs) != len(cell.digests):
-        raise ValueError("its shard is empty, or its surrogates have not a digest each")
-    return cell
+    Columns: ``what``, ``step``, ``sample_id``, ``surrogate`` (null where it is about all), ``value``.
+    """
+    frames = []
+    for what, values in trace.items():
+        each = surrogates if values.dim() == 3 else [None]
+        index = pd.MultiIndex.from_product([range(len(values)), sample_ids, each])
+        frame = index.to_frame(index=False, name=["step", "sample_id", "surrogate"])
+        frames.append(frame.assign(what=what, value=values.flatten().double().numpy()))
+    table = pd.concat(frames, ignore_index=True)
+    table["surrogate"] = table["surrogate"].astype("string")
+    columns = ["what", "step", "sample_id", "surrogate", "value"]
+    write_bytes(path, table[columns].to_parquet(index=False))

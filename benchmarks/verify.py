@@ -1,10 +1,12 @@
-"""Checking a run from what it stored: the bytes, the ball, the clean images, every prediction."""
+"""Checking a run from what it stored: bytes, ball, clean images, every prediction and every table."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,21 +14,37 @@ import torch
 from torch import Tensor
 
 from advens.attacks.expectation import is_randomized
-from advens.benchmarks import tasks as work
-from advens.benchmarks.plan import Cell
-from advens.benchmarks.predictions import Voice, logits_of, sample_rows, voices
+from advens.benchmarks import defense_goal, tasks
+from advens.benchmarks.cells import Cell
+from advens.benchmarks.defense_goal import DEFENSE
+from advens.benchmarks.evaluate import stored_cell
+from advens.benchmarks.export import png_names
+from advens.benchmarks.goals import ATTACK_GOALS
+from advens.benchmarks.plan import Plan, make_plan, target_key
+from advens.benchmarks.predictions import Member, logits_of, members_of, sample_rows
 from advens.benchmarks.progress import Progress
-from advens.benchmarks.worker_cache import Workshop
-from advens.digest import value_digest
+from advens.benchmarks.runner import goal_of, measures_path
+from advens.benchmarks.status import Planned, plan_path, read_failures, read_plan, runs_in
+from advens.benchmarks.suites import BuiltSet, DefenseSuite, Suite, parse
+from advens.benchmarks.worker_cache import WorkerCache
+from advens.datasets import Batch
 from advens.errors import InputError, RunError, first_line
-from advens.models import known_card, origins
-from advens.results.boards.leaderboard import leaderboard
-from advens.results.boards.summary import load, matrix_table, to_table
+from advens.models import find_model, known_card, origins
+from advens.results.boards.board import BOARDS, board_mismatches
+from advens.results.boards.rows import Rows
 from advens.results.store import RunStore, read_cell, read_table
 from advens.threat import Threat
 
 BORDERLINE = 1e-3
-"""Two best logits this close may swap on another machine; such a prediction is no lie."""
+"""Two best logits this close may swap on another machine; such a prediction is no mismatch."""
+MEASURED = 0.02
+"""Relative difference of a defense's measurements that another machine may make."""
+UNKNOWABLE = (
+    "not to be seen from files: the seconds, devices and versions that a run names; how an image was found, "
+    "and so whether its attack found it; what a trace says of the steps; why something failed; runs that "
+    "were not kept"
+)
+"""What no check of the files can show."""
 
 
 @dataclass
@@ -36,56 +54,110 @@ class Audit:
     Args:
         cells, rows: how much was checked.
         borderline: predictions that differ where the two best logits nearly tie.
-        lies: one line each.
+        mismatches: what does not follow from the stored bytes, one line each.
     """
 
     cells: int = 0
     rows: int = 0
     borderline: int = 0
-    lies: list[str] = field(default_factory=list)
+    mismatches: list[str] = field(default_factory=list)
 
 
-def verify_run(store: RunStore, device: str, progress: Progress | None = None) -> Audit:
-    """Re-check every stored example and every stored prediction.
+def verify_directory(
+    directory: Path, device: str, progress: Progress | None = None
+) -> Iterator[tuple[str, Audit]]:
+    """Verify a run, or a folder of runs with its tables.
+
+    Yields:
+        The name of each run in a folder, or "" for the folder itself, with what was found.
 
     Raises:
         InputError: the run, its data or one of its models cannot be read.
     """
-    audit, shop = Audit(), Workshop(device)
+    bars = progress or Progress()
+    for store in runs_in(directory):
+        inside = store.directory != directory
+        yield store.directory.name if inside else "", verify_run(store, device, bars)
+    if inside:
+        yield "", Audit(mismatches=_folder(directory, device, bars))
+
+
+def _folder(directory: Path, device: str, progress: Progress) -> list[str]:
+    """What is wrong with a folder of runs beside the runs."""
+    store = RunStore(directory)
+    if not store.suite.is_file():
+        return [
+            f"{store.suite.name} is missing: nothing says which runs and models belong together"
+        ]
+    try:
+        suite = parse(store.suite.read_text(), str(store.suite))
+    except (InputError, UnicodeDecodeError) as error:
+        return [f"{store.suite.name}: {first_line(error)}"]
+    if not isinstance(suite, DefenseSuite):
+        return [f"{store.suite.name} is no suite of defenses, and here are several runs"]
+    with store.lock():
+        return verify_defenses(store, suite, device, progress)
+
+
+def verify_run(store: RunStore, device: str, progress: Progress | None = None) -> Audit:
+    """Re-check every stored example, prediction and table of a run of attacks.
+
+    Raises:
+        InputError: the run, its data or one of its models cannot be read.
+    """
+    audit, cache = Audit(), WorkerCache(device)
     with store.lock():
         pairs: dict[str, list[str]] = {cell: [] for cell in store.cells()}
         for cell, key in sorted(store.evaluated()):
             pairs.setdefault(cell, []).append(key)
+        if not pairs:
+            raise InputError(f"{store.directory} holds no finished cells yet")
         with (progress or Progress()).task("verifying", len(pairs)) as advance:
-            clean = _Clean(shop)
+            clean, crafted = _Clean(cache), _Crafted()
             for name in sorted(pairs, key=lambda name: _shard(store, name)):
                 try:
-                    _cell(store, clean, name, pairs[name], audit)
+                    _cell(store, clean, name, pairs[name], audit, crafted)
                 except RunError as error:
-                    audit.lies.append(str(error))
+                    audit.mismatches.append(str(error))
                 advance(name)
-        audit.lies += [*_matrix(store), *_board(store)]
-    if not pairs:
-        raise InputError(f"{store.directory} holds no finished cells yet")
+        audit.mismatches += [
+            *_suite(store, cache, crafted),
+            *_boards(store),
+            *_notes(store),
+            *_pictures(store, crafted),
+        ]
     return audit
 
 
-class _Clean:
-    """What targets say of the clean images of one shard at a time."""
+@dataclass
+class _Crafted:
+    """What was read of the cells.
 
-    def __init__(self, shop: Workshop) -> None:
-        self.shop = shop
+    Args:
+        cells: by key.
+        images: sha256 of the images stored for a sample, by its name.
+    """
+
+    cells: dict[str, Cell] = field(default_factory=dict)
+    images: dict[str, set[str]] = field(default_factory=dict)
+
+
+class _Clean:
+    """What targets predict on the clean images of one shard at a time."""
+
+    def __init__(self, cache: WorkerCache) -> None:
+        self.cache = cache
         self._shard: tuple[str, tuple[int, int]] | None = None
         self._logits: dict[tuple[str, int | None], Tensor] = {}
 
-    def logits(self, cell: Cell, target: str, voice: Voice) -> Tensor:
+    def logits(self, cell: Cell, target: str, member: Member) -> Tensor:
         """Logits (N, classes) on the clean images of the cell's shard."""
         if self._shard != (cell.data, cell.shard):
             self._shard, self._logits = (cell.data, cell.shard), {}
-        key = target, voice.member
+        key = target, member.place
         if key not in self._logits:
-            pixels = self.shop.shard(cell.data, *cell.shard).pixels
-            self._logits[key] = logits_of(self.shop, voice.model, pixels, None)
+            pixels = self.cache.shard(cell.data, *cell.shard).pixels
+            self._logits[key] = logits_of(self.cache, member.model, pixels, None)
         return self._logits[key]
 
 
@@ -97,44 +169,62 @@ def _shard(store: RunStore, name: str) -> list[int]:
         return []
 
 
-def _cell(store: RunStore, clean: _Clean, name: str, keys: list[str], audit: Audit) -> None:
-    shop, path = clean.shop, store.examples_path(name)
+def _cell(
+    store: RunStore, clean: _Clean, name: str, keys: list[str], audit: Audit, crafted: _Crafted
+) -> None:
+    cache, path = clean.cache, store.examples_path(name)
     if not path.is_file():
         raise RunError(f"{store.samples}/{name}.*: rows of a cell whose examples are missing")
-    said = read_cell(path)
+    said, cell = read_cell(path), stored_cell(store, name)
     try:
-        cell, threat = work.cell_from(said), Threat(said["norm"], said["eps"])
+        threat = Threat(said["norm"], said["eps"])
     except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{path.name}: its description is not that of a cell ({first_line(error)})") from error
-    where = f"{path.name} ({cell.attack} on {cell.surrogates})"
+        raise RunError(
+            f"{path.name}: its description is not that of a cell ({first_line(error)})"
+        ) from error
+    where = f"{path.name} ({cell.title})"
     if cell.key != name:
         raise RunError(f"{where}: its description does not hash to its name")
+    if cell.goal not in ATTACK_GOALS:
+        raise RunError(f"{where}: no cell has the goal '{cell.goal}'")
     if cell.params.get("threat") != {"norm": threat.norm, "eps": threat.eps}:
         raise RunError(f"{where}: the ball it names is not the attack's")
-    if shop.data(cell.data).fingerprint(slice(*cell.shard)) != cell.fingerprint:
+    if cache.data(cell.data).fingerprint(slice(*cell.shard)) != cell.fingerprint:
         raise RunError(f"{where}: the data are not those it was crafted on")
-    spent = (said.get("forwards_per_sample"), said.get("backwards_per_sample"))
     for spec, digest in zip(cell.specs, cell.digests, strict=True):
         known = known_card(spec)
         if known is not None and known.digest != digest:
-            raise RunError(f"{where}: the weights of its surrogates are not those it was crafted with")
-    models = shop.models.get(cell.specs)
+            raise RunError(
+                f"{where}: the weights of its surrogates are not those it was crafted with"
+            )
+    models = cache.models.get(cell.specs)
+    spent = (said.get("forwards_per_sample"), said.get("backwards_per_sample"))
     members = sum(_members(model) for model in models)
-    if not _possible(spent, cell, members):
+    if not ATTACK_GOALS[cell.goal].possible(spent, cell, members):
         raise RunError(f"{where}: the passes it claims are not those of the attack")
     if [model.digest for model in models] != list(cell.digests):
         raise RunError(f"{where}: the weights of its surrogates are not those it was crafted with")
-    if dict.fromkeys(base for model in models for base in origins(model)) != dict.fromkeys(cell.bases):
+    if dict.fromkeys(base for model in models for base in origins(model)) != dict.fromkeys(
+        cell.bases
+    ):
         raise RunError(f"{where}: its surrogates were not built from the models it names")
-    table, shard = read_table(path, "examples"), shop.shard(cell.data, *cell.shard)
-    if table.num_rows != len(shard.labels):
+    table, batch = read_table(path, "examples"), cache.shard(cell.data, *cell.shard)
+    if table.num_rows != len(batch.labels):
         raise RunError(f"{where}: its samples are not those of the shard")
-    pixels = work.stored_pixels(table)
-    audit.lies += [f"{where}: {lie}" for lie in _examples(table, pixels, shard, threat, cell, shop)]
+    pixels = tasks.stored_pixels(table)
+    target = cell.wanted(batch.labels, batch.target_labels, models[0].num_classes)
+    audit.mismatches += [
+        f"{where}: {what}" for what in _examples(table, pixels, batch, threat, cell, target)
+    ]
     audit.cells += 1
+    crafted.cells[name] = cell
+    for sample, image in zip(
+        table.column("sample_id").to_pylist(), table.column("image").to_pylist(), strict=True
+    ):
+        crafted.images.setdefault(sample, set()).add(hashlib.sha256(image).hexdigest())
     for key in keys:
-        audit.lies += [
-            f"{where}: {lie}" for lie in _rows(store, clean, cell, key, table, pixels, audit)
+        audit.mismatches += [
+            f"{where}: {what}" for what in _rows(store, clean, cell, key, table, pixels, audit)
         ]
 
 
@@ -142,54 +232,33 @@ def _members(model: Any) -> int:
     return len(model.members) if is_randomized(model) else 1
 
 
-def _possible(spent: tuple[float | None, float | None], cell: Cell, members: int) -> bool:
-    """Whether passes are the attack's; under ``robustness`` samples leave early, so at most those.
-
-    Args:
-        members: of randomized ensembles; attacks in the open count each one's passes.
-    """
-    attack = cell.build()
-    if cell.goal == "transfer":
-        return spent == tuple(attack.passes(len(cell.specs)))
-    formula = attack.passes(members)
-    return spent[1] is not None and 0 <= spent[1] <= formula.backward + 1e-6
-
-
 def _examples(
-    table: object, pixels: Tensor, clean: object, threat: Threat, cell: Cell, shop: Workshop
+    table: Any, pixels: Tensor, clean: Batch, threat: Threat, cell: Cell, target: Tensor | None
 ) -> Iterator[str]:
     """What is wrong with the stored images of one cell."""
-    column = {name: table.column(name).to_pylist() for name in table.column_names}  # type: ignore[attr-defined]
-    if column["sample_id"] != list(clean.sample_ids):  # type: ignore[attr-defined]
+    column = {name: table.column(name).to_pylist() for name in table.column_names}
+    if column["sample_id"] != list(clean.sample_ids):
         yield "its samples are not those of the shard"
         return
-    if column["label"] != clean.labels.tolist():  # type: ignore[attr-defined]
+    if column["label"] != clean.labels.tolist():
         yield "labels differ from the data's"
     if set(column["cell"]) != {cell.key}:
         yield "rows of another cell"
     digests = [hashlib.sha256(image).hexdigest() for image in column["image"]]
     for row in np.flatnonzero(np.array(digests) != np.array(column["sha256"])):
         yield f"the image of {column['sample_id'][row]} was changed after it was written"
-    excess = threat.excess(pixels, clean.pixels).numpy()  # type: ignore[attr-defined]
-    for row in np.flatnonzero(excess > work.AUDIT_TOLERANCE):
+    excess = threat.excess(pixels, clean.pixels).numpy()
+    for row in np.flatnonzero(excess > tasks.AUDIT_TOLERANCE):
         yield f"the image of {column['sample_id'][row]} leaves the ball by {excess[row]:.3g}"
-    for norm, measured in zip(("linf", "l2"), work.measured(pixels, clean.pixels), strict=True):  # type: ignore[attr-defined]
+    for norm, measured in zip(("linf", "l2"), tasks.measured(pixels, clean.pixels), strict=True):
         if not np.allclose(measured, column[norm], rtol=0, atol=1e-9):
             yield f"stored {norm} norms are not those of the images"
-    classes = shop.models.get(cell.specs[:1])[0].num_classes
-    aim = work.wanted(cell, clean.labels, clean.target_labels, classes)  # type: ignore[attr-defined]
-    if column["target_label"] != (aim.tolist() if aim is not None else [None] * len(digests)):
+    if column["target_label"] != (target.tolist() if target is not None else [None] * len(digests)):
         yield "wanted classes are not those of the data and seed"
 
 
 def _rows(
-    store: RunStore,
-    clean: _Clean,
-    cell: Cell,
-    key: str,
-    table: object,
-    pixels: Tensor,
-    audit: Audit,
+    store: RunStore, clean: _Clean, cell: Cell, key: str, table: Any, pixels: Tensor, audit: Audit
 ) -> Iterator[str]:
     """What is wrong with the stored rows of one cell and target."""
     stored, n = read_table(store.samples_path(cell.key, key), "samples"), len(pixels)
@@ -198,94 +267,273 @@ def _rows(
         return
     target = stored.column("target")[0].as_py()
     known = known_card(target)
-    if known is not None and value_digest([target, known.digest], 16) != key:
+    if known is not None and target_key(target, known.digest) != key:
         yield f"the weights of {target} are not those that were evaluated"
         return
-    model = clean.shop.models.get([target])[0]
-    answering = voices(model)
-    if stored.num_rows != n * len(answering):
-        yield f"{stored.num_rows} rows in {cell.key}.{key}, not {len(answering)} for every image"
+    model = clean.cache.models.get([target])[0]
+    members = members_of(model)
+    if stored.num_rows != n * len(members):
+        yield f"{stored.num_rows} rows in {cell.key}.{key}, not {len(members)} for every image"
         return
-    if value_digest([target, model.digest], 16) != key:
+    if target_key(target, model.digest) != key:
         yield f"the weights of {target} are not those that were evaluated"
         return
     audit.rows += stored.num_rows
-    for k, voice in enumerate(answering):
+    for k, member in enumerate(members):
         found = {
-            "clean_pred": clean.logits(cell, target, voice),
-            "adv_pred": logits_of(clean.shop, voice.model, pixels, None),
+            "clean_pred": clean.logits(cell, target, member),
+            "adv_pred": logits_of(clean.cache, member.model, pixels, None),
         }
-        white = cell.knows(model)
         rows = stored.slice(k * n, n)
-        yield from _voice(cell, table, target, voice, rows, found, white, model.family, audit)
+        said = {what: rows.column(what).to_numpy() for what in found}
+        for what, logits in found.items():
+            yield from _predictions(said[what], logits, f"{what} of {target}", audit)
+        clean_pred, adv_pred = said["clean_pred"], said["adv_pred"]
+        expected = sample_rows(
+            cell, table, target, member, clean_pred, adv_pred, cell.knows(model), model.family
+        )
+        for name, values in expected.items():
+            if name in rows.column_names and rows.column(name).to_pylist() != _plain(values):
+                yield f"column '{name}' for {target} does not follow from the predictions"
 
 
-def _voice(
-    cell: Cell,
-    table: object,
-    target: str,
-    voice: Voice,
-    stored: Any,
-    found: dict[str, Tensor],
-    white_box: bool,
-    family: str,
-    audit: Audit,
-) -> Iterator[str]:
-    """What is wrong with the stored rows of one voice, whose logits were found to be these."""
-    predictions = []
-    for what, logits in found.items():
-        given = torch.from_numpy(stored.column(what).to_numpy().copy())
-        says = logits.argmax(1)
-        gap = logits.amax(1) - logits.gather(1, given.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
-        near = (says != given) & (gap < BORDERLINE)
-        audit.borderline += int(near.sum())
-        wrong = int(((says != given) & ~near).sum())
-        if wrong:
-            yield f"{wrong} stored {what} of {target} are not what the model says"
-        predictions.append(given.numpy())
-    clean, adversarial = predictions
-    expected = sample_rows(cell, table, target, voice, clean, adversarial, white_box, family)
-    for name, values in expected.items():
-        if name not in stored.column_names:  # a run older than the column
+def _predictions(given: np.ndarray, logits: Tensor, what: str, audit: Audit) -> Iterator[str]:
+    """What is wrong with stored predictions, given the logits that the model has."""
+    claimed, best = torch.from_numpy(given.copy()), logits.argmax(1)
+    gap = logits.amax(1) - logits.gather(1, claimed.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
+    near = (best != claimed) & (gap < BORDERLINE)
+    audit.borderline += int(near.sum())
+    wrong = int(((best != claimed) & ~near).sum())
+    if wrong:
+        yield f"{wrong} stored {what} are not what the model says"
+
+
+def _plain(values: Any) -> list[Any]:
+    if isinstance(values, np.ndarray):
+        return values.tolist()  # type: ignore[no-any-return]
+    return values.to_pylist() if hasattr(values, "to_pylist") else list(values)
+
+
+def _suite(store: RunStore, cache: WorkerCache, crafted: _Crafted) -> Iterator[str]:
+    """What is wrong between the suite of a run and its cells, samples, plan and environment."""
+    if not store.suite.is_file():
+        yield f"{store.suite.name} is missing: nothing says which cells and targets belong to the run"
+        return
+    try:
+        suite = parse(store.suite.read_text(), str(store.suite))
+        if not isinstance(suite, Suite):
+            yield f"{store.suite.name} is a suite of defenses, and here are cells of attacks"
+            return
+        built = {
+            (cell.surrogates, cell.seed): cell.specs
+            for cell in crafted.cells.values()
+            if isinstance(suite.surrogates.get(cell.surrogates), BuiltSet)
+        }
+        data = cache.data(suite.source)
+        plan = make_plan(suite, data, built, held_out=False)
+    except (InputError, UnicodeDecodeError) as error:
+        yield f"the run does not follow from its {store.suite.name}: {first_line(error)}"
+        return
+    wanted = {cell.key: cell for cell in plan.cells}
+    there = set(store.cells())
+    if missing := [cell for key, cell in wanted.items() if key not in there]:
+        yield (
+            f"{len(missing)} of the {len(wanted)} cells of {store.suite.name} are missing "
+            f"(the first is {missing[0].title}); 'advens run' on it completes the run"
+        )
+    for key in sorted(there - set(wanted)):
+        yield f"{key}.parquet is no cell of {store.suite.name}"
+    for key in sorted(there & set(wanted) & set(crafted.cells)):
+        if wanted[key] != crafted.cells[key]:
+            yield f"{key}.parquet ({wanted[key].title}): its description is not that of the plan"
+    pairs = {(cell.key, plan.key(target)): target for target, cell in plan.pairs()}
+    evaluated = store.evaluated()
+    if unseen := [
+        target for pair, target in pairs.items() if pair[0] in there and pair not in evaluated
+    ]:
+        yield f"{len(unseen)} evaluations of {store.suite.name} are missing (the first is {unseen[0]})"
+    for cell, key in sorted(evaluated - set(pairs)):
+        yield f"{cell}.{key}.parquet holds samples that {store.suite.name} does not ask for"
+    yield from _planned(store, plan)
+    yield from _environment(store, plan, {suite.source: data.digest})
+
+
+def _planned(store: RunStore, plan: Plan) -> Iterator[str]:
+    """What is wrong with the list of cells that ``advens status`` reads."""
+    if not plan_path(store).is_file():
+        yield f"{plan_path(store).name} is missing"
+        return
+    try:
+        found = read_plan(plan_path(store))
+    except InputError as error:
+        yield str(error)
+        return
+    wanted = Planned.of(plan)
+    listed = [found.cells, found.targets, found.own]
+    given = [wanted.cells, wanted.targets, wanted.own]
+    known = set(store.cells()) & set(wanted.cells)
+    if known - set(found.cells) or any(
+        not part.items() <= whole.items() for part, whole in zip(listed, given, strict=True)
+    ):
+        yield f"{plan_path(store).name} is not what {store.suite.name} gives"
+
+
+def _environment(store: RunStore, plan: Plan, data: Mapping[str, str]) -> Iterator[str]:
+    """What is wrong with the digests that a run says it depended on."""
+    name = store.environment.name
+    if not store.environment.is_file():
+        yield f"{name} is missing"
+        return
+    try:
+        said = json.loads(store.environment.read_text())
+        models, known = dict(said["models"]), dict(said["data"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        yield f"{name} is damaged"
+        return
+    for model, card in plan.cards.items():
+        if models.pop(model, None) != card.digest:
+            yield f"{name}: the digest of {model} is not that of its weights"
+    for source, digest in data.items():
+        if known.pop(source, None) != digest:
+            yield f"{name}: the digest of {source} is not that of the data"
+    for strange in (*models, *known):
+        yield f"{name} names {strange}, which the run does not use"
+
+
+def _boards(store: RunStore) -> Iterator[str]:
+    """What is wrong with the tables of a run: they are those of its goal, and follow from the rows."""
+    try:
+        suite = parse(store.suite.read_text(), str(store.suite))
+        wanted = goal_of(suite).boards
+    except (OSError, InputError, UnicodeDecodeError):
+        wanted = ()  # what is wrong with the suite is said elsewhere
+    rows = Rows(store.directory)
+    for name in BOARDS.names():
+        if name in wanted:
+            yield from board_mismatches(rows, name)
+        elif (
+            wanted
+            and (store.directory / BOARDS.get(name).file).exists()
+            and name not in DEFENSE.given
+        ):
+            yield f"{BOARDS.get(name).file} is no table of this kind of run"
+
+
+def _notes(store: RunStore) -> Iterator[str]:
+    """What is wrong with the notes on failures: a finished cell has none."""
+    try:
+        failures = read_failures(store)
+    except InputError as error:
+        yield str(error)
+        return
+    evaluated = store.evaluated()
+    for name in failures:
+        cell, _, key = name.partition(".")
+        finished = (cell, key) in evaluated if key else cell in store.cells()
+        if finished:
+            yield f"failures/{name}.json notes a failure of what is finished"
+
+
+def _pictures(store: RunStore, crafted: _Crafted) -> Iterator[str]:
+    """What is wrong with the PNG files of ``advens craft``: each shows an image stored for its sample."""
+    folder = store.directory / "images"
+    if not folder.is_dir():
+        return
+    from PIL import Image
+
+    samples = {path: name for name, path in png_names(list(crafted.images)).items()}
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
             continue
-        given_values = stored.column(name).to_pylist()
-        if given_values != (values.tolist() if isinstance(values, np.ndarray) else _plain(values)):
-            yield f"column '{name}' for {target} does not follow from the predictions"
+        name = path.relative_to(folder).as_posix()
+        try:
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            yield f"images/{name} cannot be read: {first_line(error)}"
+            continue
+        found = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+        if found not in crafted.images.get(samples.get(name, ""), ()):
+            yield f"images/{name} is no image that is stored for its sample"
 
 
-def _matrix(store: RunStore) -> Iterator[str]:
-    """What is wrong with the stored matrix: it must be what the samples give."""
-    if not store.matrix.is_file() or not store.evaluated():
-        return
+def verify_defenses(
+    store: RunStore, suite: DefenseSuite, device: str, progress: Progress
+) -> list[str]:
+    """What is wrong with the tables of a folder of defenses; the runs in it are verified one by one.
+
+    Every model is measured again.
+    """
+    found, folder = [], store.directory
+    trial = folder / "trial.json"
+    if not trial.is_file() or trial.read_bytes() != defense_goal.trial(suite):
+        found.append(f"{trial.name} is not what {store.suite.name} gives")
     try:
-        stored, found = read_table(store.matrix, "matrix"), matrix_table(store.directory)
-    except RunError as error:
-        yield str(error)
-        return
-    if not stored.equals(found):
-        yield f"{store.matrix.name} is not what the samples give"
-
-
-def _board(store: RunStore) -> Iterator[str]:
-    """What is wrong with the stored board: it must be what samples and cells give."""
-    if not store.leaderboard.is_file() or not store.evaluated():
-        return
-    try:
-        stored = read_table(store.leaderboard, "leaderboard").to_pandas(ignore_metadata=True)
-        board = leaderboard(*load([store.directory]))
-    except RunError as error:
-        yield str(error)
-        return
-    found = to_table("leaderboard", board).to_pandas(ignore_metadata=True)
-    same = stored.shape == found.shape and all(
-        np.allclose(stored[name], found[name], rtol=1e-9, atol=0, equal_nan=True)
-        if found[name].dtype.kind == "f"
-        else stored[name].tolist() == found[name].tolist()
-        for name in found
+        trained = {task: task.trained_name() for task in defense_goal.trainings(suite)}
+        names = defense_goal.models_of(suite, trained)
+        randomized = [name for name in dict.fromkeys(names) if is_randomized(find_model(name))]
+        parts = defense_goal.parts_of(suite, names, randomized)
+    except InputError as error:
+        return [
+            *found,
+            f"the folder does not follow from its {store.suite.name}: {first_line(error)}",
+        ]
+    for name, part in parts.items():
+        path = folder / name / "suite.toml"
+        if not path.is_file() or parse(path.read_text(), str(path)) != parse(part.toml(), name):
+            found.append(f"{name}/suite.toml is not what {store.suite.name} gives")
+    found += [
+        f"{path.parent.name}/ is no run that {store.suite.name} asks for"
+        for path in sorted(folder.glob("*/suite.toml"))
+        if path.parent.name not in parts
+    ]
+    again: dict[str, dict[str, Any]] = {}
+    tasks_ = defense_goal.measures(suite, names)
+    with progress.task("measuring", len(tasks_)) as advance:
+        for task in tasks_:
+            again[task.name] = task.do(device)
+            path = measures_path(store, task)
+            found += _measured(path, [again[task.name]], folder)
+            advance(task.title)
+    kept = {measures_path(store, task).name for task in tasks_}
+    found += [
+        f"measures/{path.name} measures no model of the suite"
+        for path in sorted((folder / "measures").glob("*.parquet"))
+        if path.name not in kept
+    ]
+    found += _measured(
+        folder / BOARDS.get("models").file, [*defense_goal.rows_of(suite, trained, again)], folder
     )
-    if not same:
-        yield f"{store.leaderboard.name} is not what the samples and cells give"
+    return [*found, *_boards(store)]
 
 
-def _plain(values: object) -> list[object]:
-    return values.to_pylist() if hasattr(values, "to_pylist") else list(values)  # type: ignore[call-overload, no-any-return]
+def _measured(path: Path, expected: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
+    """What is wrong with stored measurements; those of networks may differ a little on another machine."""
+    name = path.relative_to(folder)
+    if not path.is_file():
+        return [f"{name} is missing"]
+    try:
+        rows = read_table(path, BOARDS.get("models").table).to_pylist()
+    except (RunError, InputError) as error:
+        return [str(error)]
+    if len(rows) != len(expected):
+        return [f"{name} has {len(rows)} rows, not {len(expected)}"]
+    return [
+        f"{name}: '{key}' of {row['defense']} is not what was measured again"
+        for row, wanted in zip(rows, expected, strict=True)
+        for key in row
+        if not _close(key, row[key], wanted.get(key))
+    ]
+
+
+def _close(key: str, stored: Any, again: Any) -> bool:
+    if stored is None or again is None:
+        return stored is again
+    if key in ("pairs", "rates", "counted"):
+        one, other = np.array(json.loads(stored), float), np.array(json.loads(again), float)
+        return one.shape == other.shape and bool(
+            np.allclose(one, other, rtol=MEASURED, atol=MEASURED)
+        )
+    if isinstance(stored, float):
+        return bool(np.isclose(stored, again, rtol=MEASURED))
+    return bool(stored == again)

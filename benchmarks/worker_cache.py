@@ -1,4 +1,4 @@
-"""What a worker keeps at hand: the data's shards and the models, within a byte budget."""
+"""What a worker process keeps in memory: models and shards of the data, within a byte budget."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SHARD_BYTES = 1 << 30
 CHUNK = 32
 
 
-class Workshop:
-    """Models and shards of one process on one device."""
+class WorkerCache:
+    """Models, shards and clean predictions of one process on one device."""
 
     def __init__(self, device: str) -> None:
         self.device = torch.device(device)
@@ -65,9 +65,9 @@ class Workshop:
 
 
 @lru_cache(maxsize=1)
-def workshop(device: str) -> Workshop:
-    """This process's workshop."""
-    return Workshop(device)
+def worker_cache(device: str) -> WorkerCache:
+    """The cache of this process."""
+    return WorkerCache(device)
 
 
 def default_batch(pixels: Tensor) -> int:

@@ -45,13 +45,19 @@ def trained(
 
     On a CPU one thread trains: with another number of threads sums, and with them the weights, would differ.
     """
-    key = value_digest([VERSION, json.loads(json.dumps(what(defense, arch, data, seed)))], 20)
+    name = name_of(defense, arch, data, seed)
+    key = Spec.parse(name, "model").rest
     folder = Folder(_cache() / key)
     with folder.locked():
         if not _ensemble(key).is_dir():
             with one_thread():
                 train(defense, arch, data, _ensemble(key), seed=seed, device=device, on_epoch=on_epoch)
-    return f"trained:{key}"
+    return name
+
+
+def name_of(defense: Defense, arch: str, data: Dataset, seed: int = 0) -> str:
+    """The name of an ensemble in the cache, whether or not it is there."""
+    return f"trained:{value_digest([VERSION, json.loads(json.dumps(what(defense, arch, data, seed)))], 20)}"
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from advens.benchmarks.cli.commands import _names, device_option, resolve_device
+from advens.benchmarks.cli.options import names_in, resolve_device
 from advens.printable import say
 from advens.trust import trust_option, typed
 
@@ -17,7 +17,7 @@ from advens.trust import trust_option, typed
               help="Calibration images, unless --data has a limit of its own.")
 @click.option("--redundancy", type=click.FloatRange(0), default=1.0, show_default=True,
               help="Weight of what surrogates have in common.")
-@device_option
+@click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto picks.")
 @trust_option
 def select(
     candidates: str, count: int, data: str, limit: int, redundancy: float, device: str
@@ -34,7 +34,7 @@ def select(
 
     typed(data)
     where = resolve_device(device)
-    names = list(dict.fromkeys(n for p in _names(candidates, "--from") for n in expand(p)))
+    names = list(dict.fromkeys(n for p in names_in(candidates, "--from") for n in expand(p)))
     if count > len(names):
         raise InputError(f"-k {count}: only {len(names)} models to choose from")
     first = "&" if "?" in data else "?"

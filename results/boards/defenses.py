@@ -1,9 +1,9 @@
 """Boards of suites of defenses: what is left of each model by image, by measure, and over trainings.
 
-A folder of defenses holds a transfer run for every budget (``transfer-EPS/``) and a run of white-box attacks
-(``open/``). Beside them lie ``trial.json``, the budgets and attacks in their order; ``models.parquet``, what
-was trained and measured; and the boards that follow from these: images, defenses and, when lines of tables
-are named, study.
+A folder of defenses holds a transfer run for every budget (``transfer-EPS/``) and a run of white-box
+attacks (``white-box/``). Beside them lie ``trial.json``, the budgets and attacks in their order;
+``models.parquet``, what was trained and measured; and the boards that follow from these: images, defenses
+and, when lines of tables are named, study.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ LINE = ["table", "label", "members", "seed"]
 NUMBERS = ("diversity", "mflops")
 """Measures that are no fractions of images."""
 TRIAL = "trial.json"
+WHITE_BOX = "white-box"
+"""The folder of the run of white-box attacks."""
 NOTES = (
     "Accuracy in %, over all images; of randomized ensembles the expected one. transfer: the worst of each "
     "image's transferred images [95 % Wilson interval]. worst: of each image, the attack on the model itself "
@@ -89,12 +91,10 @@ def read_trial(directory: Path) -> Trial:
     return Trial(tuple(budgets), tuple(dict.fromkeys(attacks)))
 
 
-def write_models(
-    directory: Path, rows: Iterable[Mapping[str, Any]], **metadata: object
-) -> None:
-    """Writes ``models.parquet``; a column that a row does not mention is null there."""
+def write_models(path: Path, rows: Iterable[Mapping[str, Any]], **metadata: object) -> None:
+    """Writes a table of models; a column that a row does not mention is null there."""
     frame: pd.DataFrame = pd.DataFrame([dict(row) for row in rows], columns=[c.name for c in MODELS])
-    write_table(directory / "models.parquet", to_table("models", frame, **metadata))
+    write_table(path, to_table("models", frame, **metadata))
 
 
 def models(rows: Rows) -> pd.DataFrame:
@@ -130,7 +130,7 @@ def images(rows: Rows) -> pd.DataFrame:
     for eps, folder in trial.folders.items():
         left = rows.part(folder).expected
         parts += [_by_image(name, transferred(_own(left, name), eps)) for name in names]
-    left = rows.part("open").expected
+    left = rows.part(WHITE_BOX).expected
     parts += [_by_image(name, white_box(_own(left, name), trial.attacks)) for name in names]
     together: pd.DataFrame = pd.concat(parts, ignore_index=True)
     return together
@@ -150,7 +150,7 @@ def defenses(rows: Rows) -> pd.DataFrame:
             line |= {"clean": float(own["clean"].mean()), "n": own["sample_id"].nunique()}
             line |= interval(measures)
             line |= {measure: float(values.mean()) for measure, values in measures.items()}
-        line["n open"] = _own(rows.part("open").expected, name)["sample_id"].nunique()
+        line["n open"] = _own(rows.part(WHITE_BOX).expected, name)["sample_id"].nunique()
         for measure in (*(f"open {attack}" for attack in trial.attacks), "open worst"):
             line[measure] = float(left.get((name, measure), nothing).mean())
     gaps = missed(by_image, f"transfer {trial.budgets[-1]}")

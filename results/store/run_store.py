@@ -71,12 +71,12 @@ class RunStore:
         store = cls(directory)
         if not store.directory.is_dir():
             raise InputError(f"{store.directory} does not exist; give the directory of a run")
-        if not (store.suite.is_file() or store.samples.is_dir() or store.examples.is_dir()):
-            inside = sorted(path.parent.name for path in store.directory.glob("*/suite.toml"))
+        inside = sorted(path.parent.name for path in store.directory.glob("*/suite.toml"))
+        own = store.samples.is_dir() or store.examples.is_dir()
+        if not own and (inside or not store.suite.is_file()):
+            why = "of attacks" if store.suite.is_file() else "(neither suite.toml nor samples/)"
             which = f"; give one of the runs in it: {', '.join(inside)}" if inside else ""
-            raise InputError(
-                f"{store.directory} holds no run (neither suite.toml nor samples/){which}"
-            )
+            raise InputError(f"{store.directory} holds no run {why}{which}")
         return store
 
     def examples_path(self, cell: str) -> Path:

@@ -53,13 +53,23 @@ class Said:
         assert self.code == 1, self
         return self._one_line(*words)
 
+    def unfinished(self) -> None:
+        """Asserts exit code 1 of ``verify``, for no other reason than that something is missing."""
+        self.failed("mismatches")
+        told = [line for line in self.err.splitlines() if line.startswith("MISMATCH  ")]
+        assert told
+        assert all("missing" in line for line in told), self.err
+
     def done(self) -> Said:
         """Asserts exit code 0."""
         assert self.code == 0, self
         return self
 
     def _one_line(self, *words: str) -> str:
-        kinds = ("building ", "crafting: ", "evaluating: ", "verifying: ", "failed: ", "LIE  ", "warning: ")
+        kinds = (
+            "building: ", "training: ", "crafting: ", "evaluating: ", "verifying: ", "measuring: ",
+            "failed: ", "MISMATCH  ", "warning: ", "note: ",
+        )  # fmt: skip
         lines = [line for line in self.err.splitlines() if not line.startswith(kinds)]
         assert len(lines) == 1, self.err
         assert lines[0].startswith("advens: "), self.err

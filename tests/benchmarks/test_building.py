@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import advens.benchmarks.plan as planning
 from advens.attacks import create_attack
 from advens.attacks.parts import PARTS, changed, part
-from advens.benchmarks.building import images_of_both
+from advens.benchmarks.runner import images_of_both
 from advens.benchmarks.suites import load_suite
 from advens.classifier import Classifier
 from advens.datasets import load_data
@@ -54,7 +55,7 @@ def test_a_built_set_attacks(advens: Any, suite: Any, tmp_path: Any, rows: Any, 
     path = suite(surrogates={"two": BUILT | {"first": 20, "seed": 3}}, targets=["toys:centroid?seed=4"])
     advens("run", path, "--out", tmp_path / "run").done()
     assert twins == [(["toys:centroid?seed=1"], 12, 3)]
-    cells = planning.json.loads((tmp_path / "run" / "plan.json").read_text())["cells"]
+    cells = json.loads((tmp_path / "run" / "plan.json").read_text())["cells"]
     assert all("on two" in title for title in cells.values())
     assert set(rows(tmp_path / "run")["surrogates"]) == {"two"}
     assert "nothing to do" in advens("run", path, "--out", tmp_path / "run").done().out
@@ -107,7 +108,7 @@ def test_what_a_set_was_built_from_is_white_box(
     white = rows(tmp_path / "run").groupby("target", observed=True)["white_box"].first()
     assert white.to_dict() == dict(zip(names, [True, True, True, False], strict=True))
     advens("evaluate", tmp_path / "run", "--targets", "toys:alias?seed=1").done()
-    found = advens("verify", tmp_path / "run")  # the card above is a lie: the model says otherwise
+    found = advens("verify", tmp_path / "run")  # the card above is not that of the model
     assert found.code == 1
     assert "its surrogates were not built from the models it names" in found.err
     alone = suite("b.toml", surrogates={"two": BUILT}, targets=["toys:alias?seed=1"])

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from advens.benchmarks import defend as defending
+from advens.benchmarks import defense_goal, tasks
 from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
 from advens.models import load_model
 from advens.results.store import RunStore
@@ -24,9 +24,9 @@ BASE = (
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few steps, and members that cost something."""
-    monkeypatch.setattr(defending, "OPEN", {"pgd": {"name": "pgd-ce", "steps": 3}})
-    monkeypatch.setattr(defending, "ADAPTIVE", {"arc": {"name": "arc"}})
-    monkeypatch.setattr(defending, "_between", lambda *_: {"diversity": 1.5, "shared": 0.25})
+    monkeypatch.setattr(defense_goal, "WHITE_BOX", {"pgd": {"name": "pgd-ce", "steps": 3}})
+    monkeypatch.setattr(defense_goal, "ADAPTIVE", {"arc": {"name": "arc"}})
+    monkeypatch.setattr(tasks, "between_members", lambda *_: {"diversity": 1.5, "shared": 0.25})
 
 
 @pytest.fixture
@@ -50,8 +50,9 @@ def test_the_whole_trial(advens: Any, tmp_path: Path, pair: tuple[str, str]) -> 
     assert (table["transfer 0.2"] <= table["transfer 0.05"]).all()
     for words in ("randomized of 2", "transfer 0.05", "arc", "diversity", "MFLOP"):
         assert words in said.out
-    for folder in ("transfer-0.05", "transfer-0.2", "open"):
+    for folder in ("transfer-0.05", "transfer-0.2", "white-box"):
         advens("verify", out / folder).done()
+    advens("verify", out).done()
 
 
 def test_transfer_is_the_worst_of_each_image(advens: Any, tmp_path: Path, pair: tuple[str, str]) -> None:
@@ -83,7 +84,7 @@ def test_again_does_nothing_and_a_new_defense_joins(
         (("nothing",), "model 'nothing' has no source"),
         ((NAMES[0], "--eps", "x"), "eps = 'x' is not a number"),
         ((NAMES[0], "--attacks", "fgms"), "unknown attack 'fgms'"),
-        ((NAMES[0], "--open", "pgdd"), "unknown attack 'pgdd'"),
+        ((NAMES[0], "--white-box", "pgdd"), "unknown attack 'pgdd'"),
         ((NAMES[0], "--limit", "0"), "--limit"),
     ],
 )
@@ -100,15 +101,26 @@ def test_attackers_are_named_where_none_can_be_taken(advens: Any, tmp_path: Path
     assert "--surrogates A,B" in said
 
 
-def test_the_worst_is_of_each_image() -> None:
-    """Two attacks that break disjoint halves leave nothing."""
-    own = pd.DataFrame([
-        {"attack": attack, "sample_id": f"{i}", "left": float((i < 5) == (attack == "a"))}
-        for attack in "ab" for i in range(10)
-    ])  # fmt: skip
-    left = defending.in_the_open(own, ["a", "b"])
-    assert {name: values.mean() for name, values in left.items()} == {
-        "open a": 0.5, "open b": 0.5, "open worst": 0.0
-    }
-    (values,) = defending.transferred(own, "0.1").values()
-    assert values.tolist() == [0.0] * 10
+def test_another_randomized_defense_joins(advens: Any, tmp_path: Path, pair: tuple[str, str]) -> None:
+    """Adaptive attacks get more models; what was crafted stays, and the tables hold all defenses."""
+    out, more = tmp_path / "out", tmp_path / "more"
+    RandomizedEnsemble([load_model(name) for name in NAMES], [0.5, 0.5]).save(more)
+    advens("defend", pair[1], *BASE, "--out", out).done()
+    stored = {path: path.stat().st_mtime_ns for path in out.rglob("examples/*.parquet")}
+    advens("defend", str(more), *BASE, "--out", out).done()
+    kept = {path: path.stat().st_mtime_ns for path in out.rglob("examples/*.parquet")}
+    assert stored.items() < kept.items()
+    table = pd.read_parquet(out / "defenses.parquet")
+    assert set(table["defense"]) == {f"defense:{pair[1]}", f"defense:{more}"}
+    assert table["open arc"].notna().all()
+    advens("verify", out).done()
+
+
+def test_old_names_of_options_work(advens: Any, tmp_path: Path) -> None:
+    said = advens(
+        "defend", NAMES[0], *BASE, "--data", "digits:test", "--limit", 10, "--open", "pgd",
+        "--open-limit", 6, "--out", tmp_path / "out",
+    ).done()  # fmt: skip
+    assert "'--open' is called '--white-box' now" in said.err
+    assert "'--open-limit' is called '--white-box-limit' now" in said.err
+    assert pd.read_parquet(tmp_path / "out" / "defenses.parquet").loc[0, "n open"] == 6

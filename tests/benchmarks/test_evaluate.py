@@ -80,10 +80,14 @@ def test_directories_without_a_run(advens, tmp_path):
     advens("evaluate", tmp_path, "--targets", "digits:vit").refused("holds no run")
     (tmp_path / "suite.toml").write_text("")
     advens("evaluate", tmp_path, "--targets", "digits:vit").refused("holds no examples")
+
+
+def test_crafted_images_are_a_run(advens, tmp_path):
     advens("craft", "fgsm", "--surrogates", "toys:centroid", "--data", "digits:test?limit=3",
-           "--out", tmp_path / "crafted", "--no-png").done()  # fmt: skip
-    said = advens("evaluate", tmp_path / "crafted", "--targets", "digits:vit")
-    said.refused("crafted", "suite.toml")
+           "--out", tmp_path / "crafted").done()  # fmt: skip
+    said = advens("evaluate", tmp_path / "crafted", "--targets", "digits:mambaout").done()
+    assert "0 cells crafted, 1 evaluations" in said.out
+    advens("verify", tmp_path / "crafted").done()
 
 
 def test_data_that_changed(advens, suite, tmp_path):

@@ -9,7 +9,9 @@ import types
 import pandas as pd
 import pytest
 
-from advens.benchmarks.executors import attempt, device_of_worker, execute
+from advens.benchmarks.executors import create_executor
+from advens.benchmarks.executors.base import attempt
+from advens.benchmarks.executors.local import device_of_worker
 from advens.errors import InputError, RunError
 from advens.results.store import CorruptFile, RunStore
 
@@ -136,7 +138,7 @@ def test_ray_errors_are_one_line(monkeypatch):
     ray = stand_in()
     monkeypatch.setitem(sys.modules, "ray", ray)
     tasks = [Loud(3), Loud(InputError("no such thing")), Loud(RunError("broke")), Loud(4)]
-    outcomes = execute(tasks, "ray", 1, "cpu")
+    outcomes = create_executor("ray").execute(tasks)
     assert next(outcomes)[1] == 4
     assert str(next(outcomes)[1]) == "broke"
     with pytest.raises(InputError) as caught:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from advens.benchmarks.cells import Cell
 from advens.benchmarks.plan import make_plan
-from advens.benchmarks.tasks import cell_from, cell_seed, describe_cell
 from advens.datasets import load_data
 from advens.errors import InputError
 
@@ -88,7 +88,7 @@ def test_new_weights_are_new_cells(plan, tmp_path):
 
 def test_seeds_differ_by_shard_seed_and_attack(plan):
     cells = plan(seeds=[0, 1]).cells
-    assert len({cell_seed(cell) for cell in cells}) == len(cells)
+    assert len({cell.random_seed for cell in cells}) == len(cells)
 
 
 def test_white_box_is_told_by_weights(plan):
@@ -102,7 +102,7 @@ def test_a_cell_is_rebuilt_from_its_description(plan):
     attack = cell.build()
     assert attack.steps == 2
     assert attack.threat.eps == 0.2
-    again = cell_from(describe_cell(cell, "cpu", attack, (2, 2), 1.0))
+    again = Cell.from_json(cell.to_json())
     assert again == cell
     assert again.key == cell.key
 

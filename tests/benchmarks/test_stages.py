@@ -9,7 +9,7 @@ import pytest
 
 from advens.attacks import create_attack
 from advens.attacks.whitebox.cascade import SEQUENCES, sequence
-from advens.benchmarks.stages import stages_of
+from advens.benchmarks.plan import stages_of
 from advens.benchmarks.suites import from_table
 
 MODEL = "digits:resnet-at"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import pandas as pd
 import pytest
 import tomli_w
 
-from advens.benchmarks import defend as defending
-from advens.benchmarks.study import Study, contestants, load
-from advens.benchmarks.suites import bundled
+from advens.benchmarks import defense_goal
+from advens.benchmarks.defense_goal import lines_of, parts_of
+from advens.benchmarks.suites import DefenseSuite, bundled, load
 from advens.defenses import training
 from advens.results.boards.defenses import over_trainings, pooled
 from advens.results.display.render import render_board
@@ -25,22 +24,23 @@ QUICK = {
     "batch_size": 16,
 }  # fmt: skip
 TINY: dict[str, Any] = {
-    "name": "tiny", "goal": "defense", "data": "digits:test", "limit": 10, "open_limit": 6, "seeds": [0, 1],
-    "eps": [0.2, 0.05], "surrogates": ["toys:centroid?seed=1"], "attacks": ["fgsm", "mifgsm"],
+    "name": "tiny", "goal": "defense", "data": "digits:test", "limit": 10, "white_box_limit": 6,
+    "seeds": [0, 1], "eps": [0.2, 0.05],
+    "surrogates": ["toys:centroid?seed=1"], "attacks": ["fgsm", "mifgsm"],
     "training": QUICK,
     "defenses": [
         {"name": "plain", "members": [1, 2]},
         {"name": "barre", "label": "boosted", "members": 2, "table": "Drawn", "steps": 1, "osp_images": 8},
     ],
 }  # fmt: skip
-STUDIES = [name for name in bundled() if isinstance(load(name), Study)]
+STUDIES = [name for name in bundled() if isinstance(load(name), DefenseSuite)]
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ADVENS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(defending, "OPEN", {"pgd": {"name": "pgd-ce", "steps": 2}})
-    monkeypatch.setattr(defending, "ADAPTIVE", {"arc": {"name": "arc", "steps": 2}})
+    monkeypatch.setattr(defense_goal, "WHITE_BOX", {"pgd": {"name": "pgd-ce", "steps": 2}})
+    monkeypatch.setattr(defense_goal, "ADAPTIVE", {"arc": {"name": "arc", "steps": 2}})
 
 
 @pytest.fixture
@@ -81,26 +81,28 @@ def test_the_whole_study(advens: Any, written: Any, tmp_path: Path, monkeypatch:
     # nothing is trained, crafted or evaluated twice
     monkeypatch.setattr(training.Run, "go", None)
     files = {path: path.stat().st_mtime_ns for path in out.glob("*/*/*.parquet")}
-    assert advens("run", written(), "--out", out).done().out == said.out
+    again = advens("run", written(), "--out", out).done().out
+    done = "12 cells crafted, 32 evaluations"
+    assert again.replace("nothing to do: all 12 cells are there", done) == said.out
     assert files == {path: path.stat().st_mtime_ns for path in out.glob("*/*/*.parquet")}
 
     # a model's images are shown to itself alone
     status = advens("status", out).done().out.splitlines()
-    assert status[0] == "open"
-    assert status[2] == "evaluations  8 of 8 done"
-    assert len(list((out / "open" / "samples").iterdir())) == 8
-    assert "open: 8 cells" in advens("verify", out).done().out
+    assert status[8] == "white-box"
+    assert status[10] == "evaluations  8 of 8 done"
+    assert len(list((out / "white-box" / "samples").iterdir())) == 8
+    assert "white-box: 8 cells" in advens("verify", out).done().out
 
     markdown = advens("leaderboard", out, "--format", "markdown").done().out
     assert "| boosted | 2 | randomized |" in markdown
     rows = json.loads(advens("leaderboard", out, "--format", "json").done().out)["rows"]
     assert [row["label"] for row in rows] == list(table["label"])
     advens("leaderboard", out, "--family", "loss").refused("ranks defenses")
-    advens("matrix", out).refused("one of the runs in it: open, transfer-0.05, transfer-0.2")
+    advens("matrix", out).refused("one of the runs in it: transfer-0.05, transfer-0.2, white-box")
 
 
 def test_smaller_ones_are_cut_from_the_largest() -> None:
-    lines = contestants(Study.model_validate(TINY | {"defenses": [
+    lines = lines_of(DefenseSuite.model_validate(TINY | {"defenses": [
         {"name": "plain", "members": [2, 3]}, {"name": "adp", "members": [2, 3]},
     ]}))  # fmt: skip
     trained = {line.label: {each.training for each in lines if each.label == line.label} for line in lines}
@@ -133,7 +135,7 @@ def test_a_dry_run_trains_nothing(advens: Any, written: Any, tmp_path: Path) -> 
         ({"defenses": [{"name": "plian", "members": 2}]}, "did you mean 'plain'"),
         ({"defenses": [{"name": "plain", "members": 2, "beta": 1}]}, "'plain' has no option 'beta'"),
         ({"defenses": [{"name": "adp", "members": 1}]}, "'adp': members = 1"),
-        ({"defenses": []}, "defenses = []"),
+        ({"defenses": []}, "needs [[defenses]] to train"),
         ({"training": {"data": "digits:train"}}, "'training.arch' is missing"),
         ({"training": QUICK | {"arch": "digits:resnett"}}, "did you mean"),
         ({"training": QUICK | {"data": "digits:trian"}}, "digits"),
@@ -150,16 +152,16 @@ def test_mistakes(advens: Any, written: Any, tmp_path: Path, changes: dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("limit", "open_limit", "wanted"),
+    ("limit", "white_box_limit", "wanted"),
     [(10, 6, 6), (10, 60, 10), (10, None, 10), (None, 6, 6), (None, None, None)],
 )
-def test_attacks_in_the_open_have_no_other_images(
-    limit: int | None, open_limit: int | None, wanted: int | None
+def test_white_box_attacks_have_no_other_images(
+    limit: int | None, white_box_limit: int | None, wanted: int | None
 ) -> None:
-    study = Study.model_validate(TINY | {"limit": limit, "open_limit": open_limit})
-    suites = replace(study.trial([]), defenses=("digits:vit",)).suites(())
+    suite = DefenseSuite.model_validate(TINY | {"limit": limit, "white_box_limit": white_box_limit})
+    suites = parts_of(suite, ["digits:vit"], ())
     assert suites["transfer-0.05"].limit == limit
-    assert suites["open"].limit == wanted
+    assert suites["white-box"].limit == wanted
 
 
 def test_not_for_other_commands(advens: Any, written: Any, tmp_path: Path) -> None:
@@ -215,10 +217,9 @@ def test_what_one_training_lacks_is_left_out() -> None:
 @pytest.mark.parametrize("name", STUDIES)
 def test_bundled_studies(name: str) -> None:
     found = load(name)
-    assert isinstance(found, Study)
+    assert isinstance(found, DefenseSuite)
     assert found.name == name
-    assert contestants(found)
-    assert found.trial([]).surrogates
+    assert lines_of(found)
 
 
 def test_there_is_one() -> None:

@@ -9,9 +9,17 @@ import pytest
 from PIL import Image
 
 from advens.attacks.registry import attack_info
-from advens.benchmarks.plan import make_plan, outline, target_labels
-from advens.benchmarks.study import load
-from advens.benchmarks.suites import Suite, bundled, load_suite, parse, parse_settings, set_key
+from advens.benchmarks.cells import target_labels
+from advens.benchmarks.plan import make_plan, outline
+from advens.benchmarks.suites import (
+    Suite,
+    bundled,
+    load,
+    load_suite,
+    parse,
+    parse_settings,
+    set_key,
+)
 from advens.datasets import load_data
 from advens.errors import InputError
 

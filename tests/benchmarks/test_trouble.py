@@ -60,7 +60,7 @@ def test_bad_targets(advens, suite, tmp_path, model, words):
     store = RunStore(tmp_path / "out")
     assert len(store.cells()) == 4
     assert len(store.evaluated()) == 4  # the other target's
-    advens("verify", tmp_path / "out").done()
+    advens("verify", tmp_path / "out").unfinished()
 
 
 def test_a_corrupt_checkpoint(refuse, tmp_path):
@@ -150,7 +150,7 @@ def test_a_failing_cell_is_noted_and_the_others_finish(advens, suite, tmp_path):
     assert "failed       2" in status
     assert status.count("mifgsm on bad: a surrogate's gradient is not finite") == 2
     assert "good" in advens("matrix", out).done().out
-    advens("verify", out).done()
+    advens("verify", out).unfinished()
     assert advens("run", path, "--out", out).code == 1  # still broken
 
     flag.unlink()
@@ -215,8 +215,14 @@ def test_weights_that_change_under_way(advens, suite, tmp_path, monkeypatch):
     weights = tmp_path / "weights"
     weights.write_text("5")
     path = suite(surrogates__pair=[f"toys:stored?path={weights}"])
-    real = runner.work
-    monkeypatch.setattr(runner, "work", lambda *a, **k: (weights.write_text("6"), real(*a, **k)))
+    real = runner.Runner.complete
+
+
+    def changed(*arguments, **options):
+        weights.write_text("6")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(runner.Runner, "complete", changed)
     said = advens("run", path, "--out", tmp_path / "out")
     said.refused("weights of", "changed while the run was going on")
 

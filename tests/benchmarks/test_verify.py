@@ -53,15 +53,15 @@ def store(honest, tmp_path) -> RunStore:
 
 @pytest.fixture
 def caught(advens, store):
-    """Asserts that `verify` finds lies that hold these words, and nothing else ends it."""
+    """Asserts that `verify` finds mismatches that hold these words, and nothing else ends it."""
 
     def check(*words: str) -> None:
         said = advens("verify", store.directory)
-        said.failed("are not true")
-        lies = [line for line in said.err.splitlines() if line.startswith("LIE  ")]
-        assert lies
+        said.failed("mismatches")
+        mismatches = [line for line in said.err.splitlines() if line.startswith("MISMATCH  ")]
+        assert mismatches
         for word in words:
-            assert any(word in line for line in lies), said.err
+            assert any(word in line for line in mismatches), said.err
 
     return check
 
@@ -303,11 +303,11 @@ def test_a_target_with_new_weights(advens, suite, tmp_path):
     advens("verify", out).done()
     weights.write_text("6")
     said = advens("verify", out)
-    said.failed("4 things")
+    said.failed("mismatches")
     assert said.err.count("weights of toys:stored") == 4
 
 
-def test_ties_are_no_lies(advens, store, monkeypatch):
+def test_ties_are_no_mismatches(advens, store, monkeypatch):
     """Two best logits that nearly tie may swap on another machine."""
     import advens.benchmarks.verify as module
 
@@ -342,9 +342,9 @@ def test_a_run_without_its_data(advens, suite, tmp_path):
     advens("verify", tmp_path / "out").refused("photos", "does not exist")
 
 
-def lies(store: RunStore) -> list[str]:
+def mismatches(store: RunStore) -> list[str]:
     """What an audit of the run says, line by line."""
-    return verify_run(store, "cpu").lies
+    return verify_run(store, "cpu").mismatches
 
 
 def where(store: RunStore) -> str:
@@ -366,10 +366,10 @@ def where(store: RunStore) -> str:
 def test_an_example_that_was_changed(store, name, value, said):
     path = first_examples(store)
     write_table(path, column(read_table(path), name, lambda v: v.__setitem__(5, value(v[5]))))
-    assert lies(store)[0] == f"{where(store)}: {said}"
+    assert mismatches(store)[0] == f"{where(store)}: {said}"
 
 
-def test_every_lie_is_told_with_its_place(store):
+def test_every_mismatch_is_told_with_its_place(store):
     """Of two images, of both columns of predictions, and the rest is still checked."""
     path = first_examples(store)
     names = read_table(path).column("sample_id").to_pylist()
@@ -380,10 +380,10 @@ def test_every_lie_is_told_with_its_place(store):
 
     write_table(path, column(read_table(path), "image", flipped))
     found = verify_run(store, "cpu")
-    assert found.lies[:2] == [
+    assert found.mismatches[:2] == [
         f"{where(store)}: the image of {names[k]} was changed after it was written" for k in (3, 7)
     ]
-    assert f"{where(store)}: stored l2 norms are not those of the images" in found.lies
+    assert f"{where(store)}: stored l2 norms are not those of the images" in found.mismatches
     assert (found.cells, found.rows, found.borderline) == (4, 80, 0)
 
 
@@ -396,23 +396,23 @@ def test_cells_that_cannot_be_read_do_not_count(store):
 
 def test_bases_that_were_claimed(store):
     rewritten(store, bases=["0" * 64])
-    assert lies(store) == [f"{where(store)}: its surrogates were not built from the models it names"]
+    assert mismatches(store) == [f"{where(store)}: its surrogates were not built from the models it names"]
 
 
 def test_norms_are_compared_to_rounding(store):
     path = first_examples(store)
     write_table(path, column(read_table(path), "l2", lambda v: v.__setitem__(5, v[5] + 1e-12)))
-    assert not [line for line in lies(store) if "norms" in line]
+    assert not [line for line in mismatches(store) if "norms" in line]
 
 
 def test_a_targeted_run(advens, suite, tmp_path):
     advens("run", suite(threat__targeted=True), "--out", tmp_path / "out").done()
     store = RunStore(tmp_path / "out")
-    assert lies(store) == []
+    assert mismatches(store) == []
     path = first_examples(store)
     write_table(path, column(read_table(path), "target_label",
                              lambda v: v.__setitem__(5, (v[5] + 1) % 10)))  # fmt: skip
-    assert any("wanted classes are not those of the data and seed" in line for line in lies(store))
+    assert any("wanted classes are not those of the data and seed" in line for line in mismatches(store))
 
 
 def test_a_run_towards_the_classes_that_the_data_want(advens, suite, tmp_path):
@@ -445,7 +445,7 @@ def test_cells_of_one_shard_are_checked_together(store, monkeypatch):
 
 @pytest.fixture
 def attacked(advens, tmp_path) -> RunStore:
-    """A model attacked in the open, by one attack after the other."""
+    """A model attacked white-box, by one attack after the other."""
     advens(
         "robustness", "--models", "toys:centroid?seed=1", "--data", "digits:test?limit=20", "--shard", 10,
         "--attack", "pgd-ce+cw", "--eps", "0.06", "--steps", 4, "--out", tmp_path / "out",
@@ -458,9 +458,9 @@ def attacked(advens, tmp_path) -> RunStore:
 )
 def test_passes_of_a_robustness_run_are_at_most_the_formula(attacked, spent, possible):
     """Samples leave early: fewer are honest, more are not."""
-    assert lies(attacked) == []
+    assert mismatches(attacked) == []
     rewritten(attacked, backwards_per_sample=spent)
-    found = lies(attacked)
+    found = mismatches(attacked)
     assert any("the passes it claims are not those of the attack" in line for line in found) != possible
 
 
@@ -475,6 +475,6 @@ def test_passes_of_a_randomized_ensemble_are_those_of_its_members(advens, tmp_pa
     spent = read_cell(first_examples(store))["backwards_per_sample"]
     one, two = (create_attack("arc", steps=3).passes(k).backward for k in (1, 2))
     assert one < spent <= two, "else this shows nothing"
-    assert lies(store) == []
+    assert mismatches(store) == []
     rewritten(store, backwards_per_sample=two + 1.0)
-    assert any("the passes it claims" in line for line in lies(store))
+    assert any("the passes it claims" in line for line in mismatches(store))

@@ -75,10 +75,11 @@ def describe(run: Path, table: Any) -> None:
 
 
 def answered(said: Any, what: object) -> None:
-    """One line at most on stderr beside progress and lies, and an exit code that means something."""
+    """One line at most on stderr beside progress and mismatches, and an exit code that means something."""
     lines = [
         line for line in said.err.splitlines()
-        if line and not line.startswith(("verifying: ", "evaluating: ", "crafting: ", "LIE  ", "warning: "))
+        if line
+        and not line.startswith(("verifying: ", "evaluating: ", "crafting: ", "MISMATCH  ", "warning: "))
     ]
     assert said.code in (0, 1, 2), (what, said)
     assert len(lines) == (said.code > 0), (what, said)

@@ -62,10 +62,10 @@ def folder(tmp_path, run, rows):
             run(samples({"mifgsm": NAMES, "smer": NAMES}, "transfer", order),
                 f"transfer-{eps.replace('/', '-')}")  # fmt: skip
         attacks = {**dict.fromkeys(OPEN, NAMES), **dict.fromkeys(ADAPTIVE, NAMES[1:2])}
-        run(samples(attacks, "open", order[:20]), "open", goal="robustness")
+        run(samples(attacks, "open", order[:20]), "white-box", goal="robustness")
         said = {"budgets": BUDGETS, "open": OPEN, "adaptive": ADAPTIVE}
         (tmp_path / "trial.json").write_text(json.dumps(said))
-        write_models(tmp_path, lines or [model(name) for name in NAMES])
+        write_models(tmp_path / "models.parquet", lines or [model(name) for name in NAMES])
         return tmp_path
 
     return make
@@ -97,13 +97,13 @@ def as_before(directory) -> tuple[pd.DataFrame, pd.DataFrame]:
     known = {name: model(name) for name in NAMES}
     table = {name: {key: known[name][key] for key in ("defense", "kind", "members")} for name in NAMES}
     images = []
-    for part in (*BUDGETS, "open"):
-        path = "open" if part == "open" else f"transfer-{part.replace('/', '-')}"
+    for part in (*BUDGETS, "white-box"):
+        path = "white-box" if part == "white-box" else f"transfer-{part.replace('/', '-')}"
         samples = RunStore(directory / path).read_samples()
         for name in NAMES:
             own = expected(samples[samples["target"] == name])
             n = own["sample_id"].nunique()
-            if part == "open":
+            if part == "white-box":
                 left = {
                     f"open {attack}": own[own["attack"] == attack].set_index("sample_id")["left"]
                     for attack in (*OPEN, *ADAPTIVE)
@@ -174,13 +174,13 @@ def test_models_without_lines_make_no_study(folder):
 def test_what_follows_from_pairs_is_derived_again(folder):
     directory = folder()
     for change, column in (({"shared": 0.4}, "shared"), ({"diversity": 1.0}, "diversity")):
-        write_models(directory, [model(name, **change) for name in NAMES[:2]])
+        write_models(directory / "models.parquet", [model(name, **change) for name in NAMES[:2]])
         assert board_mismatches(directory, "models") == [
             "models.parquet is not what the measured pairs of members give: "
             f"column '{column}', 2 of 2 rows"
         ]
     for pairs in ("[[1.0]]", "{}", "[[1, 2]]", "["):
-        write_models(directory, [model(NAMES[0], pairs=pairs)])
+        write_models(directory / "models.parquet", [model(NAMES[0], pairs=pairs)])
         (said,) = board_mismatches(directory, "models")
         assert said == "models.parquet: column 'pairs' does not hold a square of numbers"
 

@@ -1,0 +1,109 @@
+"""What several commands share: options, names in lists, and how a run's end is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from advens.errors import InputError, RunError
+from advens.printable import say
+from advens.trust import typed
+
+if TYPE_CHECKING:
+    from advens.benchmarks.executors import Executor
+    from advens.benchmarks.progress import Progress
+    from advens.benchmarks.runner import Report
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+batch_option = click.option(
+    "--batch-size", type=click.IntRange(1), help="Images at once.  [default: by image size]"
+)
+set_option = click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE",
+    help="An option by its name: threat.eps=0.1."
+)  # fmt: skip
+format_option = click.option(
+    "--format", "form", default="table", show_default=True,
+    type=click.Choice(["table", "csv", "json", "markdown"]), help="How to write it.",
+)  # fmt: skip
+
+
+def worker_options(command: C) -> C:
+    """--device, --executor and --workers, for every command that does work."""
+    for option in (
+        click.option("--workers", type=click.IntRange(1), default=1, help="Worker processes."),
+        click.option("--executor", default="local", help="local, ray, or a plug-in's."),
+        click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto picks."),
+    ):
+        command = option(command)
+    return command
+
+
+def executor_of(executor: str, device: str, workers: int) -> Executor:
+    """The executor that a command's options ask for. Raises InputError when it is not to be had."""
+    from advens.benchmarks.executors import create_executor
+
+    return create_executor(executor, device=resolve_device(device), workers=workers)
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` to the best device here. Raises InputError for one that is not there."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device '{device}' is not available: {str(error).splitlines()[0]}"
+        ) from None
+    return device
+
+
+def names_in(text: str, option: str) -> list[str]:
+    """``A,B`` as a list of names, which are trusted because the user typed them."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise InputError(f"{option} names nothing; write {option} A,B")
+    typed(*names)
+    return names
+
+
+def progress() -> Progress:
+    """A bar on a terminal, lines in a log."""
+    from rich.console import Console
+
+    from advens.benchmarks.progress import Progress
+
+    return Progress(Console(stderr=True))
+
+
+def conclude(report: Report, board: str, form: str = "table") -> None:
+    """Print a board of a run and what was done. Raises RunError when something failed."""
+    from advens.results.boards import read_board
+    from advens.results.commands import show_board
+
+    for warning in report.warnings:
+        say(f"warning: {warning}", err=True)
+    for _, why in report.failures:
+        say(f"failed: {why}", err=True)
+    if not report.failures:
+        show_board(board, read_board(report.directory, board), form)
+    quiet = form != "table"
+    if report.crafted or report.evaluated:
+        say(f"{report.crafted} cells crafted, {report.evaluated} evaluations", err=quiet)
+    else:
+        say(f"nothing to do: all {report.cells} cells are there", err=quiet)
+    if report.failures:
+        raise RunError(
+            f"{len(report.failures)} cells failed; see 'advens status {report.directory}'"
+        )
+    files = sorted(path.name for path in report.directory.glob("*.parquet"))
+    say(
+        f"files in {report.directory}: {', '.join(files)}, and the runs' samples/ and examples/",
+        err=quiet,
+    )

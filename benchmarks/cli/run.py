@@ -1,0 +1,60 @@
+"""``advens run``: a suite, whatever its goal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from advens.benchmarks.cli.options import (
+    batch_option,
+    conclude,
+    executor_of,
+    names_in,
+    progress,
+    set_option,
+    worker_options,
+)
+from advens.printable import say
+from advens.trust import trust_option
+
+
+@click.command()
+@click.argument("suite")
+@click.option("--out", type=click.Path(path_type=Path), help="Default: runs/SUITE.")
+@worker_options
+@trust_option
+@click.option("--attacks", "only", help="Only these attacks, by label: A,B.")
+@click.option("--limit", type=click.IntRange(1), help="Only so many images.")
+@click.option("--seed", type=click.IntRange(0), help="One seed instead of the suite's.")
+@batch_option
+@set_option
+@click.option("--dry-run", is_flag=True, help="Print the plan; load and download nothing.")
+@click.option("--trace", is_flag=True, help="Write per-step losses and more to traces/.")
+def run(suite: str, out: Path | None, device: str, executor: str, workers: int, only: str | None,
+        limit: int | None, seed: int | None, batch_size: int | None, settings: tuple[str, ...],
+        dry_run: bool, trace: bool) -> None:  # fmt: skip
+    """Run SUITE (a bundled name or a TOML file); a rerun does only what is missing."""
+    from advens.benchmarks.suites import load, parse_settings
+
+    changes = parse_settings(settings)
+    given = {"limit": limit, "seeds": None if seed is None else [seed], "batch_size": batch_size}
+    found = load(suite, changes | {key: value for key, value in given.items() if value is not None})
+    if only is not None:
+        found = found.restricted(names_in(only, "--attacks"))
+    if dry_run:
+        from advens.benchmarks.estimate import dry_run_lines
+
+        say(*dry_run_lines(found))
+        return
+    from advens.benchmarks.runner import goal_of, run_suite
+
+    directory = out or Path("runs") / found.name
+    report = run_suite(
+        found,
+        directory,
+        executor=executor_of(executor, device, workers),
+        progress=progress(),
+        trace=trace,
+    )
+    conclude(report, goal_of(found).shown)

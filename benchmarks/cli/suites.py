@@ -1,0 +1,32 @@
+"""``advens suites``: the bundled suites."""
+
+from __future__ import annotations
+
+from itertools import takewhile
+
+import click
+
+from advens.printable import say
+
+
+@click.command()
+@click.argument("name", required=False)
+def suites(name: str | None) -> None:
+    """List bundled suites, or print one."""
+    from advens.benchmarks.suites import bundled, load, text_of
+    from advens.listing import show
+
+    if name is not None:
+        load(name)
+        say(*text_of(name).rstrip().split("\n"))
+        return
+    show(
+        ("suite", "what it asks"), ((each, _purpose(text_of(each))) for each in bundled()),
+        "'advens suites NAME' prints one; 'advens run NAME' runs it.",
+    )  # fmt: skip
+
+
+def _purpose(text: str) -> str:
+    """The comment that a suite begins with."""
+    lines = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    return " ".join(line.lstrip("# ") for line in lines)

@@ -1,0 +1,120 @@
+"""What a run's directory says of its own progress: the plan of its cells, and failures.
+
+Reads without torch and pandas, so that ``advens status`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from advens.errors import InputError
+from advens.files import read_regular
+from advens.results.store import RunStore, is_whole, write_bytes
+
+if TYPE_CHECKING:
+    from advens.benchmarks.plan import Plan
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What ``plan.json`` holds.
+
+    Args:
+        cells: title of every cell, by key.
+        targets: key of every target, by name.
+        own: in a run that is not crossed, the key of the only attacked model that is evaluated on a
+            cell, by cell.
+    """
+
+    cells: dict[str, str]
+    targets: dict[str, str]
+    own: dict[str, str]
+
+    @classmethod
+    def of(cls, plan: Plan) -> Planned:
+        """What is kept of a plan."""
+        cells = {
+            cell.key: f"{cell.title}, seed {cell.seed}, {cell.shard[0]}:{cell.shard[1]}"
+            for cell in plan.cells
+        }
+        targets = {target: plan.key(target) for target in plan.targets}
+        alone = [] if plan.suite.crossed else [c for c in plan.cells if c.specs[0] in targets]
+        return cls(cells, targets, {cell.key: targets[cell.specs[0]] for cell in alone})
+
+    def keys(self, cell: str) -> set[str]:
+        """The keys of the targets that are evaluated on a cell."""
+        every = set(self.targets.values())
+        return every - set(self.own.values()) | {self.own[cell]} if cell in self.own else every
+
+
+def plan_path(store: RunStore) -> Path:
+    """Where a run keeps the list of its cells."""
+    return store.directory / "plan.json"
+
+
+def read_plan(path: Path) -> Planned:
+    """What a ``plan.json`` holds. Raises InputError for a damaged file."""
+    try:
+        plan = json.loads(read_regular(path))
+        parts = [plan["cells"], plan["targets"], plan.get("own", {})]
+        if not all(isinstance(text, str) for part in parts for text in part.values()):
+            raise ValueError("names, titles and keys are text")
+        return Planned(*map(dict, parts))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise InputError(f"{path} is damaged; delete it and run the suite again") from None
+
+
+def save_plan(plan: Plan, path: Path) -> None:
+    """Write cells and targets, with those that an earlier run of the directory planned."""
+    new = Planned.of(plan)
+    old = read_plan(path) if path.is_file() else Planned({}, {}, {})
+    whole = {name: getattr(old, name) | getattr(new, name) for name in ("cells", "targets", "own")}
+    write_bytes(path, (json.dumps(whole, indent=1) + "\n").encode())
+
+
+def failure_path(store: RunStore, cell: str, target_key: str | None = None) -> Path:
+    """Where the last failure of a cell, or of evaluating a target on it, is noted."""
+    name = cell if target_key is None else f"{cell}.{target_key}"
+    return store.directory / "failures" / f"{name}.json"
+
+
+def read_failures(store: RunStore) -> dict[str, str]:
+    """What failed last, and why, by cell or by cell and target. Raises InputError for a damaged note."""
+    found = {}
+    for path in sorted((store.directory / "failures").glob("*.json")):
+        try:
+            note = json.loads(read_regular(path))
+            found[path.stem] = f"{note['task']}: {note['error']}"
+        except (TypeError, KeyError, UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+            raise InputError(f"{path} is damaged; delete it and run the suite again") from None
+    return found
+
+
+def runs_in(directory: Path) -> list[RunStore]:
+    """The run in a directory, or those in its folders, as a suite of defenses leaves them."""
+    inside = sorted(path.parent for path in directory.glob("*/suite.toml"))
+    if not inside:
+        return [RunStore.open(directory)]
+    return [RunStore(folder) for folder in inside]
+
+
+def status_lines(store: RunStore) -> list[str]:
+    """Cells and evaluations done and left, and what failed. Raises InputError without a plan."""
+    if not plan_path(store).is_file():
+        raise InputError(f"{store.directory} holds no plan; was it made by 'advens run'?")
+    plan, failures = read_plan(plan_path(store)), read_failures(store)
+    wanted = {cell: plan.keys(cell) for cell in plan.cells}
+    crafted = sum(is_whole(store.examples_path(cell), "examples") for cell in plan.cells)
+    evaluated = sum(
+        key in wanted.get(cell, ()) and is_whole(store.samples_path(cell, key), "samples")
+        for cell, key in store.evaluated()
+    )
+    return [
+        f"cells        {crafted} of {len(plan.cells)} crafted, {len(plan.cells) - crafted} left",
+        f"evaluations  {evaluated} of {sum(map(len, wanted.values()))} done",
+        f"failed       {len(failures)}",
+        *(f"  {cell}  {note}" for cell, note in failures.items()),
+    ]
