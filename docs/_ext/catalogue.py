@@ -660,8 +660,8 @@ def _keys(model: Any) -> str:
             if field.is_required()
             else _key_default(field.get_default(call_default_factory=True))
         )
-        rows.append((code(name), code(_annotation(field)), default, meanings.get(name, "")))
-    return table(("key", "type", "default", "meaning"), rows)
+        rows.append((code(name), meanings.get(name, ""), code(_annotation(field)), default))
+    return table(("key", "meaning", "type", "default"), rows)
 
 
 def _key_default(value: Any) -> str:
