@@ -48,6 +48,8 @@ PATIENCE = (20.0, 5.0)
 """A mutant's tests may take so many seconds of CPU, plus so many times what they take without the mutant."""
 MOST_FAILING = 10
 """So many tests may fail without any change, as those do that read a clock on a busy machine."""
+PROTOCOL = re.compile(r"^class .*\bProtocol\):$", re.MULTILINE)
+"""The head of a protocol: its methods do nothing, and mutants beside them would have to be implemented."""
 STRICT = r",\s*strict=\w+"
 """``zip`` checks lengths that are never unequal."""
 
@@ -62,7 +64,7 @@ def pytest_runtestloop(session: Any) -> bool:
         raise session.Interrupted(f"{session.testsfailed} errors in collecting the tests")
     given = json.loads(Path("job.json").read_text())
     gc.freeze()
-    tests = _reached(session, given["workers"])
+    tests = _reached(session, given["workers"], Path(given["reach"]))
     until = time.monotonic() + 60 * given["minutes"]
     status: dict[str, str] = {}
     waiting = []
@@ -140,12 +142,12 @@ def _hits() -> set[str]:
     return hits
 
 
-def _reached(session: Any, workers: int) -> dict[str, list[tuple[float, int]]]:
+def _reached(session: Any, workers: int, kept: Path) -> dict[str, list[tuple[float, int]]]:
     """For every function the tests that reach it, as (seconds, index in ``session.items``).
 
     What tests of an earlier time reached is kept: it chooses tests, and kills nothing by itself.
     """
-    tests: dict[str, dict[str, Any]] = json.loads(REACH.read_text()) if REACH.is_file() else {}
+    tests: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if kept.is_file() else {}
     index = {item.nodeid: k for k, item in enumerate(session.items)}
     new = [item for item in session.items if item.nodeid not in tests]
     parts = [new[k::workers] for k in range(workers)]
@@ -166,7 +168,7 @@ def _reached(session: Any, workers: int) -> dict[str, list[tuple[float, int]]]:
     for part in range(workers):
         tests |= json.loads(Path(f"reach-{part}.json").read_text())
     tests = {test: about for test, about in tests.items() if test in index}
-    REACH.write_text(json.dumps(tests))
+    kept.write_text(json.dumps(tests))
     left_out = {test: "slow" in about for test, about in tests.items() if about["failed"]}
     for test, slow in left_out.items():
         sys.__stderr__.write(f"left out: {test} {'is slow' if slow else 'fails without any change'}\n")
@@ -286,6 +288,9 @@ def lay_out() -> None:
     build = "import setuptools; setuptools.setup()"
     arguments = ["-W", "ignore", "-c", build, "-q", "build_py", "--build-lib", str(new)]
     subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
+    for path in new.glob("advens/**/*.py"):
+        text = path.read_text()
+        path.write_text(PROTOCOL.sub(r"\g<0>  # pragma: no mutate block", text))
     for old in TREE.glob("advens/**/*"):
         path = new / old.relative_to(TREE)
         if old.is_file() and not (path.is_file() and path.read_bytes() == old.read_bytes()):
@@ -348,13 +353,10 @@ def drawn(named: dict[str, str], size: int, seed: int) -> list[str]:
     return names
 
 
-def figure(status: dict[str, str], named: dict[str, str], command: str) -> str:
+def figure(status: dict[str, str], named: dict[str, str], command: str, commit: str) -> str:
     """The table by folder, with Wilson intervals when it is a sample, and what survived."""
     from advens.results.statistics import wilson
 
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, text=True, capture_output=True, check=False
-    ).stdout.strip()
     lines = ["| folder | mutants | looked at | killed | survived | killed % |", "|---|---|---|---|---|---|"]
     for folder in (*FOLDERS, "all"):
         own = [how for name, how in status.items() if folder in (named[name], "all")]
@@ -383,19 +385,21 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no mutant after so many minutes")
     parser.add_argument("--out", type=Path, default=FIGURE)
     given = parser.parse_args()
+    asked = ["git", "rev-parse", "--short=12", "HEAD"]
+    commit = subprocess.run(asked, cwd=ROOT, text=True, capture_output=True, check=False).stdout.strip()
     lay_out()
     os.chdir(TREE)
     named = {n: folder for n, folder in mutants(given.workers).items() if n.startswith(given.only)}
     names = drawn(named, given.sample or len(named), given.seed)
     os.chdir(TREE / "mutants")
-    job = {"mutants": names, "workers": given.workers, "minutes": given.minutes}
+    job = {"mutants": names, "workers": given.workers, "minutes": given.minutes, "reach": str(REACH)}
     Path("job.json").write_text(json.dumps(job))
     options = ["-p", "tests.mutants", "-p", "no:cacheprovider", "-p", "no:xdist", "--capture=sys"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", "PYTHONPATH": os.getcwd()}
     subprocess.run([sys.executable, "-m", "pytest", *options, *TESTS], env=environment, check=True)
     status = json.loads(Path("status.json").read_text())
     command = "make mutants" + (f" SAMPLE={given.sample} SEED={given.seed}" if given.sample else "")
-    given.out.write_text(figure(status, named, command))
+    given.out.write_text(figure(status, named, command, commit))
     sys.stdout.write(given.out.read_text())
 
 

@@ -427,7 +427,7 @@ def test_a_run_towards_the_classes_that_the_data_want(advens, suite, tmp_path):
     (tmp_path / "labels.csv").write_text("\n".join(lines))
     advens("run", suite(data=f"csv:{tmp_path}", threat__targeted=True), "--out", tmp_path / "out").done()
     store = RunStore(tmp_path / "out")
-    assert lies(store) == []
+    assert mismatches(store) == []
     wanted = read_table(first_examples(store)).column("target_label").to_pylist()
     assert wanted == [(label + 1) % 10 for label in data.labels.tolist()]
 
