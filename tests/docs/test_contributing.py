@@ -157,6 +157,20 @@ found = [type(model).__name__, len(model.members), advens.create_defense("smooth
     assert run(package, code, tmp_path) == ["Ensemble", 2, 0.1]
 
 
+def test_an_executor(package: Path, tmp_path: Path) -> None:
+    code = """
+open("mine.toml", "w").write(SUITE)
+advens_("run", "mine.toml", "--out", "plain")
+advens_("run", "mine.toml", "--out", "twice", "--executor", "twice")
+one, other = (advens.open_run(name).samples() for name in ("plain", "twice"))
+found = [len(one), one.equals(other), advens.run("mine.toml", out="again", executor="twice").verify()]
+"""
+    rows, same, mismatches = run(package, f"SUITE = {SUITE!r}\n{code}", tmp_path)
+    assert rows == 10
+    assert same
+    assert mismatches == []
+
+
 def test_a_board(package: Path, tmp_path: Path) -> None:
     code = """
 from advens.results.boards import BOARDS, board_mismatches, read_board, write_board
