@@ -48,9 +48,23 @@ def test_what_it_says_of_the_quickstart() -> None:
     assert rate[(*best, "digits:vit-at")] < 0.2
 
 
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+
+
 def test_its_python_runs_as_written() -> None:
-    (block,) = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
     names: dict[str, Any] = {}
-    exec(block, names)
+    exec(BLOCKS[0], names)
     assert names["x_adv"].shape == names["x"].shape == (50, 3, 32, 32)
     assert 0.05 < names["wrong"].float().mean() < 1
+
+
+def test_a_suite_runs_from_python_as_written(tmp_path: Path) -> None:
+    """The quickstart of one attack and few images."""
+    small = {"limit": 10, "targets": ["digits:vit"], "threat.steps": 1, "attacks": [{"name": "mifgsm"}]}
+    call = 'advens.run("quickstart", out="runs/quickstart")'
+    assert call in BLOCKS[1]
+    fast = f'advens.run("quickstart", out="{tmp_path / "run"}", settings={small!r})'
+    names: dict[str, Any] = {}
+    exec("import advens\n" + BLOCKS[1].replace(call, fast), names)
+    assert len(names["run"].leaderboard) == 4
+    assert names["run"].examples(attack="mifgsm", surrogates="ensemble").images.shape == (10, 3, 32, 32)
