@@ -60,7 +60,7 @@ def test_its_python_runs_as_written() -> None:
 
 def test_a_suite_runs_from_python_as_written(tmp_path: Path) -> None:
     """The quickstart of one attack and few images."""
-    small = {"limit": 10, "targets": ["digits:vit"], "threat.steps": 1, "attacks": [{"name": "mifgsm"}]}
+    small = {"limit": 10, "targets": ["digits:mixer"], "threat.steps": 1, "attacks": [{"name": "mifgsm"}]}
     call = 'advens.run("quickstart", out="runs/quickstart")'
     assert call in BLOCKS[1]
     fast = f'advens.run("quickstart", out="{tmp_path / "run"}", settings={small!r})'
