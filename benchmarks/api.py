@@ -65,7 +65,7 @@ class Run:
 
     @property
     def matrix(self) -> pd.DataFrame:
-        """The transferability matrix: a row for every attack, surrogate set and target."""
+        """The transferability matrix, a row for every attack, surrogate set and target."""
         return self.board("matrix")
 
     @property

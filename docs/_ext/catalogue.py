@@ -633,22 +633,15 @@ def suites_page() -> str:
 
 def suite_models() -> dict[str, Any]:
     """The tables that suites consist of, as the pydantic models that validate them, by a heading."""
-    from importlib import import_module
-    from importlib.util import find_spec
-
     from pydantic import BaseModel
 
+    from advens.benchmarks import suites
+
     found = {}
-    for module in ("advens.benchmarks.suites", "advens.benchmarks.study"):
-        for value in vars(import_module(module)).values() if find_spec(module) else ():
-            if (
-                inspect.isclass(value)
-                and issubclass(value, BaseModel)
-                and value.__module__.startswith("advens")
-            ):
-                heading = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", value.__name__).capitalize()
-                found[heading] = value
-    return dict(sorted(found.items(), key=lambda item: not item[0].lower().endswith(("suite", "study"))))
+    for value in vars(suites).values():
+        if inspect.isclass(value) and issubclass(value, BaseModel) and value is not BaseModel:
+            found[re.sub(r"(?<=[a-z])(?=[A-Z])", " ", value.__name__).capitalize()] = value
+    return dict(sorted(found.items(), key=lambda item: not item[0].lower().endswith("suite")))
 
 
 def _keys(model: Any) -> str:
