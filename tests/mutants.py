@@ -143,7 +143,7 @@ def _hits() -> set[str]:
 
 
 def _reached(session: Any, workers: int, kept: Path) -> dict[str, list[tuple[float, int]]]:
-    """For every function the tests that reach it, as (seconds, index in ``session.items``).
+    """For every function, module and folder the tests that reach it: (seconds, index in all).
 
     What tests of an earlier time reached is kept: it chooses tests, and kills nothing by itself.
     """
@@ -174,17 +174,21 @@ def _reached(session: Any, workers: int, kept: Path) -> dict[str, list[tuple[flo
         sys.__stderr__.write(f"left out: {test} {'is slow' if slow else 'fails without any change'}\n")
     if list(left_out.values()).count(False) > MOST_FAILING:
         raise session.Interrupted("more tests than that fail without any change")
-    found: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    found: dict[str, set[tuple[float, int]]] = defaultdict(set)
     for test in tests.keys() - left_out.keys():
         for function in tests[test]["functions"]:
-            for name in (function, _short(function)):
-                found[name].append((tests[test]["seconds"], index[test]))
-    return found
+            for name in _names(function):
+                found[name].add((tests[test]["seconds"], index[test]))
+    return {name: sorted(reached) for name, reached in found.items()}
 
 
-def _short(function: str) -> str:
-    """The name of a function without its module, which may have changed since its tests were recorded."""
-    return function.rpartition(".")[2]
+def _names(function: str) -> list[str]:
+    """A function, its name in any module, its module and the folders around it.
+
+    One that is new since the tests were recorded is run against those that reach the nearest of these.
+    """
+    *folders, short = function.split(".")
+    return [function, short, *(".".join(folders[:k]) for k in range(len(folders), 1, -1))]
 
 
 def _chosen(
@@ -193,7 +197,7 @@ def _chosen(
     """The tests of a mutant as far as their time allows: those of its own module, then the fastest."""
     function = mutant.partition("__mutmut_")[0]
     module = mutant.partition(".x")[0].rpartition(".")[2]
-    reached = tests.get(function) or tests.get(_short(function), ())
+    reached = next((tests[name] for name in _names(function) if name in tests), [])
     found, spent = [], 0.0
     for seconds, k in sorted(reached, key=lambda test: (module not in items[test[1]].path.stem, *test)):
         spent += seconds
