@@ -40,7 +40,7 @@ FIGURE = ROOT / "results" / "reference" / "mutants.md"
 FOLDERS = ("results", "attacks", "defenses", "benchmarks")
 TESTS = ("tests/results", "tests/attacks", "tests/defenses", "tests/benchmarks/test_verify.py")
 KILLED = ("killed", "timeout", "crash")
-LONGEST = 30.0
+LONGEST = 12.0
 """Seconds of CPU that a mutant's tests take without the mutant, at most; the slowest are left out beyond."""
 SLOWEST = 4.0
 """Seconds of CPU after which a test is left out."""

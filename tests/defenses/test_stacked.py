@@ -241,7 +241,9 @@ def test_falls_back_to_the_loop(what: str, monkeypatch: pytest.MonkeyPatch) -> N
     """Members that cannot be stacked are looped, unless they always should be."""
     team = MIXED[what]()
     before = [t.clone() for t in states(team)]
-    assert differs(team, images(2)) is not None
+    why = differs(team, images(2))
+    assert why is not None
+    assert (why == "they have different parameters") == (what == "another width"), why
     with pytest.raises(InputError, match="cannot be stacked") as caught:
         stackable(team, images(), "always")
     assert "\n" not in str(caught.value)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from advens.errors import InputError, RunError
-from advens.results.store import RunStore, read_json
+from advens.results.store import RunStore, read_json, schema
 from advens.results.store.files import CorruptFile
 
 
@@ -241,3 +241,16 @@ def test_what_was_written_before_the_samples_is_not_current(run, drawn):
         os.utime(below, ns=(later, later))
         assert not store.current(path)
         os.utime(below, ns=(before, before))
+
+
+def test_fields_of_a_description_that_hold_something_else():
+    """Whole numbers are those of 64 bits; truth values are no numbers."""
+    lacking = set(schema.misfits({}))
+    assert lacking == set(schema._CELL_TYPES)
+    assert schema.misfits([]) == list(schema.CELL_FIELDS)
+    for value, fits in (
+        (0, True), (2**63 - 1, True), (1 - 2**63, True), (2**63, False), (2**64, False), (-(2**64), False),
+        (True, False), (1.0, False), ("1", False), (None, False),
+    ):  # fmt: skip
+        assert ("seed" not in schema.misfits({"seed": value})) is fits, value
+        assert ("silent_images" not in schema.misfits({"silent_images": value})) is (fits or value is None)
