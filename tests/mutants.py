@@ -270,7 +270,8 @@ def _run(
     folder.parent.mkdir(exist_ok=True)
     session.config._tmp_path_factory._given_basetemp = folder
     set_mutant_under_test(mutant)
-    for item, following in zip(items, [*items[1:], None], strict=True):
+    for k, item in enumerate(items):
+        following = items[k + 1] if k + 1 < len(items) else None
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if first_failure and session.testsfailed:
             break
