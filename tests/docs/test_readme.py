@@ -58,6 +58,26 @@ def test_its_python_runs_as_written() -> None:
     assert 0.05 < names["wrong"].float().mean() < 1
 
 
+def test_the_guide_reads_a_run_as_written(tmp_path: Path) -> None:
+    """What the page "Getting started" asks of a run, of the quickstart with two attacks and few images."""
+    import advens
+
+    small = {
+        "limit": 10, "targets": ["digits:mixer", "digits:resnet-at"], "threat.steps": 1,
+        "surrogates": {"ensemble": ["digits:resnet", "digits:vit"]},
+        "attacks": [{"name": "mifgsm"}, {"name": "di-ti-mi-ens-logits"}],
+    }  # fmt: skip
+    names = {"advens": advens, "run": advens.run("quickstart", out=tmp_path / "run", settings=small)}
+    text = (ROOT / "docs" / "guide" / "start.md").read_text(encoding="utf-8")
+    asked = text.partition('run = advens.open_run("runs/quickstart")')[2].partition("```")[0]
+    lines = [line for line in asked.splitlines() if line.startswith(("run.", "images"))]
+    assert len(lines) == 5
+    for line in lines:
+        exec(line, names)
+    assert names["images"].shape == (10, 3, 32, 32)
+    assert names["run"].verify() == []
+
+
 def test_a_suite_runs_from_python_as_written(tmp_path: Path) -> None:
     """The quickstart of one attack and few images."""
     small = {"limit": 10, "targets": ["digits:mixer"], "threat.steps": 1, "attacks": [{"name": "mifgsm"}]}
