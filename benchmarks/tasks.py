@@ -35,7 +35,6 @@ from advens.results.store import (
     RunStore,
     read_table,
     schema,
-    write_bytes,
     write_examples,
     write_table,
 )
@@ -325,17 +324,11 @@ def trace_path(store: RunStore, cell: str) -> Path:
 def write_trace(
     path: Path, trace: Mapping[str, Tensor], sample_ids: Sequence[str], surrogates: Sequence[str]
 ) -> None:
-    """A trace as parquet, one row per observation.
-
-    Columns: ``what``, ``step``, ``sample_id``, ``surrogate`` (null where it is about all), ``value``.
-    """
+    """A trace as a table of the run, one row per observation."""
     frames = []
     for what, values in trace.items():
         each = surrogates if values.dim() == 3 else [None]
         index = pd.MultiIndex.from_product([range(len(values)), sample_ids, each])
         frame = index.to_frame(index=False, name=["step", "sample_id", "surrogate"])
         frames.append(frame.assign(what=what, value=values.flatten().double().numpy()))
-    table = pd.concat(frames, ignore_index=True)
-    table["surrogate"] = table["surrogate"].astype("string")
-    columns = ["what", "step", "sample_id", "surrogate", "value"]
-    write_bytes(path, table[columns].to_parquet(index=False))
+    write_table(path, schema.to_table("traces", pd.concat(frames, ignore_index=True)))

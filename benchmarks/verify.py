@@ -125,6 +125,7 @@ def verify_run(store: RunStore, device: str, progress: Progress | None = None) -
             *_boards(store),
             *_notes(store),
             *_pictures(store, crafted),
+            *_traces(store, crafted),
         ]
     return audit
 
@@ -135,10 +136,12 @@ class _Crafted:
 
     Args:
         cells: by key.
+        samples: the samples of a cell, by its key.
         images: sha256 of the images stored for a sample, by its name.
     """
 
     cells: dict[str, Cell] = field(default_factory=dict)
+    samples: dict[str, set[str]] = field(default_factory=dict)
     images: dict[str, set[str]] = field(default_factory=dict)
 
 
@@ -218,6 +221,7 @@ def _cell(
     ]
     audit.cells += 1
     crafted.cells[name] = cell
+    crafted.samples[name] = set(table.column("sample_id").to_pylist())
     for sample, image in zip(
         table.column("sample_id").to_pylist(), table.column("image").to_pylist(), strict=True
     ):
@@ -455,6 +459,24 @@ def _pictures(store: RunStore, crafted: _Crafted) -> Iterator[str]:
         found = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
         if found not in crafted.images.get(samples.get(name, ""), ()):
             yield f"images/{name} is no image that is stored for its sample"
+
+
+def _traces(store: RunStore, crafted: _Crafted) -> Iterator[str]:
+    """What is wrong with stored traces: they are of cells of the run, of their samples and surrogates."""
+    for path in sorted((store.directory / "traces").glob("*")):
+        cell = crafted.cells.get(path.stem)
+        if cell is None or path.suffix != ".parquet":
+            yield f"traces/{path.name} is of no cell of the run"
+            continue
+        try:
+            table = read_table(path, "traces")
+        except RunError as error:
+            yield str(error)
+            continue
+        samples = set(table.column("sample_id").to_pylist())
+        surrogates = set(table.column("surrogate").to_pylist()) - {None}
+        if not samples <= crafted.samples[path.stem] or not surrogates <= set(cell.specs):
+            yield f"traces/{path.name} is not of the samples and surrogates of its cell"
 
 
 def verify_defenses(

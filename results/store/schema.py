@@ -75,7 +75,15 @@ EXAMPLES = Layout("examples", (
     Column("sha256", TEXT, "digest of the image bytes", unit="hex"),
 ))  # fmt: skip
 
-LAYOUTS = {layout.kind: layout for layout in (SAMPLES, EXAMPLES)}
+TRACES = Layout("traces", (
+    Column("what", TEXT, "what was observed: loss, cosine, weights, ..."),
+    Column("step", INT, "step of the attack"),
+    Column("sample_id", TEXT, "image of the data set"),
+    Column("surrogate", TEXT, "surrogate it was observed of; null where it is about all", nullable=True),
+    Column("value", REAL, "the observation"),
+))  # fmt: skip
+
+LAYOUTS = {layout.kind: layout for layout in (SAMPLES, EXAMPLES, TRACES)}
 SCHEMAS = {kind: layout.schema() for kind, layout in LAYOUTS.items()}
 
 CELL_FIELDS = (
