@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import gc
 import glob
+import hashlib
 import json
 import os
 import random
@@ -143,11 +144,13 @@ def _hits() -> set[str]:
 
 
 def _reached(session: Any, workers: int, kept: Path) -> dict[str, list[tuple[float, int]]]:
-    """For every function, module and folder the tests that reach it: (seconds, index in all).
+    """For every function the tests that reach it, as (seconds, index in ``session.items``).
 
-    What tests of an earlier time reached is kept: it chooses tests, and kills nothing by itself.
+    What was recorded earlier is kept for tests of the same name while the code stays the same.
     """
-    tests: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if kept.is_file() else {}
+    code = tree_digest(Path("advens"))
+    before = json.loads(kept.read_text()) if kept.is_file() else {}
+    tests: dict[str, dict[str, Any]] = before["tests"] if before.get("code") == code else {}
     index = {item.nodeid: k for k, item in enumerate(session.items)}
     new = [item for item in session.items if item.nodeid not in tests]
     parts = [new[k::workers] for k in range(workers)]
@@ -168,27 +171,25 @@ def _reached(session: Any, workers: int, kept: Path) -> dict[str, list[tuple[flo
     for part in range(workers):
         tests |= json.loads(Path(f"reach-{part}.json").read_text())
     tests = {test: about for test, about in tests.items() if test in index}
-    kept.write_text(json.dumps(tests))
+    kept.write_text(json.dumps({"code": code, "tests": tests}))
     left_out = {test: "slow" in about for test, about in tests.items() if about["failed"]}
     for test, slow in left_out.items():
         sys.__stderr__.write(f"left out: {test} {'is slow' if slow else 'fails without any change'}\n")
     if list(left_out.values()).count(False) > MOST_FAILING:
         raise session.Interrupted("more tests than that fail without any change")
-    found: dict[str, set[tuple[float, int]]] = defaultdict(set)
+    found: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for test in tests.keys() - left_out.keys():
         for function in tests[test]["functions"]:
-            for name in _names(function):
-                found[name].add((tests[test]["seconds"], index[test]))
-    return {name: sorted(reached) for name, reached in found.items()}
+            found[function].append((tests[test]["seconds"], index[test]))
+    return found
 
 
-def _names(function: str) -> list[str]:
-    """A function, its name in any module, its module and the folders around it.
-
-    One that is new since the tests were recorded is run against those that reach the nearest of these.
-    """
-    *folders, short = function.split(".")
-    return [function, short, *(".".join(folders[:k]) for k in range(len(folders), 1, -1))]
+def tree_digest(folder: Path) -> str:
+    """The digest of all code below a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("**/*.py")):
+        digest.update(f"{path}".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _chosen(
@@ -197,9 +198,9 @@ def _chosen(
     """The tests of a mutant as far as their time allows: those of its own module, then the fastest."""
     function = mutant.partition("__mutmut_")[0]
     module = mutant.partition(".x")[0].rpartition(".")[2]
-    reached = next((tests[name] for name in _names(function) if name in tests), [])
     found, spent = [], 0.0
-    for seconds, k in sorted(reached, key=lambda test: (module not in items[test[1]].path.stem, *test)):
+    reached = [(module not in items[k].path.stem, seconds, k) for seconds, k in tests.get(function, ())]
+    for _, seconds, k in sorted(reached):
         spent += seconds
         if found and spent > LONGEST:
             break

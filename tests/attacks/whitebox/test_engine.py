@@ -141,3 +141,12 @@ def test_targets_are_checked_and_there_is_no_trace() -> None:
     assert attack.run(Below(0.5), x, y, trace=True).trace is None
     with pytest.raises(InputError, match="target 2 is out of range; the model has 2 classes"):
         attack(Below(0.5), x, y, y + 2)
+
+
+def test_an_oracle_that_was_not_asked() -> None:
+    x, y = torch.full((2, 3, 2, 2), 0.9), torch.zeros(2, dtype=torch.long)
+    oracle = RowOracle([Below(0.5)], BALL, x, y)
+    assert oracle.broken_at.tolist() == [-1, -1]
+    assert oracle.correct.tolist() == [1, 1]
+    assert torch.equal(oracle.x_adv, x)
+    assert oracle.forwards.tolist() == oracle.backwards.tolist() == [0, 0]

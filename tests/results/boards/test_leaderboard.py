@@ -9,8 +9,9 @@ import pytest
 from advens.errors import InputError
 from advens.results.boards.board import to_table
 from advens.results.boards.compare import compare
-from advens.results.boards.leaderboard import COLUMNS, leaderboard
+from advens.results.boards.leaderboard import COLUMNS, _caption, leaderboard
 from advens.results.boards.matrix import transfer_matrix
+from advens.results.boards.rows import load
 from advens.results.statistics import wilson
 
 TARGETS = {"A": 1.0, "B": 0.8, "C": 0.6, "D": 0.5}
@@ -327,3 +328,18 @@ def test_intervals_stay_what_they_were(samples):
     }.items():
         found = board.loc[row, ["mean_asr", "asr_low", "asr_high"]].astype(float)
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-9)
+
+
+def test_a_board_without_notes_has_a_caption(samples):
+    board = leaderboard(samples)
+    board.attrs.pop("notes")
+    assert not any(line.startswith("Note") for line in _caption(board))
+
+
+def test_cells_of_two_runs_are_counted_through(drawn, run):
+    strengths = {("weak", "ab"): 0.4, ("strong", "ab"): 0.9}
+    stores = [run(drawn(strengths, TARGETS, WHITE, n=5), name) for name in ("one", "two")]
+    samples, cells = load([store.directory for store in stores])
+    assert cells.index.tolist() == list(range(len(cells)))
+    assert samples.index.tolist() == list(range(len(samples)))
+    assert len(cells) == 2 * len(stores[0].read_cells())
