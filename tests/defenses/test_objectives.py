@@ -264,6 +264,39 @@ def test_adv_comp_sum_gradient_by_hand(tau: float, rho: float, nu: float, batch:
     assert float(loss.detach()) == pytest.approx(wanted, rel=1e-8)
 
 
+@pytest.mark.parametrize("beta", [6.0, 1.5])
+def test_trades(beta: float, team: Any, batch: Batch) -> None:
+    """As in the authors' code, but that the start is inside [0, 1]: steps up the divergence, then both terms."""
+    eps, step, total = 0.05, 0.02, 0.0
+    for k, f in enumerate(team.members):
+        here = torch.softmax(f(batch.x).detach(), 1)
+        at = (batch.x + batch.draws.normal(batch.x, 0.001, "start", k)).clamp(0, 1)
+        for _ in range(3):
+            leaf = at.clone().requires_grad_()
+            apart = (here * (here.log() - torch.log_softmax(f(leaf), 1))).sum()
+            at = at + step * torch.autograd.grad(apart, leaf)[0].sign()
+            at = torch.minimum(torch.maximum(at, batch.x - eps), batch.x + eps).clamp(0, 1)
+        there = torch.log_softmax(f(at).detach(), 1)
+        total += float(sum(ce(f(batch.x)[i].detach(), int(batch.y[i])) for i in range(N))) / N
+        total += beta * float((here * (here.log() - there)).sum()) / N
+    defense = create_defense("trades", members=3, beta=beta, eps=eps, step_size=step, steps=3)
+    close(defense.loss(team, batch), total)
+
+
+@pytest.mark.parametrize("name", ["at", "iat"])
+def test_adversarial_training(name: str, team: Any, batch: Batch) -> None:
+    """Cross-entropy at the end of PGD from a uniform point of the ball, every member at its own."""
+    eps, step, total = 0.05, 0.02, 0.0
+    for k, f in enumerate(team.members):
+        at = (batch.x + batch.draws.uniform(batch.x, -eps, eps, "start", k)).clamp(0, 1)
+        for _ in range(3):
+            g = torch.stack([input_gradient(f, at[i], int(batch.y[i])).detach() for i in range(N)])
+            at = at + step * g.view_as(at).sign()
+            at = torch.minimum(torch.maximum(at, batch.x - eps), batch.x + eps).clamp(0, 1)
+        total += float(sum(ce(f(at)[i].detach(), int(batch.y[i])) for i in range(N))) / N
+    close(create_defense(name, members=3, eps=eps, step_size=step, steps=3).loss(team, batch), total)
+
+
 @pytest.mark.parametrize("name", ["at", "iat", "trades", "adv-comp-sum"])
 def test_members_start_elsewhere(name: str, batch: Batch) -> None:
     """Equal members see unequal adversarial images: each one's ascent starts from a point of its own."""
