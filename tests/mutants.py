@@ -51,8 +51,8 @@ MOST_FAILING = 10
 """So many tests may fail without any change, as those do that read a clock on a busy machine."""
 PROTOCOL = re.compile(r"^class .*\bProtocol\):$", re.MULTILINE)
 """The head of a protocol: its methods do nothing, and mutants beside them would have to be implemented."""
-STRICT = r",\s*strict=\w+"
-"""``zip`` checks lengths that are never unequal."""
+UNSEEN = r",\s*(strict=\w+|device=[\w.]+)"
+"""``zip`` checks lengths that are never unequal, and the tests run on one device, the CPU."""
 
 
 # --- in the pytest process -----------------------------------------------------------------------------
@@ -341,8 +341,8 @@ def mutants(workers: int) -> dict[str, str]:
 
 
 def same(original: str, mutant: str) -> bool:
-    """Whether a change is not counted: of ``strict=``, or of the case of letters alone."""
-    plain = [re.sub(r",\s*\)", ")", re.sub(STRICT, "", text)) for text in (original, mutant)]
+    """Whether a change is not counted: of ``strict=`` or ``device=``, or of the case of letters alone."""
+    plain = [re.sub(r",\s*\)", ")", re.sub(UNSEEN, "", text)) for text in (original, mutant)]
     return plain[0] == plain[1] or original.lower() == mutant.lower()
 
 

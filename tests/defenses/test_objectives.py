@@ -266,7 +266,7 @@ def test_adv_comp_sum_gradient_by_hand(tau: float, rho: float, nu: float, batch:
 
 @pytest.mark.parametrize("beta", [6.0, 1.5])
 def test_trades(beta: float, team: Any, batch: Batch) -> None:
-    """As in the authors' code, but that the start is inside [0, 1]: steps up the divergence, then both terms."""
+    """As in the authors' code, with the start inside [0, 1]: steps up the divergence, then both terms."""
     eps, step, total = 0.05, 0.02, 0.0
     for k, f in enumerate(team.members):
         here = torch.softmax(f(batch.x).detach(), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -15,7 +16,7 @@ from advens.cli import invoke
 from advens.defenses import create_defense, list_defenses
 from advens.defenses.members import architecture, fresh
 from advens.defenses.phases import Training
-from advens.defenses.training import train
+from advens.defenses.training import Run, train
 from advens.errors import InputError, RunError
 
 ARCH = "digits:mambaout"
@@ -201,3 +202,16 @@ def test_list(capsys: Any) -> None:
     assert invoke(["defenses", "dverge"]) == 0
     assert "train_mode" in capsys.readouterr().out
     assert invoke(["defenses", "nothing*"]) == 2
+
+
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    """The same for the same seed, stream and epoch, which a training that goes on relies on."""
+
+    def order(epoch: int, seed: int = 3, which: str = "order") -> list[int]:
+        at: Any = SimpleNamespace(epoch=epoch, x=range(30))
+        return Run._order(at, seed, which).tolist()
+
+    orders = [order(0), order(1), order(0, seed=4), order(0, which="other")]
+    assert all(sorted(each) == list(range(30)) for each in orders)
+    assert len(set(map(tuple, orders))) == 4
+    assert order(1) == orders[1]

@@ -99,6 +99,29 @@ def test_the_objective_is_the_loss_of_the_others() -> None:
     assert trial.strengths == {"head-drop": 0.3}
 
 
+class Says(torch.nn.Module):
+    """Is right on the first so many images of ten, whatever they hold."""
+
+    def __init__(self, right: int) -> None:
+        super().__init__()
+        self.right = right
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        said = (torch.arange(len(x)) >= self.right).long()
+        return 3.0 * F.one_hot(said, 2) + 0 * x.flatten(1)[:, :1]
+
+
+@pytest.mark.parametrize(("rights", "allowed"), [((10, 6), True), ((9, 7, 8), True), ((10, 5), False)])
+def test_several_copies_are_right_in_the_mean(rights: tuple[int, ...], allowed: bool) -> None:
+    """Over the copies alone, not the model; at least four fifths of what the model has."""
+    model, copies = Says(10), [Says(right) for right in rights]
+    x, y = torch.full((10, 1, 2, 2), 0.5), torch.zeros(10, dtype=torch.long)
+    ask = Objective(model, [model], lambda _: [model, *copies], x, y, create_attack("fgsm", eps=0.1), 0)
+    trial = ask({})
+    assert trial.clean_accuracy == pytest.approx(sum(rights) / len(rights) / 10)
+    assert trial.allowed is allowed
+
+
 @pytest.fixture
 def vits() -> list[Classifier]:
     return [load_model(name) for name in VITS]
