@@ -4,8 +4,9 @@ The repository is laid out as it installs in ``build/mutants``, where mutmut mak
 process then collects the tests once and forks: first for a run of all tests that records which functions
 each of them reaches, then for every mutant, which is run against the tests that reach its function until one
 fails. Tests of the mutant's own module come first, then the others, the fastest first, up to a limit on
-their time. With ``--sample N`` these are N mutants, drawn with a seed from every folder in proportion to its
-size. What survives is listed, so that a test can be written or the mutant recognised as the same program.
+their time; what survives meets more of them at the end. With ``--sample N`` these are N mutants, drawn with a
+seed from every folder in proportion to its size. What survives is listed, so that a test can be written or
+the mutant recognised as the same program.
 
 This file is also the pytest plug-in that does the forking.
 """
@@ -39,10 +40,11 @@ REACH = TREE / "reach.json"
 """Which functions every test reaches, and how long it takes."""
 FIGURE = ROOT / "results" / "reference" / "mutants.md"
 FOLDERS = ("results", "attacks", "defenses", "benchmarks")
-TESTS = ("tests/results", "tests/attacks", "tests/defenses", "tests/benchmarks/test_verify.py")
+TESTS = ("tests/results", "tests/attacks", "tests/defenses", "tests/benchmarks/test_verify.py",
+         "tests/benchmarks/test_tampering.py")  # fmt: skip
 KILLED = ("killed", "timeout", "crash")
-LONGEST = 12.0
-"""Seconds of CPU that a mutant's tests take without the mutant, at most; the slowest are left out beyond."""
+LOOKS = (12.0, 120.0)
+"""Seconds of CPU that a mutant's tests take without the mutant, at most; what survives is looked at again."""
 SLOWEST = 4.0
 """Seconds of CPU after which a test is left out."""
 PATIENCE = (20.0, 5.0)
@@ -68,18 +70,19 @@ def pytest_runtestloop(session: Any) -> bool:
     tests = _reached(session, given["workers"], Path(given["reach"]))
     until = time.monotonic() + 60 * given["minutes"]
     status: dict[str, str] = {}
-    waiting = []
-    for name in given["mutants"]:
-        chosen = _chosen(name, tests, session.items)
-        if chosen:
-            waiting.append((name, chosen))
-        else:
-            status[name] = "no tests"
-    for name, how in _in_turn(session, waiting, given["workers"], until):
-        status[name] = how
-        Path("status.json").write_text(json.dumps(status))
-        sys.__stderr__.write(f"\r{len(status)} of {len(given['mutants'])} mutants, "
-                             f"{sum(how in KILLED for how in status.values())} killed ")  # fmt: skip
+    names, seen = given["mutants"], dict.fromkeys(given["mutants"], 0)
+    for longest in LOOKS:
+        chosen = {name: _chosen(name, tests, session.items, longest) for name in names}
+        waiting = [(name, chosen[name][seen[name] :]) for name in names if len(chosen[name]) > seen[name]]
+        status |= {name: "no tests" for name in names if not chosen[name]}
+        for name, how in _in_turn(session, waiting, given["workers"], until):
+            status[name] = how
+            Path("status.json").write_text(json.dumps(status))
+            sys.__stderr__.write(f"\r{len(status)} of {len(given['mutants'])} mutants, "
+                                 f"{sum(how in KILLED for how in status.values())} killed ")  # fmt: skip
+        seen = {name: len(tests_of) for name, tests_of in chosen.items()}
+        names = [name for name in names if status.get(name) == "survived"]
+        until = float("inf")
     Path("status.json").write_text(json.dumps(status))
     return True
 
@@ -193,7 +196,7 @@ def tree_digest(folder: Path) -> str:
 
 
 def _chosen(
-    mutant: str, tests: dict[str, list[tuple[float, int]]], items: list[Any]
+    mutant: str, tests: dict[str, list[tuple[float, int]]], items: list[Any], longest: float
 ) -> list[tuple[float, int]]:
     """The tests of a mutant as far as their time allows: those of its own module, then the fastest."""
     function = mutant.partition("__mutmut_")[0]
@@ -202,7 +205,7 @@ def _chosen(
     reached = [(module not in items[k].path.stem, seconds, k) for seconds, k in tests.get(function, ())]
     for _, seconds, k in sorted(reached):
         spent += seconds
-        if found and spent > LONGEST:
+        if found and spent > longest:
             break
         found.append((seconds, k))
     return found
