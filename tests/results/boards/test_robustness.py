@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from advens.errors import InputError
-from advens.results.boards.robustness import WORST, groups, robustness
+from advens.results.boards.robustness import SPENT, WORST, _spent, groups, robustness
 from advens.results.statistics import wilson
 
 N = 20
@@ -183,3 +183,15 @@ def test_cells_of_another_goal_are_left_out(cell, attacked):
     assert robustness(samples, cells)["attack"].tolist() == ["a"]
     with pytest.raises(InputError, match="no attack of a robustness run is finished here"):
         robustness(samples, cells[cells["goal"] == "transfer"])
+
+
+def test_stages_before_count_by_their_images():
+    """Shards differ in size: nine images at ten passes and one at none are nine passes an image."""
+    cells = pd.DataFrame({
+        "suite": "s", "attack": ["a", "a", "a+b", "a+b"], "surrogate_specs": [["m"]] * 4,
+        "samples": [9, 1, 9, 1], "after": [None, None, "c0", "c1"],
+        **{name: [10.0, 0.0, 20.0, 10.0] for name in SPENT},
+    }, index=["c0", "c1", "c2", "c3"])  # fmt: skip
+    found = _spent(cells, "s", "m", "a+b")
+    assert {found[name] for name in SPENT} == {19.0}
+    assert {found[name] for name in SPENT.values()} == {28.0}

@@ -219,3 +219,14 @@ def test_models_come_back(vits: list[Classifier], calibration: Dataset, tmp_path
     from_spec("builder", SMALL).build(vits, calibration, cache=tmp_path)
     assert before(vits[0]) == was
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_history_is_looked_for_in_the_cache(
+    vits: list[Classifier], calibration: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADVENS_CACHE", str(tmp_path))
+    builder: Any = from_spec("builder", SMALL)
+    with pytest.raises(InputError, match=f"{tmp_path}/built/.* is not there: build first"):
+        builder.history(vits, calibration)
+    with pytest.raises(InputError, match=f"{tmp_path}/other/.* is not there: build first"):
+        builder.history(vits, calibration, cache=tmp_path / "other")
