@@ -8,12 +8,12 @@ measuring are tasks that an executor does. A rerun does only what is missing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import singledispatchmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -21,7 +21,7 @@ from advens.attacks.expectation import is_randomized
 from advens.benchmarks import defense_goal
 from advens.benchmarks.cells import Cell, by_depth
 from advens.benchmarks.environment import environment, merged
-from advens.benchmarks.executors import Executor, create_executor
+from advens.benchmarks.executors import Executor, Task, create_executor
 from advens.benchmarks.goals import ATTACK_GOALS, Goal
 from advens.benchmarks.merge import agree
 from advens.benchmarks.plan import Plan, Sets, make_plan, outline
@@ -41,6 +41,8 @@ from advens.results.boards.rows import NoRows, Rows
 from advens.results.boards.silence import silent_lines
 from advens.results.store import RunStore, is_whole, read_table, write_bytes
 
+T = TypeVar("T", bound=Task)
+OfCell = TypeVar("OfCell", Craft, Evaluate)
 CLEAN_ENOUGH = 0.3
 """Clean accuracy under which a warning doubts a target's preprocessing or labels."""
 
@@ -224,44 +226,42 @@ class Runner:
             for name, each in wanted.items() for seed in suite.seeds
         }  # fmt: skip
 
-    def first(self, what: str, tasks: Sequence[Any]) -> list[Any]:
-        """Do what there can be no plan without; what each task returned. Raises RunError when one fails."""
-        found, failed = {}, []
+    def outcomes(self, what: str, tasks: Sequence[T]) -> Iterator[tuple[T, Any]]:
+        """Do tasks; each with what it returned, or with the `RunError` that it failed with."""
         with (
             self.progress.task(what, len(tasks)) as advance,
             closing(self.executor.execute(tasks)) as outcomes,
         ):
             for task, outcome in outcomes:
-                if isinstance(outcome, RunError):
-                    failed.append(f"{task.title}: {outcome}")
-                found[id(task)] = outcome
+                yield task, outcome
                 advance(task.title)
+
+    def first(self, what: str, tasks: Sequence[Task]) -> list[Any]:
+        """Do what there can be no plan without; what each task returned. Raises RunError when one fails."""
+        found = {id(task): outcome for task, outcome in self.outcomes(what, tasks)}
+        returned = [found[id(task)] for task in tasks]
+        failed = [
+            f"{t.title}: {o}"
+            for t, o in zip(tasks, returned, strict=True)
+            if isinstance(o, RunError)
+        ]
         if failed:
             raise RunError(
                 f"{what} failed in {len(failed)} cases ({failed[0]}); what is finished is kept"
             )
-        return [found[id(task)] for task in tasks]
+        return returned
 
-    def _cells(
-        self, what: str, tasks: Sequence[Craft | Evaluate], store: RunStore, report: Report
-    ) -> int:
+    def _cells(self, what: str, tasks: Sequence[OfCell], store: RunStore, report: Report) -> int:
         """Do tasks on cells. Returns how many succeeded; failures are noted beside the cells."""
         done = 0
-        with (
-            self.progress.task(what, len(tasks)) as advance,
-            closing(self.executor.execute(tasks)) as outcomes,
-        ):
-            for task, outcome in outcomes:
-                note = failure_path(store, task.cell.key, getattr(task, "target_key", None))
-                if isinstance(outcome, RunError):
-                    report.failures.append((task.cell.key, f"{task.title}: {outcome}"))
-                    write_bytes(
-                        note, json.dumps({"task": task.title, "error": str(outcome)}).encode()
-                    )
-                else:
-                    note.unlink(missing_ok=True)
-                    done += 1
-                advance(task.title)
+        for task, outcome in self.outcomes(what, tasks):
+            note = failure_path(store, task.cell.key, getattr(task, "target_key", None))
+            if isinstance(outcome, RunError):
+                report.failures.append((task.cell.key, f"{task.title}: {outcome}"))
+                write_bytes(note, json.dumps({"task": task.title, "error": str(outcome)}).encode())
+            else:
+                note.unlink(missing_ok=True)
+                done += 1
         return done
 
     def _crafted(self, store: RunStore, cell: Cell) -> bool:
@@ -293,15 +293,10 @@ class Runner:
         tasks, models = defense_goal.measures(suite, names), BOARDS.get("models")
         paths = {task: measures_path(store, task) for task in tasks}
         missing = [task for task in tasks if not is_whole(paths[task], models.table)]
-        with (
-            progress.task("measuring", len(missing)) as advance,
-            closing(self.executor.execute(missing)) as outcomes,
-        ):
-            for task, outcome in outcomes:
-                if isinstance(outcome, RunError):
-                    raise RunError(f"{task.title}: {outcome}")
-                write_models(paths[task], [outcome])
-                advance(task.title)
+        for task, outcome in replace(self, progress=progress).outcomes("measuring", missing):
+            if isinstance(outcome, RunError):
+                raise RunError(f"{task.title}: {outcome}")
+            write_models(paths[task], [outcome])
         measured = {
             task.name: read_table(paths[task], models.table).to_pylist()[0] for task in tasks
         }

@@ -1,4 +1,4 @@
-"""A model attacked in the open on more and more images: memory should stay, cost should grow in proportion.
+"""A white-box attack on more and more images: memory should stay, cost should grow in proportion.
 
     python -m advens.benchmarks.speed.streaming [--out FILE.json]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from advens.attacks import attack_from_spec, create_attack
 from advens.attacks.attack import Attack
-from advens.attacks.surrogates.changes import Moment, attached
+from advens.attacks.surrogates.changes import ChangeContext, attached
 from advens.errors import InputError
 
 torch.set_num_threads(1)
@@ -125,7 +125,7 @@ def net_for() -> Callable[[str], Callable[..., nn.Module]]:
 
     def choose(name: str) -> Callable[..., nn.Module]:
         try:
-            with attached(tiny_net(0), getattr(create_attack(name), "changes", ()), Moment()):
+            with attached(tiny_net(0), getattr(create_attack(name), "changes", ()), ChangeContext()):
                 return tiny_net
         except InputError:
             return tiny_vit

@@ -7,10 +7,7 @@ model that a builder made. It is there while the model runs, and gone between ca
 from advens.attacks.hooks import Changed, Swap, attached, begin_step, on_gradient
 from advens.attacks.interfaces import ChangeContext, Handle, ModelChange
 
-Moment = ChangeContext
-"""The former name of `ChangeContext`."""
-
 __all__ = [
-    "ChangeContext", "Changed", "Handle", "ModelChange", "Moment", "Swap", "attached", "begin_step",
+    "ChangeContext", "Changed", "Handle", "ModelChange", "Swap", "attached", "begin_step",
     "on_gradient",
 ]  # fmt: skip

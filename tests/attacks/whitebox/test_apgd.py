@@ -156,7 +156,7 @@ def test_ball(name: str, norm: str, eps: float, scene: Scene) -> None:
         assert size.max() >= eps * 0.95, "the attack hardly moved"
         assert images.min() >= 0
         assert images.max() <= 1
-    assert oracle._inside(seen, clean).all(), "a point was looked at in vain"
+    assert oracle._inside(seen, clean).all(), "a point outside the ball was evaluated"
 
 
 @pytest.mark.parametrize("name", ["apgd-ce", "apgd-dlr"])

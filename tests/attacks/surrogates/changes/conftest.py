@@ -1,4 +1,4 @@
-"""Residual blocks of many kinds, and the forward pass of each written out with its sums in the open."""
+"""Residual blocks of many kinds, and the forward pass of each written out with its sums visible."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def drawn(shape: tuple[int, ...], low: float, high: float, name: str, block: int
 
 
 class Written:
-    """A network's parts by hand, with the places of the three strategies in the open.
+    """A network's parts by hand, with the places of the three strategies visible.
 
     Args:
         name: of the strategy that acts, as strong as in ``STRONG``.
