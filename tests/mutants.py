@@ -49,6 +49,7 @@ SLOWEST = 4.0
 """Seconds of CPU after which a test is left out."""
 PATIENCE = (20.0, 5.0)
 """A mutant's tests may take so many seconds of CPU, plus so many times what they take without the mutant."""
+FOREVER = 1e6
 MOST_FAILING = 10
 """So many tests may fail without any change, as those do that read a clock on a busy machine."""
 PROTOCOL = re.compile(r"^class .*\bProtocol\):$", re.MULTILINE)
@@ -391,7 +392,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--only", default="", help="only mutants whose name begins so: advens.results.store")
     parser.add_argument("--workers", type=int, default=1, help="processes")
-    parser.add_argument("--minutes", type=float, default=1e6, help="begin no mutant after so many minutes")
+    parser.add_argument("--minutes", type=float, default=FOREVER, help="none is begun after them")
     parser.add_argument("--out", type=Path, default=FIGURE)
     given = parser.parse_args()
     asked = ["git", "rev-parse", "--short=12", "HEAD"]
@@ -408,6 +409,7 @@ def main() -> None:
     subprocess.run([sys.executable, "-m", "pytest", *options, *TESTS], env=environment, check=True)
     status = json.loads(Path("status.json").read_text())
     command = "make mutants" + (f" SAMPLE={given.sample} SEED={given.seed}" if given.sample else "")
+    command += f" MINUTES={given.minutes:g}" if given.minutes < FOREVER else ""
     given.out.write_text(figure(status, named, command, commit))
     sys.stdout.write(given.out.read_text())
 
