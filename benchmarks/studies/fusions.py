@@ -96,17 +96,23 @@ def verdict(found: pd.DataFrame) -> str:
 @click.argument("sources", nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Keep the boards as parquet.")
 def main(sources: tuple[str, ...], out: Path | None) -> None:
-    """Print the table of some runs, or of a file kept before."""
-    one = Path(sources[0])
-    if one.suffix == ".parquet":
-        if not one.is_file():
-            raise InputError(f"no table at {one}")
-        table = pd.read_parquet(one)
-    else:
-        table = boards(sources)
+    """Print the table of runs and of files kept before; of a suite in several of them, the last counts."""
+    found = [_kept(Path(each)) if each.endswith(".parquet") else boards([each]) for each in sources]
+    newer = [set().union(*(set(later["suite"]) for later in found[k + 1 :])) for k in range(len(found))]
+    table: pd.DataFrame = pd.concat(
+        [each[~each["suite"].isin(names)] for each, names in zip(found, newer, strict=True)],
+        ignore_index=True,
+    )
     if out is not None:
         table.to_parquet(out, index=False)
     click.echo(markdown(table), nl=False)
+
+
+def _kept(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise InputError(f"no table at {path}")
+    table: pd.DataFrame = pd.read_parquet(path)
+    return table
 
 
 if __name__ == "__main__":

@@ -49,6 +49,15 @@ def test_kept_and_printed_again(table: pd.DataFrame, tmp_path: Path) -> None:
     assert said.output == markdown(table)
 
 
+def test_of_a_suite_in_two_sources_the_last_counts(table: pd.DataFrame, tmp_path: Path) -> None:
+    table.assign(mean_asr=0.5).to_parquet(tmp_path / "old.parquet")
+    pd.concat([table, table.assign(suite="another")]).to_parquet(tmp_path / "new.parquet")
+    sources = [str(tmp_path / name) for name in ("old.parquet", "new.parquet")]
+    said = CliRunner().invoke(main, [*sources, "--out", str(tmp_path / "both.parquet")])
+    assert said.output == markdown(pd.read_parquet(sources[1]))
+    assert len(pd.read_parquet(tmp_path / "both.parquet")) == 2 * len(table)
+
+
 def test_the_page_holds_what_the_reference_says() -> None:
     kept = pd.read_parquet(REFERENCE)
     assert f"results/reference/{REFERENCE.stem}.md\n" in PAGE.read_text(encoding="utf-8")
