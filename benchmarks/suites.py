@@ -114,7 +114,14 @@ Surrogates = list[str] | str | BuiltSet
 
 
 class ThreatTable(BaseModel):
-    """The ``[threat]`` table: the ball and the iterations every attack gets."""
+    """The ``[threat]`` table: which images are allowed, and the iterations that every attack gets.
+
+    Args:
+        norm: ``linf`` or ``l2``.
+        eps: radius of the ball, images being in [0, 1]; a fraction such as ``"8/255"`` is kept as written.
+        steps: iterations; each attack's own without. Attacks of a single step stay so.
+        targeted: whether the attacker wants a class: that of the data, or one drawn for every image.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -129,7 +136,14 @@ class ThreatTable(BaseModel):
 
 
 class AttackEntry(BaseModel):
-    """One ``[[attacks]]`` entry; keys that are not listed here are options of the attack."""
+    """One ``[[attacks]]`` entry; keys that are not listed here are options of the attack.
+
+    Args:
+        name: an attack, a composition, or a sequence ``a+b`` under ``robustness``.
+        label: its name on boards; ``name`` without.
+        budget: backward passes per image instead of iterations.
+        surrogates: the sets it attacks; all of the suite without.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -158,26 +172,27 @@ class Origin:
 
 
 class Suite(BaseModel):
-    """A suite as written; `advens.benchmarks.plan` resolves its names.
+    """A suite of attacks as it is written; `advens.benchmarks.plan` resolves its names.
 
     Args:
-        name: letters, digits, dashes.
+        name: of the suite: letters, digits, dots, dashes and underscores.
         goal: ``transfer``, or ``robustness``: every set is one model, attacked white-box. Broken samples
             leave at once, and ``a+b`` is a sequence of attacks in which ``b`` takes what withstood ``a``.
-        crossed: whether, under ``robustness``, a model also sees what was crafted on the others.
-        data: a data source.
-        limit: the first images of a shuffle seeded with 0.
-        seeds: of the attacks' randomness.
-        targets: models, with wildcards.
-        threat: the ball and steps.
-        budget: backward passes per sample that every attack gets instead of steps.
+        crossed: whether, under ``robustness``, every model is also evaluated on the images that were
+            crafted on the others.
+        data: the source of the images that are attacked.
+        limit: how many images are taken, the first of a shuffle seeded with 0.
+        seeds: seeds of the attacks' randomness; rates are means over them.
+        targets: the models that the images are tried on, with wildcards.
+        threat: the threat model: norm, radius, iterations, targeted or not.
+        budget: backward passes per image that every attack gets instead of iterations.
         defaults: options that every attack gets, so that a comparison holds them equal.
-        surrogates: sets by name; the set ``each`` takes every model it lists alone, and a table with
-            ``build`` is a set that is made first.
-        attacks: entries; one whose ``name`` is a list stands for one entry of each name, and
-            ``{name}`` in its label for the name.
-        shard: images a cell covers.
-        batch_size: images worked on at once (does not change results).
+        surrogates: sets of models to attack, by name. Each model that the set ``each`` lists is a set of
+            its own, and a table with ``build`` is a set that is built first.
+        attacks: the attacks; an entry whose ``name`` is a list stands for one entry of each name, and
+            ``{name}`` in its label stands for that name.
+        shard: images of one cell, which are crafted, kept, or lost in a crash together.
+        batch_size: images worked on at once; it does not change results.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -7,17 +7,14 @@ from fractions import Fraction
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 
 from advens.errors import InputError, unknown
-from advens.results.boards.board import to_table, write_board
 from advens.results.boards.leaderboard import leaderboard
-from advens.results.boards.matrix import transfer_matrix
 from advens.results.boards.outcomes import KEYS
-from advens.results.boards.rows import Rows, load
+from advens.results.boards.rows import load
 from advens.results.boards.subset import subset
 
-__all__ = ["boards", "load", "matrix_table", "summarise", "to_table"]
+__all__ = ["boards", "load"]
 
 
 def boards(
@@ -45,21 +42,6 @@ def boards(
         for board in found:
             board.attrs["notes"].append("suites of other data or another budget are ranked apart")
     return found
-
-
-def summarise(directory: Path | str, suite_digest: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Computes the matrix and the board of a run and writes both beside its samples.
-
-    Raises:
-        InputError: when there are no samples, or the directory cannot be written.
-    """
-    rows, about = Rows(directory), {"suite_digest": suite_digest, "denominator": "target"}
-    return write_board(rows, "matrix", **about), write_board(rows, "leaderboard", **about)
-
-
-def matrix_table(directory: Path | str) -> pa.Table:
-    """The matrix of a run as its file should hold it, from the samples."""
-    return to_table("matrix", transfer_matrix(load([directory])[0]))
 
 
 def _comparable(samples: pd.DataFrame, cells: pd.DataFrame) -> list[list[str]]:
