@@ -473,8 +473,12 @@ def parse(text: str, where: str, changes: Mapping[str, Any] | None = None) -> An
 
 def suite_from(table: dict[str, Any], where: str, text: str = "") -> AnySuite:
     """A suite of any kind from a table; ``text`` is the TOML it came from, for line numbers."""
-    if table.get("goal") in get_args(DefenseSuite.model_fields["goal"].annotation):
+    attacks, defenses = (get_args(kind.model_fields["goal"].annotation) for kind in (Suite, DefenseSuite))
+    goal = table.get("goal", attacks[0])
+    if goal in defenses:
         return defenses_from_table(table, where, text)
+    if isinstance(goal, str) and goal not in attacks:
+        raise InputError(f"{where}: {unknown('goal', goal, (*attacks, *defenses))}{_line(text, 'goal')}")
     return from_table(table, where, text)
 
 

@@ -9,6 +9,7 @@ what cannot be told apart there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ BASES = ("di-mi-", "mi-", "")
 REFERENCE = ("ens-logits", "uniform fusion of logits")
 
 
-def boards(directories: tuple[str, ...]) -> pd.DataFrame:
+def boards(directories: Sequence[str]) -> pd.DataFrame:
     """The boards of some runs, one below the other, with the columns ``base`` and ``fusion``."""
     from advens.results.boards.leaderboard import leaderboard
     from advens.results.boards.summary import load

@@ -316,3 +316,7 @@ def test_targeted_runs_draw_labels(tmp_path, advens, suite, rows):
     assert (wanted[0] != wanted[1]).any()
     assert found.groupby(["sample_id", "seed"], observed=True)["target_label"].nunique().eq(1).all()
     advens("verify", tmp_path / "out").done()
+
+
+def test_an_unknown_goal_is_told_with_all_goals(advens, suite):
+    advens("run", suite(goal="defence"), "--dry-run").refused("unknown goal 'defence'", "'defense'", "line ")
