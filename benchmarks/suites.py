@@ -7,6 +7,7 @@ nearest valid choice.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from pydantic import (
     model_validator,
 )
 
+from advens.digest import value_digest
 from advens.errors import InputError, InputWarning, first_line, nearest, unknown
 from advens.printable import printable
 from advens.spec import literal
@@ -446,6 +448,50 @@ def read(
     text = text_of(name)
     where = f"suite '{name}'" if not _is_path(name) else name
     return _table(text, where, changes), where, text
+
+
+def suite_identity(suite: AnySuite) -> dict[str, Any]:
+    """Which suite this is: name, version and the digest of all settings that results depend on."""
+    settings = suite.model_dump(mode="json", exclude={"batch_size"})
+    return {"name": suite.name, "version": getattr(suite, "version", 1), "digest": value_digest(settings)}
+
+
+def departures(suite: AnySuite, wanted: AnySuite) -> tuple[list[str], list[str]]:
+    """How the suite of a run differs from another that it is held to, and what it adds.
+
+    A run may add attacks, or defenses, of its own: these are what a suite compares. Everything else is the
+    same, the suite's own attacks and defenses included.
+
+    Returns:
+        A line for every difference, and the names of what is added.
+    """
+    if type(suite) is not type(wanted):
+        return [f"goal is '{suite.goal}', not '{wanted.goal}'"], []
+    own = "attacks" if isinstance(suite, Suite) else "defenses"
+    found, given = wanted.model_dump(mode="json"), suite.model_dump(mode="json")
+    lines = [
+        f"{key} is {_brief(given[key])}, not {_brief(value)}"
+        for key, value in found.items()
+        if key not in (own, "batch_size") and given[key] != value
+    ]
+    theirs, ours = _by_title(wanted), _by_title(suite)
+    for title, entry in theirs.items():
+        if ours.get(title, entry) != entry:
+            lines.append(f"{own}: '{title}' has other options")
+        elif title not in ours:
+            lines.append(f"{own}: '{title}' is missing")
+    return lines, [title for title in ours if title not in theirs]
+
+
+def _by_title(suite: AnySuite) -> dict[str, Any]:
+    if isinstance(suite, DefenseSuite):
+        return {f"{entry.table}: {entry.title}": entry for entry in suite.defenses}
+    return {entry.title: entry for entry in suite.attacks}
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def text_of(name: str) -> str:

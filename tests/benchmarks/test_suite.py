@@ -12,13 +12,16 @@ from advens.attacks.registry import attack_info
 from advens.benchmarks.cells import target_labels
 from advens.benchmarks.plan import make_plan, outline
 from advens.benchmarks.suites import (
+    AttackEntry,
     Suite,
     bundled,
+    departures,
     load,
     load_suite,
     parse,
     parse_settings,
     set_key,
+    suite_identity,
 )
 from advens.datasets import load_data
 from advens.errors import InputError
@@ -320,3 +323,24 @@ def test_targeted_runs_draw_labels(tmp_path, advens, suite, rows):
 
 def test_an_unknown_goal_is_told_with_all_goals(advens, suite):
     advens("run", suite(goal="defence"), "--dry-run").refused("unknown goal 'defence'", "'defense'", "line ")
+
+
+def test_a_run_may_add_attacks_to_a_suite_and_change_nothing_else() -> None:
+    wanted = load_suite("quickstart")
+    assert departures(wanted, wanted) == ([], [])
+    more = wanted.model_copy(update={"batch_size": 7, "attacks": [*wanted.attacks, AttackEntry(name="pgn")]})
+    assert departures(more, wanted) == ([], ["pgn"])
+    lines, own = departures(load_suite("quickstart", {"threat.eps": 0.1, "attacks.0.mu": 0.5}), wanted)
+    assert own == []
+    assert [line.partition(" ")[0] for line in lines] == ["threat", "attacks:"]
+    assert "'mifgsm' has other options" in lines[1]
+    fewer, _ = departures(wanted.restricted(["mifgsm"]), wanted)
+    assert [line for line in fewer if "'ens-logits' is missing" in line]
+    assert departures(load("digits-defenses"), wanted)[0] == ["goal is 'defense', not 'transfer'"]
+
+
+def test_a_suite_is_identified_by_all_that_results_depend_on() -> None:
+    one = suite_identity(load("quickstart"))
+    assert one["name"] == "quickstart"
+    assert one == suite_identity(load("quickstart", {"batch_size": 3}))
+    assert one != suite_identity(load("quickstart", {"threat.steps": 11}))
