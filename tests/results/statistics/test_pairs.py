@@ -1,0 +1,68 @@
+"""Tests of pairs find what is there and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from advens.results.statistics import holm, paired_tests
+
+
+def paired_test(a, b, seed, flips=10_000):
+    """The p-value of one pair."""
+    return float(paired_tests((np.asarray(a, float) - np.asarray(b, float))[:, None], seed, flips)[0])
+
+
+def test_paired_test_finds_a_difference_and_only_that():
+    rng = np.random.default_rng(0)
+    hardness = rng.random(400)
+    weak, strong = (hardness < 0.5).astype(float), (hardness < 0.55).astype(float)
+    assert paired_test(strong, weak, seed=1) < 0.001
+    assert paired_test(weak, weak, seed=1) == 1
+    false = sum(
+        paired_test(rng.integers(0, 2, 60), rng.integers(0, 2, 60), seed=k, flips=999) < 0.05
+        for k in range(200)
+    )
+    assert 1 <= false <= 19  # at most 5 % of 200, within chance
+
+
+def test_paired_test_is_the_sign_test_for_equal_steps():
+    a, b = np.array([1.0] * 14 + [0.0] * 6), np.array([0.0] * 14 + [1.0] * 6)
+    assert paired_test(a, b, seed=0) == pytest.approx(binomtest(14, 20).pvalue, abs=0.01)
+    assert paired_test(b, a, seed=0) == paired_test(a, b, seed=0)
+
+
+def test_paired_test_leaves_out_what_one_did_not_see():
+    a, b = np.array([1.0, np.nan, 0.0, 1.0]), np.array([0.0, 0.0, np.nan, 1.0])
+    assert paired_test(a, b, seed=0) == 1  # one difference: both flips reach it
+
+
+def test_paired_test_is_finer_than_its_flips():
+    clear = np.ones((200, 1))
+    assert paired_tests(clear, seed=0)[0] < 1e-20
+    assert paired_tests(np.ones((10, 1)), seed=0, flips=99)[0] <= 0.02
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == pytest.approx([1, 1])
+    assert len(holm([])) == 0
+
+
+def test_flips_are_exact_for_few_images():
+    """All signs by hand: 2 of 16 reach the total of equal ones; of 2, 1 and -1, all but the two zeros."""
+    p = paired_tests(np.array([[1.0, 2.0], [1.0, 1.0], [1.0, -1.0], [1.0, 0.0]]), seed=0, flips=40_000)
+    assert p[0] == pytest.approx(2 / 16, abs=0.005)
+    assert p[1] == pytest.approx(12 / 16, abs=0.01)
+
+
+def test_the_bound_is_hoeffdings():
+    steps = np.full((64, 1), 0.5)
+    assert paired_tests(steps, seed=0, flips=100)[0] == pytest.approx(2 * np.exp(-32), abs=0)
+    assert paired_tests(np.ones((5000, 1)), seed=0, flips=10)[0] > 0
+
+
+def test_holm_keeps_the_order_of_ties():
+    assert holm([0.02, 0.02, 0.01, 0.9]) == pytest.approx([0.06, 0.06, 0.04, 0.9])
+    assert holm([0.01, 0.011, 0.012]) == pytest.approx([0.03, 0.03, 0.03])
