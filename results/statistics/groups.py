@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import combinations
+from itertools import combinations_with_replacement
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -11,47 +12,37 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 def letters(names: Sequence[str], different: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Compact letter display: two names share a letter exactly when they are not ``different``.
 
-    Insert-and-absorb (Piepho, 2004): begin with one letter for all; every pair that differs splits
-    the letters that hold both; a letter within another is dropped.
+    A letter stands for a maximal clique of the graph whose edges are the pairs that are not
+    different. A graph may have exponentially many of them, so one is grown, in rank order, for each
+    pair that no earlier one holds: at most one for a pair.
 
     Args:
         names: in rank order; the first name has the letter ``a``.
         different: pairs told apart by a test.
     """
-    groups = [frozenset(names)] if names else []
-    for one, other in different:
-        split = []
-        for group in groups:
-            both = one in group and other in group
-            split += [group - {one}, group - {other}] if both else [group]
-        groups = _absorbed(split)
-    groups = _swept(groups)
+    apart = {frozenset(pair) for pair in different}
+    same = {name: {n for n in names if n != name and frozenset((n, name)) not in apart} for name in names}
+    groups: list[tuple[str, ...]] = []
+    shared: Counter[tuple[str, str]] = Counter()  # letters that a pair shares; of a name with itself, all its
+    for pair in combinations_with_replacement(names, 2):
+        one, other = pair
+        if shared[pair] or (bool(same[one]) if one == other else other not in same[one]):
+            continue
+        members = {one, other}
+        for name in names:
+            if name not in members and members <= same[name]:
+                members.add(name)
+        groups.append(tuple(name for name in names if name in members))
+        shared.update(combinations_with_replacement(groups[-1], 2))
+    for group in sorted(groups, key=lambda group: (len(group), sorted(group))):
+        pairs = list(combinations_with_replacement(group, 2))
+        if all(shared[pair] > 1 for pair in pairs):  # it says nothing that the others do not say
+            groups.remove(group)
+            shared.subtract(pairs)
     place = {name: k for k, name in enumerate(names)}
-    groups.sort(key=lambda group: sorted(place[name] for name in group))
+    groups.sort(key=lambda group: [place[name] for name in group])
     signs = [_LETTERS[k] if k < len(_LETTERS) else f"({k + 1})" for k in range(len(groups))]
     return {
         name: "".join(sign for sign, group in zip(signs, groups, strict=True) if name in group)
         for name in names
     }
-
-
-def _absorbed(groups: list[frozenset[str]]) -> list[frozenset[str]]:
-    kept: list[frozenset[str]] = []
-    for group in sorted(set(groups), key=lambda g: (-len(g), sorted(g))):
-        if not any(group <= larger for larger in kept):
-            kept.append(group)
-    return kept
-
-
-def _swept(groups: list[frozenset[str]]) -> list[frozenset[str]]:
-    """Drops every letter that says nothing the others do not say (smallest first)."""
-    kept = list(groups)
-    for group in sorted(groups, key=lambda g: (len(g), sorted(g))):
-        rest = [other for other in kept if other is not group]
-        alone = any(not any(name in other for other in rest) for name in group)
-        pairs = combinations(sorted(group), 2)
-        if not alone and all(any({a, b} <= other for other in rest) for a, b in pairs):
-            kept = rest
-    return kept
-
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -57,10 +59,53 @@ def test_flips_are_exact_for_few_images():
     assert p[1] == pytest.approx(12 / 16, abs=0.01)
 
 
-def test_the_bound_is_hoeffdings():
-    steps = np.full((64, 1), 0.5)
-    assert paired_tests(steps, seed=0, flips=100)[0] == pytest.approx(2 * np.exp(-32), abs=0)
+def exact(steps, total):
+    """P(|sum of the steps with random signs| >= total), all 2^n flips counted in integers."""
+    counts = {0: 1}
+    for step in steps:
+        after: dict[int, int] = {}
+        for value, count in counts.items():
+            for moved in (value - step, value + step):
+                after[moved] = after.get(moved, 0) + count
+        counts = after
+    return float(Fraction(sum(c for v, c in counts.items() if abs(v) >= total), 2 ** len(steps)))
+
+
+KINDS = {
+    "equal": lambda rng, n: np.ones(n, int),
+    "targets": lambda rng, n: rng.integers(1, 11, n),
+    "few large": lambda rng, n: np.where(rng.random(n) < 0.1, 10, 1),
+    "one large": lambda rng, n: np.r_[np.ones(n - 1, int), n // 2],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("n", [12, 40, 120])
+def test_tails_are_exact(kind, n):
+    rng = np.random.default_rng(n)
+    for z in (3, 4, 6, 8):
+        steps = KINDS[kind](rng, n)
+        signs = np.ones(n)
+        for place in np.argsort(steps, kind="stable"):  # the smallest turn until the total is z deviations
+            if (steps * signs).sum() - 2 * steps[place] >= z * np.sqrt((steps**2).sum()):
+                signs[place] = -1
+        differences = steps * signs / 10
+        expected = exact(steps.tolist(), abs(round(float((steps * signs).sum()))))
+        if expected < 0.005:
+            assert expected * (1 - 1e-6) <= paired_tests(differences[:, None], seed=n)[0] <= 1.5 * expected
+
+
+def test_tails_beyond_all_numbers():
+    assert paired_tests(np.full((64, 1), 0.5), seed=0)[0] == pytest.approx(2**-63, rel=1e-4)
     assert paired_tests(np.ones((5000, 1)), seed=0, flips=10)[0] > 0
+    assert paired_tests(np.zeros((50, 2)), seed=0, flips=10).tolist() == [1, 1]
+
+
+def test_a_pair_among_hundreds_is_found():
+    """4.1 standard deviations are enough for Holm's first of 528, where Hoeffding's bound was not."""
+    ahead = np.repeat([1.0, -1.0], [640, 500])[:, None]
+    bound = 2 * np.exp(-(ahead.sum() ** 2) / (2 * len(ahead)))
+    assert 528 * paired_tests(ahead, seed=0)[0] < 0.05 < 528 * bound
 
 
 def test_holm_keeps_the_order_of_ties():
