@@ -43,8 +43,13 @@ def wilson(successes: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> tupl
     """
     from scipy.special import ndtri
 
+    return score_interval(successes, n, float(ndtri(0.5 + confidence / 2)))
+
+
+def score_interval(successes: ArrayLike, n: ArrayLike, quantile: float) -> tuple[Any, Any]:
+    """Wilson's interval with ``quantile`` standard errors to each side."""
     k, total = np.broadcast_arrays(np.asarray(successes, float), np.asarray(n, float))
-    z2 = float(ndtri(0.5 + confidence / 2)) ** 2
+    z2 = quantile**2
     some = np.where(total > 0, total, 1.0)
     p = np.where(total > 0, k / some, 0.5)
     centre = (p + z2 / (2 * some)) / (1 + z2 / some)

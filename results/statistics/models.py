@@ -1,54 +1,69 @@
 """Intervals, tests and ranks for new models and new images: both are samples from populations.
 
 The variance of a mean over a table of images and targets is that of clusters in two directions
-(Cameron, Gelbach and Miller, 2011): over images, plus over targets, less what both count.
+(Cameron, Gelbach and Miller, 2011): over images, plus over targets, less what both of them count.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from advens.results.statistics.images import Array, Estimate, chunks, nanmean, resample_counts
+from advens.results.statistics.images import (
+    Array,
+    Estimate,
+    chunks,
+    nanmean,
+    resample_counts,
+    score_interval,
+)
 
 LEAST_TARGETS = 5
 """Targets below which nothing is said about new models."""
-_NOTHING = Estimate(np.nan, np.nan, np.nan)
 
 
 def two_way(values: ArrayLike, confidence: float = 0.95) -> Estimate:
     """Mean over targets of the mean over images, with an interval for new images and new targets.
 
-    The interval is Student's with T - 1 degrees of freedom on the logit scale, so that it stays
-    within [0, 1].
+    The interval is Student's with T - 1 degrees of freedom, on the logit scale, where it stays within
+    [0, 1]. The standard error is there the larger of two: the error of the mean, carried over by the
+    slope at the mean (delta method); and that of the targets' own logits, which sees what the slope
+    does not when a few targets are hit much more often than the others.
 
     Args:
         values: in [0, 1], (images, targets); nan where an image is not in the denominator.
 
     Returns:
-        The mean, and ends that are nan for fewer than `LEAST_TARGETS` targets.
+        The mean, and ends that are nan for fewer than `LEAST_TARGETS` targets. When no value
+        differs from the others it is Wilson's interval for as many images, with Student's quantile.
     """
     from scipy.special import expit, logit
 
-    mean, error, targets, images = _mean_and_error(values)
-    if not targets >= LEAST_TARGETS:
+    parts = _Variance.of(values)
+    mean = parts.mean
+    if not parts.targets >= LEAST_TARGETS:
         return Estimate(mean, np.nan, np.nan)
-    centre = (mean * images + 0.5) / (images + 1)  # a rate of 0 or 1 has a logit too
-    spread = centre * (1 - centre)
-    half = _quantile(targets, confidence) * (error or np.sqrt(spread / images)) / spread
-    low, high = expit(logit(centre) - half), expit(logit(centre) + half)
-    return Estimate(mean, float(min(low, mean)), float(max(high, mean)))
+    quantile = parts.quantile(confidence)
+    slope = mean * (1 - mean)
+    if slope <= 0 or not parts.total > 0:
+        return Estimate(mean, *score_interval(mean * parts.n, parts.n, quantile))
+    logits = logit((parts.rates * parts.counts + 0.5) / (parts.counts + 1))
+    apart = logits.var(ddof=1) / parts.targets + max(parts.images - parts.residual, 0.0) / slope**2
+    half = quantile * np.sqrt(max(parts.total / slope**2, apart))
+    low, high = expit(logit(mean) + np.array([-half, half]))
+    return Estimate(mean, float(low), float(high))
 
 
 def two_way_difference(differences: ArrayLike, confidence: float = 0.95) -> Estimate:
     """As `two_way`, of paired differences in [-1, 1] and on their own scale."""
-    mean, error, targets, _ = _mean_and_error(differences)
-    if not targets >= LEAST_TARGETS:
-        return Estimate(mean, np.nan, np.nan)
-    half = _quantile(targets, confidence) * error
-    return Estimate(mean, max(mean - half, -1.0), min(mean + half, 1.0))
+    parts = _Variance.of(differences)
+    if not parts.targets >= LEAST_TARGETS:
+        return Estimate(parts.mean, np.nan, np.nan)
+    half = parts.quantile(confidence) * parts.error
+    return Estimate(parts.mean, max(parts.mean - half, -1.0), min(parts.mean + half, 1.0))
 
 
 def two_way_test(differences: ArrayLike) -> float:
@@ -62,47 +77,71 @@ def two_way_test(differences: ArrayLike) -> float:
     """
     from scipy.stats import t
 
-    mean, error, targets, _ = _mean_and_error(differences)
-    if not targets >= LEAST_TARGETS:
+    parts = _Variance.of(differences)
+    if not parts.targets >= LEAST_TARGETS:
         return float("nan")
-    if mean == 0:
+    if parts.mean == 0:
         return 1.0
-    return float(2 * t.sf(abs(mean) / max(error, np.finfo(float).tiny), targets - 1))
+    return float(2 * t.sf(abs(parts.mean) / parts.error, parts.targets - 1))
 
 
-def _mean_and_error(values: ArrayLike) -> tuple[float, float, int, int]:
-    """Mean, standard error, and the numbers of targets and of images that count.
+class _Variance(NamedTuple):
+    """The mean of a table and the variances that it has from images, from targets, and from both.
 
-    The error is the square root of V_images + V_targets - V_residual, and of no less than either of
-    the first two: V_images is of the sums over targets, V_targets of the means over images, and
-    V_residual of what neither explains, which both of them count.
+    Args:
+        rates: of each target, the mean over images.
+        counts: of each target, the number of images.
+        n: images with any value.
+        images: variance of the mean over images, these targets given.
+        by_target: variance of the mean over targets, these images given.
+        residual: what neither explains; images and by_target both count it.
     """
-    table = np.asarray(values, float)
-    inside = ~np.isnan(table)
-    table, inside = table[:, inside.any(axis=0)], inside[:, inside.any(axis=0)]
-    table, inside = table[inside.any(axis=1)], inside[inside.any(axis=1)]
-    n, targets = table.shape
-    if not table.size:
-        return float("nan"), float("nan"), 0, 0
-    of_target = nanmean(table, axis=0)
-    mean = float(of_target.mean())
-    if n < 2 or targets < 2:
-        return mean, float("nan"), targets, n
-    weight = inside / inside.sum(axis=0) / targets
-    off = np.where(inside, table - of_target, 0.0)
-    of_image = off.sum(axis=1, keepdims=True) / inside.sum(axis=1, keepdims=True)
-    v_images = n / (n - 1) * ((weight * off).sum(axis=1) ** 2).sum()
-    v_targets = of_target.var(ddof=1) / targets
-    left = np.where(inside, off - of_image, 0.0)
-    v_residual = n * targets / ((n - 1) * (targets - 1)) * ((weight * left) ** 2).sum()
-    variance = max(v_images + v_targets - v_residual, v_images, v_targets)
-    return mean, float(np.sqrt(variance)), targets, n
 
+    mean: float
+    rates: Array
+    counts: NDArray[np.int64]
+    n: int
+    images: float
+    by_target: float
+    residual: float
 
-def _quantile(targets: int, confidence: float) -> float:
-    from scipy.stats import t
+    @classmethod
+    def of(cls, values: ArrayLike) -> _Variance:
+        table = np.asarray(values, float)
+        table = table[:, ~np.isnan(table).all(axis=0)]
+        table = table[~np.isnan(table).all(axis=1)]
+        inside = ~np.isnan(table)
+        (n, targets), counts = table.shape, inside.sum(axis=0)
+        rates = nanmean(table, axis=0)
+        mean = float(nanmean(rates))
+        if n < 2 or targets < 2:
+            return cls(mean, rates, counts, n, np.nan, np.nan, np.nan)
+        weight = inside / counts / targets
+        off = np.where(inside, table - rates, 0.0)
+        of_image = off.sum(axis=1, keepdims=True) / inside.sum(axis=1, keepdims=True)
+        left = np.where(inside, off - of_image, 0.0)
+        images = n / (n - 1) * ((weight * off).sum(axis=1) ** 2).sum()
+        residual = n * targets / ((n - 1) * (targets - 1)) * ((weight * left) ** 2).sum()
+        by_target = rates.var(ddof=1) / targets
+        return cls(mean, rates, counts, n, float(images), float(by_target), float(residual))
 
-    return float(t.ppf(0.5 + confidence / 2, targets - 1))
+    @property
+    def targets(self) -> int:
+        return len(self.rates)
+
+    @property
+    def total(self) -> float:
+        return max(self.images + self.by_target - self.residual, self.images, self.by_target)
+
+    @property
+    def error(self) -> float:
+        """The standard error; where nothing varies, what one image is worth."""
+        return float(np.sqrt(self.total)) or 1 / self.n
+
+    def quantile(self, confidence: float) -> float:
+        from scipy.stats import t
+
+        return float(t.ppf(0.5 + confidence / 2, self.targets - 1))
 
 
 def rank_intervals(

@@ -71,13 +71,15 @@ def _tails(steps: Array, totals: Array, rng: np.random.Generator) -> Array:
     mean = sums / _TILTED
     error = np.sqrt(np.maximum(squares / _TILTED - mean**2, 0) / _TILTED)
     p = 2 * np.exp(log_mean - tilt[:, 0] * totals) * (mean + 3 * error)
-    return np.clip(p, np.finfo(float).tiny, 1)
+    clipped: Array = np.clip(p, np.finfo(float).tiny, 1)
+    return clipped
 
 
 def _tilts(steps: Array, totals: Array) -> Array:
     """t (pairs, 1) with sum of d tanh(t d) = total, by bisection."""
     least = steps.min(axis=1, where=steps > 0, initial=1)
-    low, high = np.zeros(len(steps)), 20 / least  # where every sign is up but for one draw in e^40
+    low = np.zeros(len(steps))
+    high: Array = 20 / least  # where every sign is up but for one draw in e^40
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         short = (steps * np.tanh(middle[:, None] * steps)).sum(axis=1) < totals
