@@ -14,14 +14,14 @@ import advens
 from advens.classifier import accuracy
 from advens.cli import invoke
 from advens.defenses import create_defense
-from advens.defenses.adopt import adopt, pgd_accuracy
+from advens.defenses.adopt import pgd_accuracy
 from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
 from advens.defenses.registry import describe as described
 from advens.errors import InputError
 from advens.models import describe, list_models, load_model
 from advens.models.embedded import index
 from advens.spec import literal
-from advens.zoo.recipes import ENSEMBLES, TESTS
+from advens.zoo.recipes import ENSEMBLES
 
 WEIGHTS = Path(advens.__file__).parent / "zoo" / "weights"
 NAMES = [f"digits:{name}" for name in ENSEMBLES]
@@ -87,22 +87,6 @@ def test_the_command_is_the_one_that_was_run(name: str) -> None:
         "arch": plain["--arch"], "data": advens.load_data(plain["--data"]).digest, "seed": 0,
     }  # fmt: skip
     assert plain["--out"] == key
-
-
-def test_adopting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same folder gives the same entry, but for what is measured on other images."""
-    monkeypatch.setitem(TESTS, "digits", "digits:test?limit=40")
-    folder = tmp_path / "saved"
-    load_model(DVERGE).save(folder)  # type: ignore[operator]
-    (folder / "training.json").write_text((WEIGHTS / "dverge3" / "training.json").read_text())
-    (folder / "history.parquet").write_bytes(b"of no use to a package")
-    entry, promised = adopt("dverge3", folder, tmp_path / "zoo"), index()[DVERGE]
-    different = {key for key in promised if entry[key] != promised[key]}
-    assert different <= {"clean_accuracy", "robust_accuracy"}
-    assert json.loads((tmp_path / "zoo" / "index.json").read_text()) == {"dverge3": entry}
-    assert not (tmp_path / "zoo" / "dverge3" / "history.parquet").exists()
-    with pytest.raises(InputError, match="unknown embedded ensemble 'dverg3'; did you mean 'dverge3'"):
-        adopt("dverg3", folder, tmp_path / "zoo")
 
 
 def test_adversarial_training_shows() -> None:

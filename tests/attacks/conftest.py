@@ -87,6 +87,15 @@ def small_attack(name: str, **overrides: Any) -> Attack:
     return attack_from_spec(shrink(create_attack(name, **overrides).spec))
 
 
+def net_of(attack: Attack) -> Callable[..., nn.Module]:
+    """What makes models that an attack can be tried on."""
+    try:
+        with attached(tiny_net(0), getattr(attack, "changes", ()), ChangeContext()):
+            return tiny_net
+    except InputError:
+        return tiny_vit
+
+
 class Counter:
     """Samples that went forward and backward through some models, counted at the models."""
 
@@ -122,15 +131,7 @@ def net() -> Callable[..., nn.Module]:
 @pytest.fixture
 def net_for() -> Callable[[str], Callable[..., nn.Module]]:
     """``net_for(attack)``: ``net``, or one with blocks where the attack changes these."""
-
-    def choose(name: str) -> Callable[..., nn.Module]:
-        try:
-            with attached(tiny_net(0), getattr(create_attack(name), "changes", ()), ChangeContext()):
-                return tiny_net
-        except InputError:
-            return tiny_vit
-
-    return choose
+    return lambda name: net_of(create_attack(name))
 
 
 @pytest.fixture

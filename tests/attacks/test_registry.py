@@ -15,7 +15,7 @@ from advens.attacks.estimators.vmi import VMI
 from advens.attacks.filters import TI
 from advens.attacks.fusions import EnsLogits, EnsProbs
 from advens.attacks.losses import Margin
-from advens.attacks.registry import RECIPES
+from advens.attacks.registry import RECIPES, recipe
 from advens.attacks.starts import Gaussian, Uniform
 from advens.attacks.steps import StepSize
 from advens.attacks.transforms.di import DI
@@ -257,3 +257,33 @@ def test_published_methods_are_imported_by_their_names() -> None:
         assert factory(steps=3) == create_attack(name, steps=3)
     names = [RECIPES.get(name).__name__ for name in RECIPES]
     assert len(set(names)) == len(names), "one symbol, one recipe"
+
+
+def test_what_the_decorator_of_a_recipe_registers() -> None:
+    """The function's own name is its symbol by default; its first line is what it is."""
+
+    @recipe("half-fgsm", "HalfFGSM", family="gradient", paper="Us, 2030", year=2030, norms=("linf",))
+    def half() -> Attack:
+        """Half a step.
+
+        Nothing else.
+        """
+        return create_attack("fgsm", eps=0.1)
+
+    @recipe("third-fgsm")
+    def ThirdFGSM() -> Attack:
+        return create_attack("fgsm", eps=0.05)
+
+    try:
+        info = attack_info("half-fgsm")
+        assert (info.name, info.family, info.paper, info.year) == ("half-fgsm", "gradient", "Us, 2030", 2030)
+        assert (info.norms, info.summary) == (("linf",), "Half a step")
+        assert RECIPES.get("half-fgsm") is half
+        assert (half.name, half.__name__, ThirdFGSM.__name__) == ("half-fgsm", "HalfFGSM", "ThirdFGSM")
+        assert str(half.__doc__).startswith("Half a step.")
+        assert half(steps=3) == create_attack("half-fgsm", steps=3) == create_attack("fgsm", eps=0.1, steps=3)
+        assert attack_info("third-fgsm").summary == ""
+        with pytest.raises(InputError, match="no option 'stepss'; did you mean 'steps'"):
+            half(stepss=3)
+    finally:
+        del RECIPES.entries["half-fgsm"], RECIPES.entries["third-fgsm"]

@@ -116,6 +116,24 @@ def test_two_members_repel() -> None:
     torch.testing.assert_close(found, torch.stack([push, -push]), rtol=1e-9, atol=1e-12)
 
 
+def test_equal_members_among_others() -> None:
+    """Two equal members and one apart: for the two the median is 0, and the third has no share in theirs.
+
+    For the third it is the distance d, and ``exp(-d / (d / log 3)) = 1/3``.
+    """
+    g = torch.Generator().manual_seed(0)
+    one, other = F.normalize(torch.randn(2, 1, 7, dtype=torch.float64, generator=g), dim=-1)
+    found = repulsion(torch.stack([one, one, other]))
+    assert float(found) == pytest.approx(2 * math.log(1 + 1 + 1 / 3) + math.log(0 + 0 + 1))
+
+
+def test_all_members_learn_at_once() -> None:
+    for pca in (None, "digits:train?limit=8&size=4"):
+        (phase,) = create_defense("forde", members=4, pca=pca).phases()
+        assert (phase.name, list(phase.learners)) == ("together", [0, 1, 2, 3])
+        assert phase.before is phase.after_epoch is None
+
+
 def test_option() -> None:
     """A data source's components are those of its images, on the type of the batch."""
     spec = "digits:train?limit=32&size=3"

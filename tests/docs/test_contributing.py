@@ -190,6 +190,44 @@ found.append(render_board("reached", board))
     assert shown.split("\n")[0].split() == ["attack", "class", "share,", "%"]
 
 
+def test_a_column_of_a_board(package: Path, tmp_path: Path) -> None:
+    """It is in every format and in the documentation by its declaration, and derived again when verified."""
+    code = """
+from advens.results.boards import board_mismatches, read_board, write_board
+from advens.results.display.render import render_board
+import pyarrow.parquet as pq
+open("mine.toml", "w").write(SUITE)
+advens_("run", "mine.toml", "--out", "made")
+write_board("made", "efficiency")
+board = read_board("made", "efficiency")
+field = pq.read_schema("made/efficiency.parquet").field("asr_per_pass")
+about = {key.decode(): value.decode() for key, value in field.metadata.items()}
+shown = {form: render_board("efficiency", board, form, width=300) for form in FORMATS}
+sys.path.insert(0, EXTENSIONS)
+import catalogue
+page = catalogue.columns_page().partition("## efficiency")[2]
+found = [board[["mean_asr", "asr_per_pass"]].values.tolist(), about, shown, page]
+found += [board_mismatches("made", "efficiency"), [list(read_board("made", "leaderboard")), list(board)]]
+"""
+    given = f"SUITE, EXTENSIONS = {SUITE!r}, {str(ROOT / 'docs' / '_ext')!r}\n"
+    given += "FORMATS = ('table', 'markdown', 'csv', 'json')"
+    found = run(package, f"{given}\n{code}", tmp_path)
+    ((asr, value),), about, shown, page, mismatches, (before, after) = found
+    assert value == pytest.approx(asr / 2), "one forward and one backward pass"
+    assert about == {"description": "mean_asr over passes through surrogates", "unit": "fraction per pass"}
+    number = f"{value:.3g}"
+    for form in ("table", "markdown"):
+        assert "ASR/pass" in shown[form]
+        assert number in shown[form]
+    header, line = shown["csv"].splitlines()
+    assert float(dict(zip(header.split(","), line.split(","), strict=True))["asr_per_pass"]) == value
+    (row,) = json.loads(shown["json"])["rows"]
+    assert row["asr_per_pass"] == value
+    assert "`asr_per_pass` | mean_asr over passes through surrogates | fraction per pass | double" in page
+    assert mismatches == []
+    assert after == [*before, "asr_per_pass"]
+
+
 def test_sources_of_models_and_data(package: Path, tmp_path: Path) -> None:
     code = """
 model, data = advens.load_model("my-zoo:mean?classes=5"), advens.load_data("my-data:x?n=4")

@@ -16,7 +16,7 @@ from advens.attacks.whitebox.engine import WhiteBox, search
 from advens.attacks.whitebox.oracle import RowOracle
 from advens.attacks.whitebox.rows import Rows
 from advens.defenses.ensembles import RandomizedEnsemble
-from advens.errors import InputError
+from advens.errors import InputError, RunError
 from advens.threat import Threat
 
 BALL = Threat("linf", 0.5)
@@ -150,3 +150,40 @@ def test_an_oracle_that_was_not_asked() -> None:
     assert oracle.correct.tolist() == [1, 1]
     assert torch.equal(oracle.x_adv, x)
     assert oracle.forwards.tolist() == oracle.backwards.tolist() == [0, 0]
+
+
+@dataclass(frozen=True)
+class Greedy(Walk):
+    """Runs out of memory on more images than a machine holds, after they were paid for."""
+
+    held: int = 2
+
+    def advance(self, oracle: RowOracle, rows: Rows) -> None:
+        super().advance(oracle, rows)
+        if len(rows.x) > self.held:
+            raise MemoryError
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_paid_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples start again in batches of half, rounded up, and what they had spent is taken back."""
+    monkeypatch.setattr("gc.collect", lambda: None)  # takes a second
+    x, y = torch.full((7, 3, 2, 2), 0.5), torch.zeros(7, dtype=torch.long)
+    found = []
+    for attack in (Walk((0.55, 0.75, 0.9)), Greedy((0.55, 0.75, 0.9))):
+        oracle = RowOracle([Below(0.7)], BALL, x, y)
+        search(attack, oracle, torch.arange(7), batch=7, stop=False)
+        assert oracle.forwards.tolist() == [3] * 7
+        assert oracle.broken_at.tolist() == [1] * 7
+        found.append(oracle.x_adv)
+    assert torch.equal(*found)
+    assert torch.equal(found[0], torch.full_like(x, 0.75))
+    with pytest.raises(RunError, match=r"^out of memory with a single image$"):
+        search(Greedy((0.9,), held=0), RowOracle([Below(0.7)], BALL, x, y), torch.arange(7), batch=4)
+
+
+def test_only_what_was_spent_on_them_is_taken_back() -> None:
+    oracle = RowOracle([Below(0.7)], BALL, torch.full((3, 3, 2, 2), 0.5), torch.zeros(3, dtype=torch.long))
+    oracle.gradient(oracle.x, oracle.rows(torch.arange(3)), lambda z: z[:, 0])
+    assert (oracle.forwards.tolist(), oracle.backwards.tolist()) == ([1, 1, 1], [1, 1, 1])
+    oracle.forget(torch.tensor([0, 2]))
+    assert (oracle.forwards.tolist(), oracle.backwards.tolist()) == ([0, 1, 0], [0, 1, 0])

@@ -10,7 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from advens.errors import InputError, RunError
-from advens.results.boards import BOARDS, Column, board_mismatches, read_board, write_board
+from advens.results.boards import (
+    BOARDS,
+    Board,
+    Column,
+    board_mismatches,
+    declare,
+    read_board,
+    write_board,
+)
 from advens.results.boards.board import to_table
 from advens.results.boards.leaderboard import leaderboard
 from advens.results.boards.matrix import transfer_matrix
@@ -185,3 +193,21 @@ def test_patterns_declare_columns_whose_names_depend_on_the_suite():
     assert layout.fits(layout.schema(["open pgd", "name", "seed"]))
     assert not layout.fits(layout.schema(["open pgd"]))
     assert json.dumps(layout.missing([])) == '["name"]'
+
+
+def test_declaring_makes_a_board_known(store):
+    """By its name, with its summary; its file is written and read as the declaration says."""
+    board = Board(
+        "sizes", "images of every target", (Column("target", TEXT, "model"), Column("n", INT, "images")),
+        lambda rows: rows.samples.groupby("target", observed=True).size().rename("n").reset_index(),
+    )  # fmt: skip
+    assert "sizes" not in BOARDS
+    assert declare(board) is board
+    try:
+        assert BOARDS.get("sizes") is board
+        assert BOARDS.info("sizes").name == "sizes"
+        assert BOARDS.info("sizes").summary == "images of every target"
+        write_board(store.directory, "sizes")
+        assert read_board(store.directory, "sizes")["n"].tolist() == [80, 80, 80]
+    finally:
+        del BOARDS.entries["sizes"]

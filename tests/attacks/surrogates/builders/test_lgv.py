@@ -271,6 +271,30 @@ def test_refresh_weighs_batches_by_their_size(
         training.refresh(model, images, rows[:1])
 
 
+@pytest.mark.parametrize(("held", "reads"), [(1 << 30, 1), (200 * 3 * 32 * 32, 1), (0, 3)])
+def test_images_that_fit_are_decoded_once(
+    held: int, reads: int, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that do not are decoded again in every pass; what comes out is the same."""
+    whole, read, batches = next(data.batches([slice(0, 200)])), [], Dataset.batches
+
+    def counted(self: Dataset, *args: Any, **options: Any) -> Any:
+        read.append(1)
+        return batches(self, *args, **options | {"workers": 0} if "workers" in options else options)
+
+    monkeypatch.setattr(training, "HELD", held)
+    monkeypatch.setattr(Dataset, "batches", counted)
+    images = training.Images(data)
+    parts = [torch.tensor([5, 190]), torch.tensor([0, 7, 199])]
+    for _ in range(3):
+        for (x, y), rows in zip(images.batches(parts), parts, strict=True):
+            assert torch.equal(x, whole.pixels[rows].float() / 255)
+            assert torch.equal(y, whole.labels[rows])
+    assert len(read) == reads
+    assert list(images.batches([])) == []
+    assert len(images) == 200
+
+
 PARAMETERS = ("0.weight", "0.bias", "1.bias", "4.weight", "4.bias", "7.weight", "7.bias")
 """Of the small network, those of its batch-norm's scale aside."""
 
