@@ -10,72 +10,126 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
 
 import advens
-from advens.attacks import attack_info
-from advens.attacks.parts import PARTS
+from advens.attacks import attack_info, create_attack
+from advens.attacks.parts import FIELD_KINDS, PARTS, options
+from advens.errors import InputError
 from tests.attacks.conftest import CLASSES, bytes_like, net_of, small_attack
 
 RECORDED = Path(__file__).with_name("crafted.json")
 EPS = {"linf": "32/255", "l2": 1.5}
 EVERY = 16
 """One pixel in so many is recorded."""
-FIELDS = {"estimator": "estimator", "update": "update", "loss": "loss", "start": "start",
-          "transform": "transforms", "filter": "transforms", "change": "changes"}  # fmt: skip
+PARTS_OF = {"estimator": "estimator", "update": "update", "loss": "loss", "start": "start",
+            "change": "changes", "transform": "transforms", "filter": "transforms"}  # fmt: skip
 """The option of an attack that a kind of parts is given as."""
+MORE: dict[str, dict[str, dict[str, Any]]] = {
+    "apgd-ce": {"restarts=2": {"restarts": 2}},
+    "fab": {"restarts=2": {"restarts": 2}},
+    "pgd-ce": {"start=odi": {"start": "odi"}, "restarts=2": {"restarts": 2}, "eot=2": {"eot": 2}},
+    "square": {"restarts=2": {"restarts": 2}},
+}
+"""Options of white-box attacks whose default leaves code aside."""
 
 
-def cases() -> list[tuple[str, str]]:
-    """Every attack in every norm, and every part of a composed attack in one that is otherwise plain."""
-    attacks = [(name, norm) for name in advens.list_attacks() for norm in attack_info(name).norms]
-    parts = [(f"{kind}={part}", "linf") for kind in FIELDS for part in PARTS[kind]
-             if PARTS[kind].info(part).family != "white-box"]  # asks the model; a white-box attack has it
-    return attacks + parts
+@dataclass(frozen=True)
+class Case:
+    """An attack with some options, untargeted or targeted."""
+
+    name: str
+    norm: str = "linf"
+    options: dict[str, Any] = field(default_factory=dict)
+    targeted: bool = False
 
 
-def attack_of(name: str, norm: str) -> Any:
-    kind, _, part = name.rpartition("=")
-    if not kind:
-        return small_attack(name, norm=norm, eps=EPS[norm])
-    value: Any = [part] if FIELDS[kind] in ("transforms", "changes") else part
-    return small_attack("ens-probs", norm=norm, eps=EPS[norm], **{FIELDS[kind]: value})
+def cases() -> dict[str, Case]:
+    """Attacks in every norm and targeted, each switch turned once, and parts of an attack otherwise plain."""
+    found, seen = {}, set[tuple[Any, ...]]()
+    for name in advens.list_attacks():
+        info = attack_info(name)
+        found |= {f"{name} {norm}": Case(name, norm) for norm in info.norms}
+        if info.targeted:
+            found[f"{name} targeted"] = Case(name, targeted=True)
+        found |= {f"{name} {key}": Case(name, options=given) for key, given in MORE.get(name, {}).items()}
+        for key, value in turned(name, seen):
+            found[f"{name} {key}={value}"] = Case(name, options={key: value})
+    for kind, field_ in PARTS_OF.items():
+        for part in PARTS[kind]:
+            if PARTS[kind].info(part).family != "white-box":  # asks the model, as white-box attacks let it
+                value: Any = [part] if field_ in ("transforms", "changes") else part
+                found[f"{kind} {part}"] = Case("ens-probs", options={field_: value})
+    return found
 
 
-def crafted(name: str, norm: str) -> list[int]:
-    """8-bit levels from the clean image."""
-    attack, x = attack_of(name, norm), bytes_like(0)
+def turned(name: str, seen: set[tuple[Any, ...]]) -> Iterator[tuple[str, Any]]:
+    """The other values of switches and choices of an attack and its parts, but those that were ``seen``."""
+    attack = create_attack(name)
+    owners = [(key, part) for key in FIELD_KINDS for given in [getattr(attack, key, ())]
+              for part in (given if isinstance(given, tuple) else (given,))]  # fmt: skip
+    for where, owner in [("", attack), *owners]:
+        hints = get_type_hints(type(owner))
+        for key, now in options(owner).items():
+            choices = get_args(hints[key]) if get_origin(hints[key]) is Literal else ()
+            for value in (False, True) if isinstance(now, bool) else choices:
+                what = (where, type(owner), key, value)
+                if value != now and what not in seen and possible(name, key, value):
+                    seen.add(what)
+                    yield key, value
+
+
+def possible(name: str, key: str, value: Any) -> bool:
+    try:
+        create_attack(name, **{key: value})
+    except InputError:
+        return False
+    return True
+
+
+def crafted(case: Case) -> list[int]:
+    """8-bit levels from the clean image, of one pixel in so many."""
+    attack, x = small_attack(case.name, norm=case.norm, eps=EPS[case.norm], **case.options), bytes_like(0)
     models = [net_of(attack)(seed) for seed in range(2)]
     with torch.no_grad():
         y = torch.stack([model(x) for model in models]).mean(0).argmax(1)
+    target = (y + 2) % CLASSES if case.targeted else None
     y[-1] = (y[-1] + 1) % CLASSES  # wrong from the start
-    result = attack.run(models, x, y, seed=3)
+    result = attack.run(models, x, y, target, seed=3)
     stored = attack.threat.quantise(result.x_adv, x)
     levels: list[int] = (stored.int() - (255 * x).round().int()).flatten()[::EVERY].tolist()
     return levels
 
 
+@cache
+def known() -> dict[str, Case]:
+    return cases()
+
+
+@cache
 def recorded() -> dict[str, list[int]]:
     found: dict[str, list[int]] = json.loads(RECORDED.read_text()) if RECORDED.is_file() else {}
     return found
 
 
-@pytest.mark.parametrize("case", recorded())
-def test_the_same_images_as_when_they_were_recorded(case: str) -> None:
+@pytest.mark.parametrize("key", recorded())
+def test_the_same_images_as_when_they_were_recorded(key: str) -> None:
     """Of a few pixels the gradient is next to zero, where another machine may round to another sign."""
-    name, norm = case.split(" ")
-    then, now = recorded()[case], crafted(name, norm)
+    then, now = recorded()[key], crafted(known()[key])
     assert len(now) == len(then)
     assert sum(abs(a - b) <= 1 for a, b in zip(now, then, strict=True)) >= 0.95 * len(then)
 
 
 if __name__ == "__main__":
-    named = sys.argv[1:]
-    made = recorded() | {f"{name} {norm}": crafted(name, norm) for name, norm in cases()
-                         if not named or name in named}  # fmt: skip
+    every, named, before = cases(), sys.argv[1:], recorded()
+    made = {key: before[key] if key in before and case.name not in (named or [case.name]) else crafted(case)
+            for key, case in every.items()}  # fmt: skip
     lines = [f"{json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in made.items()]
     RECORDED.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -22,7 +22,7 @@ from advens.classifier import Classifier
 from advens.datasets import Dataset, load_data
 from advens.errors import InputError
 from advens.models import load_model
-from advens.seeding import Draws
+from advens.seeding import Draws, derive
 
 VITS = ("digits:vit", "digits:deit3")
 SMALL = {"name": "vit-search", "calls": 3, "images": 6, "steps": 1, "eps": 0.2, "strategies": ["head-drop"]}
@@ -60,6 +60,37 @@ def test_an_interrupted_search_goes_on() -> None:
 
     assert search(counted, BOX, calls=9, seed=3, known=whole[:6]) == whole
     assert asked == whole[6:]
+
+
+def test_what_the_search_minimises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Minus the objective; what is not allowed costs more than anything that is, the more the worse it is."""
+    asked: dict[str, Any] = {}
+    made = iter([Trial({}, 0.25, 0.9, True), Trial({}, 7.0, 0.3, False), Trial({}, 7.0, 0.1, False)])
+    given: list[Mapping[str, float]] = []
+    told: list[Trial] = []
+
+    def minimise(cost: Callable[[list[float]], float], dimensions: Any, **options: Any) -> None:
+        asked.update(options, dimensions=dimensions)
+        asked["costs"] = [cost([0.123449, 1.0]), cost([0.2, 0.00006]), cost([0.3, 0.5]), cost([0.4, 0.5])]
+
+    monkeypatch.setattr("skopt.gp_minimize", minimise)
+
+    def objective(strengths: Mapping[str, float]) -> Trial:
+        given.append(strengths)
+        return next(made)
+
+    known = Trial({}, -2.0, 0.5, True)
+    trials = search(objective, BOX, calls=11, seed=5, known=[known], on_trial=told.append)
+    assert asked == {
+        "dimensions": [(0.0, 0.5), (0.0, 1.0)], "n_calls": 11, "n_initial_points": 2,
+        "random_state": derive(5, "search") % 2**32,
+        "costs": [2.0, -0.25, pytest.approx(0.7), pytest.approx(0.9)],
+    }  # fmt: skip
+    assert given == [{"a": 0.2, "b": 0.0001}, {"a": 0.3, "b": 0.5}, {"a": 0.4, "b": 0.5}]
+    assert trials == [known, *told]
+    made = iter([Trial({}, 0.0, 0.0, True)] * 4)
+    search(objective, BOX, calls=4)
+    assert (asked["n_initial_points"], asked["random_state"]) == (1, derive(0, "search") % 2**32)
 
 
 def test_what_is_not_allowed_is_not_chosen() -> None:
@@ -202,6 +233,33 @@ def test_what_cannot_be_searched(
     with pytest.raises(InputError, match=said):
         from_spec("builder", SMALL).build([load_model(n) for n in names], calibration, cache=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_every_model_has_draws_and_others_of_its_own(
+    vits: list[Classifier], calibration: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named by the seed and the model's place; the images are drawn by the seed and kept in order."""
+    seen: list[tuple[Objective, dict[str, Any]]] = []
+
+    def searched(objective: Objective, bounds: Any, **options: Any) -> list[Trial]:
+        seen.append((objective, {"bounds": bounds} | options))
+        return [Trial({"head-drop": 0.1 * len(seen)}, 1.0, 1.0, True)]
+
+    monkeypatch.setattr(vit_search, "search", searched)
+    made = from_spec("builder", SMALL).build(vits, calibration, seed=3, cache=tmp_path)
+    generator = torch.Generator().manual_seed(derive(3, "calibration"))
+    rows = sorted(torch.randperm(20, generator=generator)[:6].tolist())
+    whole = next(calibration.batches([slice(0, 20)]))
+    for k, (objective, options) in enumerate(seen):
+        assert objective.model is vits[k]
+        assert list(objective.others) == [vits[1 - k]]
+        assert objective.seed == options["seed"] == derive(3, "vit-search", k)
+        assert (options["calls"], options["bounds"], options["known"]) == (3, {"head-drop": (0.0, 0.5)}, [])
+        assert torch.equal(objective.x, whole.pixels[rows].float() / 255)
+        assert torch.equal(objective.y, whole.labels[rows])
+        assert objective.attack == create_attack("vit-ensemble", eps=0.2, steps=1)
+    assert len(seen) == 2
+    assert ["head-drop.p=0.1" in made[1].name, "head-drop.p=0.2" in made[3].name] == [True, True]
 
 
 @pytest.mark.parametrize("option", [{"eps": -1}, {"calls": 1}, {"strategies": ["fog"]}, {"images": 0}])
