@@ -26,6 +26,7 @@ COMMANDS = {
     "leaderboard": ("advens.results.commands:leaderboard", "Attacks ranked, with significance."),
     "evaluate": ("advens.benchmarks.cli.evaluate:evaluate", "Evaluate new targets on stored examples."),
     "verify": ("advens.benchmarks.cli.verify:verify", "Audit and re-evaluate what a run stored."),
+    "submit": ("advens.benchmarks.cli.submit:submit", "Pack a run as an entry that others verify."),
     "robustness": (
         "advens.benchmarks.cli.robustness:robustness", "White-box attacks on models: the accuracy they leave."
     ),
@@ -55,7 +56,12 @@ EXAMPLES = {
         "evaluate runs/quickstart --targets digits:swin,digits:nfnet",
         "evaluate runs/mine --targets timm:resnet50?checkpoint=mine.safetensors",
     ),
-    "verify": ("verify runs/quickstart", "verify runs/quickstart --device cuda"),
+    "verify": ("verify runs/quickstart", "verify entry.tar"),
+    "submit": (
+        "submit runs/quickstart --suite quickstart --out entry.tar --about submission.toml",
+        "submit runs/mine --suite quickstart --out entry.tar --authors 'A. One' --paper none --code none "
+        "--attempts 3 --conflicts none",
+    ),
     "robustness": (
         "robustness --models digits:resnet-at --data digits:test --attack pma --eps 0.2",
         "robustness --models defense:dverge3 --data digits:test --attack autoattack",

@@ -447,7 +447,7 @@ def read(
     """The table of a suite that is not checked yet, its name for messages, and its text."""
     text = text_of(name)
     where = f"suite '{name}'" if not _is_path(name) else name
-    return _table(text, where, changes), where, text
+    return toml_table(text, where, changes), where, text
 
 
 def suite_identity(suite: AnySuite) -> dict[str, Any]:
@@ -514,7 +514,7 @@ def _is_path(name: str) -> bool:
 
 def parse(text: str, where: str, changes: Mapping[str, Any] | None = None) -> AnySuite:
     """A suite from TOML text; ``where`` is the name used in messages."""
-    return suite_from(_table(text, where, changes), where, text)
+    return suite_from(toml_table(text, where, changes), where, text)
 
 
 def suite_from(table: dict[str, Any], where: str, text: str = "") -> AnySuite:
@@ -533,7 +533,8 @@ def defenses_from_table(table: dict[str, Any], where: str, text: str = "") -> De
     return validated(DefenseSuite, table, where, text)
 
 
-def _table(text: str, where: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def toml_table(text: str, where: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """TOML text as a table, with dotted keys overridden. Raises InputError for what is not TOML."""
     try:
         table: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

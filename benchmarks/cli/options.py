@@ -9,7 +9,7 @@ import click
 
 from advens.errors import InputError, RunError
 from advens.printable import say
-from advens.trust import typed
+from advens.trust import trusted, typed
 
 if TYPE_CHECKING:
     from advens.benchmarks.executors import Executor
@@ -24,6 +24,10 @@ batch_option = click.option(
 set_option = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE",
     help="An option by its name: threat.eps=0.1."
+)  # fmt: skip
+time_limit_option = click.option(
+    "--time-limit", type=click.FloatRange(0, min_open=True), default=60.0, metavar="MINUTES",
+    help="For the process that verifies an entry.",
 )  # fmt: skip
 format_option = click.option(
     "--format", "form", default="table", show_default=True,
@@ -71,6 +75,26 @@ def names_in(text: str, option: str) -> list[str]:
         raise InputError(f"{option} names nothing; write {option} A,B")
     typed(*names)
     return names
+
+
+def trusted_options() -> list[str]:
+    """What the running command trusts, as options of a command in another process."""
+    return [part for name in sorted(trusted()) for part in ("--trust", name)]
+
+
+def given_options(context: click.Context, *but: str) -> list[str]:
+    """The options that the user gave to the running command, what it trusts included, for another process.
+
+    Args:
+        but: the names of those to leave out.
+    """
+    given = trusted_options()
+    for option in context.command.params:
+        name = str(option.name)
+        typed_by_user = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if isinstance(option, click.Option) and option.expose_value and typed_by_user and name not in but:
+            given += [option.opts[0], str(context.params[name])]
+    return given
 
 
 def progress() -> Progress:
