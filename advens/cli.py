@@ -33,6 +33,7 @@ COMMANDS = {
     "craft": ("advens.benchmarks.cli.craft:craft", "Adversarial images, no suite needed."),
     "select": ("advens.benchmarks.cli.select:select", "Pick surrogates out of many models."),
     "train": ("advens.benchmarks.cli.train:train", "Train an ensemble defense."),
+    "sample": ("advens.benchmarks.cli.sample:sample", "Best probabilities of an ensemble's members."),
     "attacks": ("advens.attacks.commands:attacks", "List attacks, or show one."),
     "builders": ("advens.attacks.commands:builders", "List surrogate builders, or show one."),
     "defend": ("advens.benchmarks.cli.defend:defend", "Evaluate defenses: transfer, white-box, cost."),
@@ -77,6 +78,10 @@ EXAMPLES = {
     "train": (
         "train dverge --arch digits:mambaout --data digits:train --out dverge3",
         "train at --arch resnet18 --data folder:images?size=32 --set eps=8/255 --out at",
+    ),
+    "sample": (
+        "sample digits:barre3 --data digits:test?limit=300 --eps 0.2 --out barre3-sampled",
+        "sample runs/ensemble --data folder:held-out?size=32 --out drawn --device cuda",
     ),
     "attacks": ("attacks '*cwa*'", "attacks di-ti-mi-adaea"),
     "builders": ("builders", "builders lgv"),

@@ -30,6 +30,7 @@ from advens.benchmarks.worker_cache import default_batch, worker_cache
 from advens.classifier import Classifier
 from advens.datasets import Dataset, find_data
 from advens.errors import InputError, RunError
+from advens.files import new_folder
 from advens.models import find_model
 from advens.results.store import (
     RunStore,
@@ -120,6 +121,54 @@ class Train:
             return trained(defense, self.arch, opened(self.data), **how)
         train(defense, self.arch, opened(self.data), Path(self.out), **how)
         return f"defense:{self.out}"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The members of an ensemble, saved again with the probabilities of the lowest adversarial risk.
+
+    Args:
+        name: of the ensemble.
+        data: images that no member was trained on; of these the first ``limit``.
+        eps, steps, rounds, lr: see `advens.defenses.resample.resampled`.
+        out: a folder to save the randomized ensemble in, with ``sampling.json``.
+    """
+
+    name: str
+    data: str
+    limit: int | None
+    eps: float
+    steps: int
+    rounds: int
+    lr: float
+    out: str
+
+    @property
+    def title(self) -> str:
+        return self.name
+
+    def do(self, device: str) -> dict[str, Any]:
+        """Searches and saves. Returns what ``sampling.json`` says."""
+        from advens.defenses.resample import resampled
+
+        out = Path(self.out)
+        if out.exists():
+            raise InputError(f"{out} is there already; give another --out")
+        data = opened(self.data)
+        batch = next(data.batches([slice(0, min(len(data), self.limit or len(data)))]))
+        x, y = (batch.pixels.float() / 255).to(device), batch.labels.to(device)
+        ensemble, found = resampled(
+            find_model(self.name).to(device), x, y, eps=self.eps, steps=self.steps, rounds=self.rounds,
+            lr=self.lr,
+        )  # fmt: skip
+        found |= {
+            "ensemble": self.name, "data": self.data, "eps": self.eps, "steps": self.steps,
+            "rounds": self.rounds, "lr": self.lr,
+        }  # fmt: skip
+        with new_folder(out) as folder:
+            ensemble.cpu().write(folder)
+            (folder / "sampling.json").write_text(json.dumps(found, indent=1) + "\n")
+        return found
 
 
 @lru_cache(maxsize=4)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,22 +16,50 @@ from advens.ascent import ascend
 from advens.classifier import borrowed
 from advens.defenses.losses import cross_entropy, input_gradients, pair_cosines
 from advens.defenses.phases import Batch, Phase, Team, Training
-from advens.defenses.plain import Everyone
+from advens.defenses.plain import Everyone, own_adversarial
 from advens.defenses.registry import defense
 from advens.errors import InputError
-from advens.fields import NonNegative, Several, Whole
+from advens.fields import Count, NonNegative, Positive, Several, Whole
 
 ADAM = Training(lr=1e-3, optimizer="adam")
 Centre = Literal["channel", "pixel"]
 
 
+@checked(frozen=True, config=ConfigDict(extra="forbid"))
+class Beside(Everyone):
+    """A defense whose members can be trained adversarially beside its own loss.
+
+    Args:
+        adversarial: weight of the cross-entropies of the members on their own PGD images; 0 is none.
+        adversarial_eps, adversarial_step_size, adversarial_steps: of the l_inf PGD, from a uniform point.
+    """
+
+    adversarial: NonNegative = 0.0
+    adversarial_eps: Positive = 8 / 255
+    adversarial_step_size: Positive = 2 / 255
+    adversarial_steps: Count = 10
+
+    def beside(self, team: Team, batch: Batch) -> Tensor:
+        """The weighted sum over members of their cross-entropies on their own PGD images."""
+        if not self.adversarial:
+            return batch.x.new_zeros(())
+        made = own_adversarial(
+            team.members, batch, "adversarial", eps=self.adversarial_eps, steps=self.adversarial_steps,
+            step_size=self.adversarial_step_size,
+        )  # fmt: skip
+        losses = [F.cross_entropy(f(x), batch.y) for f, x in zip(team.members, made, strict=True)]
+        return self.adversarial * torch.stack(losses).sum()
+
+
 @defense("adp", family="diversity", paper="Pang et al., ICML 2019 (ADP)", year=2019)
-class ADP(Everyone):
+class ADP(Beside):
     """Cross-entropies, minus alpha times the entropy of the mean prediction and beta times a log-determinant.
 
     Args:
         alpha: weight of the entropy.
         beta: weight of the log-determinant of the members' non-maximal predictions.
+        adversarial, adversarial_eps, adversarial_step_size, adversarial_steps: adversarial training beside
+            the loss, see `Beside`.
     """
 
     members: Several = 3
@@ -41,7 +71,7 @@ class ADP(Everyone):
         logits = torch.stack([member(batch.x) for member in team.members])
         own = torch.stack([F.cross_entropy(z, batch.y) for z in logits]).sum()
         entropy, volume = adp_terms(logits.softmax(-1), batch.y)
-        return own - self.alpha * entropy.mean() - self.beta * volume.mean()
+        return own - self.alpha * entropy.mean() - self.beta * volume.mean() + self.beside(team, batch)
 
 
 def adp_terms(p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,7 +86,7 @@ def adp_terms(p: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @defense("gal", family="diversity", paper="Kariyappa & Qureshi, 2019 (GAL)", year=2019)
-class GAL(Everyone):
+class GAL(Beside):
     """Mean cross-entropy plus the log-sum-exp of the pairwise cosines of input gradients.
 
     The paper trains networks with leaky ReLUs, whose gradients do not vanish; architectures are kept as
@@ -67,6 +97,8 @@ class GAL(Everyone):
         noise: standard deviation of the gaussian noise that half of the images get.
         noise_by: whether the noise falls on each ``image`` with probability 1/2, as in DVERGE's code of
             GAL, or on a whole ``batch``.
+        adversarial, adversarial_eps, adversarial_step_size, adversarial_steps: adversarial training beside
+            the loss, see `Beside`.
     """
 
     members: Several = 3
@@ -79,7 +111,7 @@ class GAL(Everyone):
         x = self.noisy(batch)
         own = cross_entropy(team.members, x, batch.y) / len(team.members)
         cosines = pair_cosines(input_gradients(team.members, x, batch.y))
-        return own + self.weight * cosines.logsumexp(0).mean()
+        return own + self.weight * cosines.logsumexp(0).mean() + self.beside(team, batch)
 
     def noisy(self, batch: Batch) -> Tensor:
         """The images of the batch, half of them with noise; as published, it may leave [0, 1]."""
@@ -93,7 +125,7 @@ class GAL(Everyone):
 
 
 @defense("trs", family="diversity", paper="Yang et al., NeurIPS 2021 (TRS)", year=2021)
-class TRS(Everyone):
+class TRS(Beside):
     """Cross-entropies, plus pairwise cosines of the members' input gradients and the size of these.
 
     ``scale (cosine |cos| + smooth ||g||²)``. The size is that of gradients on images half of which were
@@ -110,6 +142,8 @@ class TRS(Everyone):
             all batch sizes.
         eps_start, eps: the ball's radius at the beginning and at the end.
         steps: of the ascent, of a third of the radius each.
+        adversarial, adversarial_eps, adversarial_step_size, adversarial_steps: adversarial training beside
+            the loss, see `Beside`.
     """
 
     members: Several = 3
@@ -128,7 +162,8 @@ class TRS(Everyone):
         size = lengths(team.members, self.rough(team.members, batch), batch.y).mean()
         if self.gradient_of == "mean":
             size = size / len(batch.x) ** 2
-        return own + self.scale * (self.cosine * pair_cosines(gradients).abs().mean() + self.smooth * size)
+        terms = self.cosine * pair_cosines(gradients).abs().mean() + self.smooth * size
+        return own + self.scale * terms + self.beside(team, batch)
 
     def rough(self, members: Sequence[nn.Module], batch: Batch) -> Tensor:
         """The batch with the images of its second half moved to where gradients are large."""

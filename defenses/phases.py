@@ -17,7 +17,7 @@ from advens.classifier import Classifier
 from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
 from advens.defenses.layers import layers
 from advens.defenses.stacked import Members, Stacking, stackable, together
-from advens.fields import Count, NonNegative, Positive, Several
+from advens.fields import BelowOne, Count, NonNegative, Positive, Several
 from advens.seeding import Draws
 
 MILESTONES = (0.5, 0.75)
@@ -37,6 +37,15 @@ class Training:
             to a hundredth between 50 and 90 %.
         batch_size: images of one update.
         augment: strength of `advens.augment.jitter` (shifts, rotations, brightness, noise); 0 is none.
+        average: the weights that a phase ends with: ``none``, those of the last update; ``ema``, an
+            exponential moving average over the updates; or ``swa``, the mean over the ends of the epochs in
+            the second half, with batch-norm's statistics computed again on the training images.
+        decay: of the exponential moving average, for every update.
+        validation: the part of the training images that is left out of training and used for early
+            stopping: a phase ends with the weights of the epoch that were most accurate on them, or of the
+            first of several such epochs. 0 keeps the weights of the last epoch.
+        validation_eps: l_inf radius of the 10 steps of PGD after which that accuracy is measured; 0 measures
+            the accuracy on clean images.
         stacked: whether members are computed together as one batched kernel a layer, by defenses that
             can: where it is faster, ``always`` or ``never``. Results are the same up to rounding.
     """
@@ -48,6 +57,10 @@ class Training:
     schedule: Literal["steps", "cosine", "linear"] = "steps"
     batch_size: Several = 128
     augment: NonNegative = 1.0
+    average: Literal["none", "ema", "swa"] = "none"
+    decay: BelowOne = 0.999
+    validation: BelowOne = 0.0
+    validation_eps: NonNegative = 0.0
     stacked: Stacking = "auto"
 
     def rate(self, done: float) -> float:
@@ -132,6 +145,7 @@ class Phase:
         objective: what they minimise.
         before: called once before the first epoch.
         after_epoch: called with the epoch's number from 1 when it is over; may change probabilities.
+        alone: whether the learners do not depend on each other, so that each may stop at its own epoch.
     """
 
     name: str
@@ -139,6 +153,7 @@ class Phase:
     objective: Objective
     before: Callable[[Team], None] | None = None
     after_epoch: Callable[[Team, int, Tensor, Tensor], None] | None = None
+    alone: bool = False
 
 
 class Defense(Protocol):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advens.ascent import ascend
 from advens.classifier import borrowed
+from advens.defenses.awp import Answer, at_worst_weights
 from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
 from advens.defenses.losses import cross_entropy
 from advens.defenses.phases import Batch, Phase, Team, Training
@@ -29,7 +30,7 @@ class Everyone:
 
     def phases(self) -> list[Phase]:
         """One phase, in which all members learn."""
-        return [Phase(self.how, range(self.members), self.loss)]
+        return [Phase(self.how, range(self.members), self.loss, alone=self.how == "alone")]
 
     def loss(self, team: Team, batch: Batch) -> Tensor:
         """The loss, summed over the members."""
@@ -67,25 +68,42 @@ class AdversarialTraining(Alone):
 
     Args:
         eps, step_size, steps: of the l_inf PGD, from a uniform point.
+        awp: relative size of adversarial weight perturbations (AWP; 0.01 in its paper); 0 is none.
     """
 
     members: Count = 1
     eps: Positive = 8 / 255
     step_size: Positive = 2 / 255
     steps: Count = 10
+    awp: NonNegative = 0.0
     training: Training = Training(weight_decay=5e-4)
 
     def loss(self, team: Team, batch: Batch) -> Tensor:
+        made = own_adversarial(
+            team.members, batch, "start", eps=self.eps, steps=self.steps, step_size=self.step_size
+        )
         losses = []
-        for k, member in enumerate(team.members):
-            with borrowed([member]):
-                noise = batch.draws.uniform(batch.x, -self.eps, self.eps, "start", k)
-                x_adv = ascend(
-                    lambda z, f=member: F.cross_entropy(f(z), batch.y, reduction="none"),  # type: ignore[misc]
-                    batch.x, batch.x + noise, eps=self.eps, steps=self.steps, step_size=self.step_size,
-                )  # fmt: skip
-            losses.append(F.cross_entropy(member(x_adv), batch.y))
+        for member, x_adv in zip(team.members, made, strict=True):
+
+            def loss(f: Answer, x_adv: Tensor = x_adv) -> Tensor:
+                return F.cross_entropy(f(x_adv), batch.y)
+
+            losses.append(at_worst_weights(member, loss, self.awp))
         return torch.stack(losses).sum()
+
+
+def own_adversarial(
+    members: Sequence[nn.Module], batch: Batch, draws: str, *, eps: float, steps: int, step_size: float
+) -> Iterator[Tensor]:
+    """PGD images (N, C, H, W) of each member, from a uniform point of the ball drawn for the member."""
+    for k, member in enumerate(members):
+        with borrowed([member]):
+            noise = batch.draws.uniform(batch.x, -eps, eps, draws, k)
+            x_adv = ascend(
+                lambda z, f=member: F.cross_entropy(f(z), batch.y, reduction="none"),  # type: ignore[misc]
+                batch.x, batch.x + noise, eps=eps, steps=steps, step_size=step_size,
+            )  # fmt: skip
+        yield x_adv
 
 
 @defense("iat", family="randomized", paper="Dbouk & Shanbhag, ICML 2023 (comparator)", year=2023)
@@ -105,6 +123,7 @@ class TRADES(Alone):
     Args:
         beta: weight of the divergence.
         eps, step_size, steps: of the l_inf ascent of the divergence, from a little gaussian noise.
+        awp: relative size of adversarial weight perturbations (AWP; 0.005 in its paper); 0 is none.
     """
 
     members: Count = 1
@@ -112,6 +131,7 @@ class TRADES(Alone):
     eps: Positive = 8 / 255
     step_size: Positive = 2 / 255
     steps: Count = 10
+    awp: NonNegative = 0.0
     training: Training = Training(weight_decay=5e-4)
 
     def loss(self, team: Team, batch: Batch) -> Tensor:
@@ -123,9 +143,13 @@ class TRADES(Alone):
                     lambda z, f=member, p=here: divergence(p, f(z)),  # type: ignore[misc]
                     batch.x, little_noise(batch, k), eps=self.eps, steps=self.steps, step_size=self.step_size,
                 )  # fmt: skip
-            clean = member(batch.x)
-            apart = divergence(clean.softmax(-1), member(x_adv)).mean()
-            losses.append(F.cross_entropy(clean, batch.y) + self.beta * apart)
+
+            def loss(f: Answer, x_adv: Tensor = x_adv) -> Tensor:
+                clean = f(batch.x)
+                apart = divergence(clean.softmax(-1), f(x_adv)).mean()
+                return F.cross_entropy(clean, batch.y) + self.beta * apart
+
+            losses.append(at_worst_weights(member, loss, self.awp))
         return torch.stack(losses).sum()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,9 @@ from torch import Tensor
 
 from advens.augment import jitter
 from advens.cache import Folder
+from advens.classifier import Classifier
 from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
+from advens.defenses.keeping import Keeper, validation_accuracy
 from advens.defenses.members import fresh
 from advens.defenses.phases import Batch, Defense, Nested, Phase, Team
 from advens.defenses.registry import describe
@@ -40,7 +42,8 @@ class Run:
     Args:
         defense: what is trained.
         team: members and probabilities.
-        x, y: all training images, bytes (N, C, H, W), and labels.
+        x, y: the images that are trained on, bytes (N, C, H, W), and labels.
+        x_held, y_held: those that are left out of training, for early stopping.
         folder: where the state is saved after every epoch.
         seed: of all that is random.
         device: where the members live.
@@ -50,6 +53,8 @@ class Run:
     team: Team
     x: Tensor
     y: Tensor
+    x_held: Tensor
+    y_held: Tensor
     folder: Folder
     seed: int
     device: torch.device
@@ -57,6 +62,7 @@ class Run:
     epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     optimizer_state: Any = None
+    keeper_state: Any = None
 
     def go(self, on_epoch: Progress | None) -> None:
         """Train from the present state to the end of the last phase."""
@@ -66,18 +72,28 @@ class Run:
             if self.epoch == 0 and phase.before is not None:
                 phase.before(self.team)
             optimizer = self._optimizer(phase)
+            learners = [self.team.members[k] for k in phase.learners]
+            keeper = Keeper(self.defense.training, learners, phase.alone)
+            if self.keeper_state is not None:
+                keeper.resume(self.keeper_state)
             while self.epoch < self.defense.training.epochs:
-                row = self._one_epoch(phase, optimizer)
+                row = self._one_epoch(phase, optimizer, keeper)
                 self.epoch += 1
+                row |= keeper.after_epoch(self.epoch, self._clean(), self._accuracy)
+                if self.epoch == self.defense.training.epochs:
+                    keeper.finish()
                 if phase.after_epoch is not None:
                     phase.after_epoch(self.team, self.epoch, self.x, self.y)
                 self.history.append(row | {"probabilities": self.team.probabilities.tolist()})
-                self._keep(optimizer)
+                self._keep(optimizer, keeper)
                 if on_epoch is not None:
                     on_epoch(row)
-            self.phase, self.epoch, self.optimizer_state = self.phase + 1, 0, None
+            self.phase, self.epoch = self.phase + 1, 0
+            self.optimizer_state = self.keeper_state = None
 
-    def _one_epoch(self, phase: Phase, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    def _one_epoch(
+        self, phase: Phase, optimizer: torch.optim.Optimizer, keeper: Keeper
+    ) -> dict[str, Any]:
         how, started, total = self.defense.training, time.perf_counter(), 0.0
         seed = derive(self.seed, phase.name)
         epoch_draws = Draws(derive(seed, "epoch", self.epoch), how.batch_size)
@@ -102,6 +118,7 @@ class Run:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            keeper.after_update()
             total += float(loss.detach())
         return {
             "phase": phase.name, "epoch": self.epoch + 1, "loss": total / len(batches),
@@ -117,6 +134,19 @@ class Run:
         if self.defense.training.augment:
             images = jitter(images, torch.Generator().manual_seed(name), self.defense.training.augment)
         return images.to(self.device), self.y[rows].to(self.device)
+
+    def _clean(self) -> Iterator[Tensor]:
+        """The images that are trained on, in batches, as they are."""
+        for rows in self.x.split(self.defense.training.batch_size):
+            yield rows.to(self.device).float() / 255
+
+    def _accuracy(self, model: Classifier) -> float:
+        """The accuracy of a member on the images that are left out of training."""
+        how = self.defense.training
+        return validation_accuracy(
+            model, self.x_held.float() / 255, self.y_held, eps=how.validation_eps, seed=self.seed,
+            batch=how.batch_size,
+        )  # fmt: skip
 
     def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
         """The optimizer of the learners, the only members with gradients, in the state that was saved."""
@@ -136,12 +166,12 @@ class Run:
             optimizer.load_state_dict(self.optimizer_state)
         return optimizer
 
-    def _keep(self, optimizer: torch.optim.Optimizer) -> None:
+    def _keep(self, optimizer: torch.optim.Optimizer, keeper: Keeper) -> None:
         """Save all that is needed to resume from here."""
         self.folder.keep({
             "members": [member.state_dict() for member in self.team.members],
             "probabilities": self.team.probabilities, "optimizer": optimizer.state_dict(),
-            "phase": self.phase, "epoch": self.epoch, "history": self.history,
+            "keeper": keeper.state(), "phase": self.phase, "epoch": self.epoch, "history": self.history,
         })  # fmt: skip
 
     def find(self) -> None:
@@ -153,7 +183,7 @@ class Run:
             member.load_state_dict(weights)
         self.team.probabilities = kept["probabilities"]
         self.phase, self.epoch, self.history = kept["phase"], kept["epoch"], kept["history"]
-        self.optimizer_state = kept["optimizer"]
+        self.optimizer_state, self.keeper_state = kept["optimizer"], kept["keeper"]
 
 
 def train(
@@ -197,7 +227,11 @@ def train(
     ]
     team = Team(members, torch.empty(0))
     team.uniform(len(members))
-    run = Run(defense, team, batch.pixels, batch.labels, Folder(folder), seed, torch.device(device))
+    held, trained_on = split(len(batch.labels), defense.training.validation, seed)
+    run = Run(
+        defense, team, batch.pixels[trained_on], batch.labels[trained_on], batch.pixels[held],
+        batch.labels[held], Folder(folder), seed, torch.device(device),
+    )  # fmt: skip
     run.find()
     run.go(on_epoch)
     ensemble = defense.finish(team)
@@ -210,6 +244,21 @@ def train(
         (fresh_folder / "training.json").write_text(json.dumps(about, indent=1) + "\n")
     shutil.rmtree(folder)
     return ensemble
+
+
+def split(images: int, validation: float, seed: int) -> tuple[Tensor, Tensor]:
+    """The places of the images that are left out for early stopping, and of those that are trained on.
+
+    Raises:
+        InputError: one of the two would be empty although a part is to be left out.
+    """
+    if not validation:
+        return torch.arange(0), torch.arange(images)
+    count = round(images * validation)
+    if not 0 < count < images - 1:
+        raise InputError(f"validation = {validation} of {images} images leaves too few on one side")
+    order = torch.randperm(images, generator=torch.Generator().manual_seed(derive(seed, "validation")))
+    return order[:count].sort().values, order[count:].sort().values
 
 
 def what(defense: Defense, arch: str, data: Dataset, seed: int) -> dict[str, Any]:

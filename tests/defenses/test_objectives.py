@@ -382,3 +382,19 @@ def test_ascend_stays_in_the_ball_and_rises(team: Any, batch: Batch) -> None:
     assert (loss(found) > loss(batch.x)).all()
 
 
+
+
+@pytest.mark.parametrize("name", ["adp", "gal", "trs"])
+def test_adversarial_training_beside(name: str, team: Any, batch: Batch) -> None:
+    """What `adversarial` adds: its weight times the cross-entropies at the end of each member's own PGD."""
+    eps, step, added = 0.05, 0.02, 0.0
+    for k, f in enumerate(team.members):
+        at = (batch.x + batch.draws.uniform(batch.x, -eps, eps, "adversarial", k)).clamp(0, 1)
+        for _ in range(3):
+            g = torch.stack([input_gradient(f, at[i], int(batch.y[i])).detach() for i in range(N)])
+            at = at + step * g.view_as(at).sign()
+            at = torch.minimum(torch.maximum(at, batch.x - eps), batch.x + eps).clamp(0, 1)
+        added += float(sum(ce(f(at)[i].detach(), int(batch.y[i])) for i in range(N))) / N
+    how = {"adversarial_eps": eps, "adversarial_step_size": step, "adversarial_steps": 3}
+    with_it, without = (create_defense(name, adversarial=w, **how).loss(team, batch) for w in (0.7, 0.0))
+    close(with_it - without, 0.7 * added)
