@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -65,6 +66,14 @@ def test_a_stranger_among_the_samples_is_an_error(run, drawn):
     pd.DataFrame({"x": [1]}).to_parquet(store.samples / "stranger.parquet")
     with pytest.raises(RunError, match="stranger"):
         store.read_samples()
+
+
+def test_samples_among_the_examples_are_an_error(run, drawn):
+    """Sealed and sound, and of another kind."""
+    store = run(drawn({("pgd", "cnns"): 0.5}, {"a": 1}, n=5))
+    shutil.copy(store.samples_path("pgd-cnns-0", "a"), store.examples / "stranger.parquet")
+    with pytest.raises(RunError, match="stranger"):
+        store.read_cells()
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".a", "a b"])
