@@ -44,6 +44,7 @@ class Column:
             matched; None for a column that is only in files, csv and json.
         format: how its values are written for people.
         when: ``several`` shows it only when its values differ, ``known`` only when it holds a value.
+        unless: a column in whose place it is shown, when that one holds no value.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Column:
     header: str | None = None
     format: Format = PLAIN
     when: Literal["always", "several", "known"] = "always"
+    unless: str = ""
 
     @property
     def pattern(self) -> bool:

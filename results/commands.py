@@ -54,7 +54,7 @@ def matrix(directory: str, form: str, denominator: str, **chosen: str | None) ->
 @click.argument("directories", metavar="DIR...", nargs=-1, required=True)
 @click.option(
     "--compare", "pair", nargs=2, metavar="A B",
-    help="Only the difference of two attacks, paired over images; ATTACK or ATTACK@SURROGATES.",
+    help="Only the difference of two attacks, paired over images and targets; ATTACK or ATTACK@SURROGATES.",
 )
 @click.option("--family", help="Rank only this family of attacks (fusion, surrogate, loss, ...).")
 @_FORMAT
@@ -114,7 +114,7 @@ def show_matrix(
     frame = None
     if denominator == "target" and not any(chosen.values()):
         frame = _stored(directory, "matrix")
-    if frame is None:
+    if frame is None or frame.attrs["means"] is None:  # older files hold no intervals of the means
         frame = transfer_matrix(subset(*load([directory]), **chosen)[0], denominator)
     show_board("matrix", frame, form)
 

@@ -38,7 +38,14 @@ def interval(value: float, low: float, high: float, digits: int = 0, mark: str =
     """``63 [59-67]`` in %, with an en dash; a dash for nan."""
     if math.isnan(value):
         return "-"
-    return f"{percent(value, digits)}{mark} [{percent(low, digits)}\u2013{percent(high, digits)}]"
+    return f"{percent(value, digits)}{mark} {ends(low, high, digits)}"
+
+
+def ends(low: float, high: float, digits: int = 0) -> str:
+    """``[59-67]`` in %, with an en dash; a dash for nan."""
+    if math.isnan(low):
+        return "-"
+    return f"[{percent(low, digits)}\u2013{percent(high, digits)}]"
 
 
 def plus_minus(value: float, low: float, high: float, digits: int = 0, mark: str = "") -> str:
@@ -188,6 +195,51 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Ends:
+    """The ends of an interval of a fraction in percent, ``[59.1-67.0]``; this column is the lower one.
+
+    Args:
+        high: the column of the upper end.
+    """
+
+    high: str
+    right: ClassVar[bool] = True
+
+    def cells(self, frame: pd.DataFrame, name: str, folded: bool) -> list[str]:
+        rows = zip(_floats(frame, name), _floats(frame, self.high), strict=True)
+        return [ends(low, high, 1) for low, high in rows]
+
+
+@dataclass(frozen=True)
+class Between:
+    """Whole numbers from this column to another one: ``2-3``, or ``2``.
+
+    Args:
+        high: the column of the last.
+    """
+
+    high: str
+    right: ClassVar[bool] = True
+
+    def cells(self, frame: pd.DataFrame, name: str, folded: bool) -> list[str]:
+        rows = zip(_floats(frame, name), _floats(frame, self.high), strict=True)
+        return [
+            "-" if math.isnan(low) else f"{low:.0f}" if low == high else f"{low:.0f}\u2013{high:.0f}"
+            for low, high in rows
+        ]
+
+
+@dataclass(frozen=True)
+class PValue:
+    """A p-value with two significant digits."""
+
+    right: ClassVar[bool] = True
+
+    def cells(self, frame: pd.DataFrame, name: str, folded: bool) -> list[str]:
+        return ["-" if math.isnan(value) else f"{value:.2g}" for value in _floats(frame, name)]
+
+
+@dataclass(frozen=True)
 class HalfInterval:
     """A fraction in percent, half of its interval, and its letters: ``63.2 ±3.9 ab``.
 
@@ -219,4 +271,4 @@ class Ensemble:
 
 
 def _floats(frame: pd.DataFrame, name: str) -> list[float]:
-    return [float("nan") if value is None else float(value) for value in frame[name]]
+    return [float(value) for value in frame[name].astype(float)]

@@ -50,6 +50,7 @@ class Board:
         layout: how people read it: a line for every row, the targets of a matrix side by side, or a
             column for every row.
         keys: columns that say which row it is, repeated when a table is broken into blocks.
+        once: those of the keys that are not repeated.
         order: names or patterns in the order in which people read the columns; others follow.
         tables: the column by whose values the rows are put into tables of their own.
     """
@@ -64,6 +65,7 @@ class Board:
     caption: Callable[[pd.DataFrame], list[str]] = no_caption
     layout: Literal["rows", "matrix", "columns"] = "rows"
     keys: tuple[str, ...] = ()
+    once: tuple[str, ...] = ()
     order: tuple[str, ...] = ()
     tables: str = ""
 

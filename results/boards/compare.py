@@ -9,12 +9,16 @@ import pandas as pd
 
 from advens.errors import InputError, unknown
 from advens.results.boards.leaderboard import paired_difference
-from advens.results.boards.outcomes import Contributions, contributions
+from advens.results.boards.outcomes import Contributions, compared_targets, contributions
 from advens.results.statistics import (
+    Array,
     Estimate,
     bootstrap_mean,
     content_seed,
+    nanmean,
     paired_tests,
+    two_way_difference,
+    two_way_test,
     wilson,
 )
 
@@ -27,9 +31,12 @@ def compare(samples: pd.DataFrame, a: str, b: str, denominator: str = "target") 
             surrogate set that both have, and the difference is the mean over these.
 
     Returns:
-        ``a, b, denominator, surrogates, targets, n, difference, low, high, p``: a minus b
-        (fraction), its 95 % bootstrap interval and sign-flip p-value, over the targets held out
-        from both.
+        ``a, b, denominator, surrogates, targets, n, difference``: a minus b (fraction), over the targets
+        held out from both on all sets; when there is none, over those of each set.
+        ``low, high, p``: for these targets and new images, the 95 % bootstrap interval and the p-value of
+        a sign-flip test over images.
+        ``models_low, models_high, models_p``: for new models and new images, the same by the two-way
+        variance over images and targets; None below five targets, and when sets differ in their targets.
         ``each``: the same per surrogate set (p-values not corrected for their number).
 
     Raises:
@@ -45,7 +52,7 @@ def compare(samples: pd.DataFrame, a: str, b: str, denominator: str = "target") 
 
 def _difference(parts: Contributions, pairs: list[tuple[int, int]]) -> dict[str, Any]:
     held = parts.held_out
-    both = [held[a] & held[b] for a, b in pairs]
+    both, common = compared_targets(np.stack([held[a] & held[b] for a, b in pairs]))
     left = np.concatenate([parts.value[a][t] for (a, _), t in zip(pairs, both, strict=True)])
     right = np.concatenate([parts.value[b][t] for (_, b), t in zip(pairs, both, strict=True)])
     values, per_image = paired_difference(left, right)
@@ -66,7 +73,20 @@ def _difference(parts: Contributions, pairs: list[tuple[int, int]]) -> dict[str,
         "n": int(shared.sum()),
         "difference": estimate.value, "low": estimate.low, "high": estimate.high,
         "p": float(paired_tests(per_image[:, None], seed)[0]),
+        **_for_new_models(values if common else values[:, :0], len(pairs)),
     }
+
+
+def _for_new_models(values: Array, sets: int) -> dict[str, float | None]:
+    """The answer for new models and new images; None below five targets.
+
+    Args:
+        values: differences (images, sets x targets), of every set on the same targets.
+    """
+    of_target = nanmean(values.reshape(len(values), sets, -1), axis=1)
+    estimate, p = two_way_difference(of_target), two_way_test(of_target)
+    numbers = {"models_low": estimate.low, "models_high": estimate.high, "models_p": p}
+    return {key: None if np.isnan(number) else float(number) for key, number in numbers.items()}
 
 
 def _pairs(parts: Contributions, a: str, b: str) -> list[tuple[int, int]]:

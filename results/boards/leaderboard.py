@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 
 from advens.results.boards.board import Board, declare
+from advens.results.boards.means import Means
 from advens.results.boards.outcomes import (
     KEYS,
-    Contributions,
     Flags,
-    compared_targets,
     contributions,
     held_out_names,
     over,
@@ -22,15 +21,29 @@ from advens.results.boards.outcomes import (
 from advens.results.boards.rows import Rows
 from advens.results.boards.silence import silent_lines
 from advens.results.columns import BOOL, INT, REAL, TEXT, Column
-from advens.results.formats import LABEL, Count, Flag, Interval, Number, Numbers, Percent, Plain
+from advens.results.formats import (
+    LABEL,
+    Between,
+    Count,
+    Ends,
+    Flag,
+    Number,
+    Numbers,
+    Percent,
+    Plain,
+    PValue,
+    percent,
+)
 from advens.results.statistics import (
+    LEAST_TARGETS,
     Array,
-    bootstrap_means,
     content_seed,
     holm,
     letters,
     nanmean,
     paired_tests,
+    rank_intervals,
+    two_way_tests,
 )
 
 COLUMNS = (
@@ -39,14 +52,29 @@ COLUMNS = (
     Column("surrogates", TEXT, "name of the surrogate set", header="surrogates",
            format=Plain(LABEL, short=True)),
     Column("rank", INT, "by mean_asr, 1 is the strongest", header="#", format=Count()),
-    Column("group", TEXT, "rows sharing a letter cannot be told apart (paired test, Holm, 5 %)",
-           header="group", format=Plain(8)),
+    Column("rank_low", INT, "first rank of the 95 % interval for new models and new images (images and "
+           "targets resampled)", nullable=True, header="ranks", format=Between("rank_high"), when="known"),
+    Column("rank_high", INT, "last rank of that interval", nullable=True),
+    Column("models_group", TEXT, "for new models and new images: rows sharing a letter cannot be told apart "
+           "(two-way test over images and targets, Holm, 5 %); empty below five held-out targets and above "
+           "40 rows", header="letters,\nnew\nmodels", format=Plain(8), when="known"),
+    Column("group", TEXT, "for these targets and new images: rows sharing a letter cannot be told apart "
+           "(paired test over images, Holm, 5 %); empty above 40 rows",
+           header="letters,\nthese\ntargets", format=Plain(8), when="known"),
+    Column("p_first", REAL, "p-value of the difference to the row ranked first, for new models and new "
+           "images (two-way test, Holm over all pairs)", nullable=True, header="p, to\nfirst",
+           format=PValue(), when="known", unless="models_group"),
     Column("mean_asr", REAL, "mean attack success rate over held-out targets", unit="fraction", nullable=True,
-           header="mean ASR", format=Interval("asr_low", "asr_high")),
-    Column("asr_low", REAL, "lower end of the 95 % bootstrap interval over images", unit="fraction",
-           nullable=True),
-    Column("asr_high", REAL, "upper end of the 95 % bootstrap interval over images", unit="fraction",
-           nullable=True),
+           header="mean\nASR", format=Percent()),
+    Column("models_low", REAL, "lower end of the 95 % interval of mean_asr for new models and new images",
+           unit="fraction", nullable=True, header="new\nmodels", format=Ends("models_high"), when="known"),
+    Column("models_high", REAL, "upper end of the 95 % interval of mean_asr for new models and new images",
+           unit="fraction", nullable=True),
+    Column("asr_low", REAL, "lower end of the 95 % interval of mean_asr for these targets and new images "
+           "(bootstrap over images)", unit="fraction", nullable=True, header="these\ntargets",
+           format=Ends("asr_high")),
+    Column("asr_high", REAL, "upper end of the 95 % interval of mean_asr for these targets and new images "
+           "(bootstrap over images)", unit="fraction", nullable=True),
     Column("white_box_asr", REAL, "mean attack success rate over white-box targets", unit="fraction",
            nullable=True, header="white-box", format=Percent()),
     Column("forwards_per_sample", REAL, "forward passes through surrogates per image", unit="pass",
@@ -64,8 +92,12 @@ COLUMNS = (
     Column("family", TEXT, "family of the attack in the registry"),
     Column("pareto", BOOL, "no attack on the same surrogates is as strong with less compute, or "
      "stronger with as much (compute: forwards + 2 backwards)", header="Pareto", format=Flag()),
+    Column("asr *", REAL, "mean attack success rate over the held-out targets of one family", unit="fraction",
+           nullable=True, header="*", format=Percent()),
 )  # fmt: skip
 LEVEL = 0.05
+MOST_LETTERS = 40
+"""Rows up to which groups are shown by letters."""
 COMPUTE = ["forwards_per_sample", "backwards_per_sample", "seconds_per_image"]
 _PAIRS = 2000  # tests whose differences are held in memory at a time
 
@@ -76,9 +108,13 @@ def leaderboard(
     """One row per attack and surrogate set, strongest first.
 
     ``mean_asr`` is over the targets held out from every row; when there is no such target, over
-    each row's own. White-box targets never enter it. Its interval is a bootstrap over images. Two
-    rows share a letter in ``group`` when a paired test over the images both saw, on the targets
-    held out from both, does not tell them apart at 5 % (Holm over all pairs).
+    each row's own. White-box targets never enter it. Intervals and tests answer two questions. For
+    new models and new images, images and targets are both samples: ``models_low``, ``models_high``,
+    ``models_group``, ``rank_low``, ``rank_high`` and ``p_first``, which are missing below five held-out
+    targets. For these targets and new images: ``asr_low``, ``asr_high`` and ``group``.
+
+    Two rows are compared when their means are over the same targets, and by their values on these
+    targets and the images both have. Rows that are not compared share no letter.
 
     Args:
         samples: columns of the ``samples`` schema.
@@ -86,30 +122,22 @@ def leaderboard(
         denominator: ``target``, ``all`` or ``common``; see ``contributions``.
 
     Returns:
-        The columns of the ``leaderboard`` schema. ``attrs``: ``denominator``; ``targets``, the
-        names the mean is over, or None when each row has its own; ``notes``, lines a reader must
-        see.
+        The columns of the board, and ``asr FAMILY`` for every family of targets. ``attrs``:
+        ``denominator``; ``targets``, the names the mean is over, or None when each row has its own;
+        ``notes``, lines a reader must see.
     """
-    return _leaderboard(contributions(samples, denominator), samples, cells, denominator)
+    return _leaderboard(Means(contributions(samples, denominator)), samples, cells, denominator)
 
 
 def _leaderboard(
-    parts: Contributions, samples: pd.DataFrame, cells: pd.DataFrame | None, denominator: str
+    means: Means, samples: pd.DataFrame, cells: pd.DataFrame | None, denominator: str
 ) -> pd.DataFrame:
-    used, common = compared_targets(parts.held_out)
-    blocks = [parts.value[r][used[r]].T for r in range(len(parts.rows))]
-    asr = nanmean(parts.value, axis=2)
+    parts = means.parts
+    board = pd.concat([parts.rows, means.table], axis=1)
     white = parts.white_box & parts.evaluated
-    board = parts.rows.copy()
-    seed = content_seed("bootstrap", parts.samples)
-    for name, column in zip(
-        ("mean_asr", "asr_low", "asr_high"),
-        np.array(bootstrap_means(blocks, seed)).reshape(-1, 3).T, strict=True,
-    ):
-        board[name] = column
-    board["white_box_asr"] = nanmean(np.where(white, asr, np.nan), axis=1)
-    board["targets"] = used.sum(axis=1)
-    board["n"] = [int((~np.isnan(block)).any(axis=1).sum()) for block in blocks]
+    board["white_box_asr"] = nanmean(np.where(white, nanmean(parts.value, axis=2), np.nan), axis=1)
+    board["targets"] = means.used.sum(axis=1)
+    board["n"] = [int((~np.isnan(block)).any(axis=1).sum()) for block in means.blocks]
     norms = samples.groupby(KEYS, observed=True)[["linf", "l2"]].mean()
     spent = _spent(cells)
     keys = pd.MultiIndex.from_frame(board[KEYS])
@@ -118,19 +146,25 @@ def _leaderboard(
     for name in COMPUTE:
         board[name] = spent[name].reindex(keys).to_numpy(float)
     board["family"] = spent["family"].reindex(keys).fillna("").to_numpy()
+    families = means.by_family.add_prefix("asr ")
+    board = pd.concat([board, families], axis=1)
     board["row"] = np.arange(len(board))
     board = board.sort_values(
         ["mean_asr", "attack", "surrogates", "suite"], ascending=[False, True, True, True],
         na_position="last", kind="stable",
     ).reset_index(drop=True)
     board["rank"] = np.arange(1, len(board) + 1)
-    board["group"] = _groups(parts, board["row"].to_list())
+    compared = _Compared(means, board["row"].to_list())
+    board["models_group"] = compared.letters(compared.new, LEAST_TARGETS)
+    board["group"] = compared.letters(compared.these, 1)
+    board["p_first"] = compared.to_first()
+    board = pd.concat([board, compared.ranks()], axis=1)
     board["pareto"] = _pareto(board)
-    ranked: pd.DataFrame = board[[column.name for column in COLUMNS]]
-    names = [parts.targets[t] for t in np.flatnonzero(used.any(axis=0))]
+    fixed = [column.name for column in COLUMNS if not column.pattern]
+    ranked: pd.DataFrame = board[[*fixed, *families]]
     ranked.attrs = {
-        "denominator": denominator, "targets": names if common else None,
-        "notes": _notes(ranked, cells, common),
+        "denominator": denominator, "targets": means.names,
+        "notes": _notes(ranked, cells, compared),
     }
     return ranked
 
@@ -152,24 +186,91 @@ def paired_difference(a: Array, b: Array) -> tuple[Array, Array]:
     return both, np.nan_to_num(both) @ weight
 
 
-def _groups(parts: Contributions, order: list[int]) -> list[str]:
-    """Group letters of the rows in rank order; rows without a held-out target have none."""
-    held = parts.held_out
-    ranked = [r for r in order if held[r].any()]
-    pairs = list(combinations(ranked, 2))
-    seed = content_seed("paired", parts.samples)
-    p: list[float] = []
-    for start in range(0, len(pairs), _PAIRS):
-        differences = [
-            paired_difference(parts.value[a][both], parts.value[b][both])[1]
-            for a, b in pairs[start : start + _PAIRS] for both in [held[a] & held[b]]
-        ]
-        p += paired_tests(np.stack(differences, axis=1), seed).tolist()
-    different = [
-        (str(a), str(b)) for (a, b), q in zip(pairs, holm(p), strict=True) if q < LEVEL
-    ]
-    found = letters([str(r) for r in ranked], different)
-    return [found.get(str(r), "") for r in order]
+class _Compared:
+    """What tests say of the rows of a board: pairs with the p-values of both questions, and ranks.
+
+    Above `MOST_LETTERS` rows only those with the first are tested, for new models alone.
+
+    Args:
+        means: of the rows, in the order of the contributions.
+        order: the rows as they are ranked.
+    """
+
+    def __init__(self, means: Means, order: list[int]) -> None:
+        self.means, self.order = means, order
+        self.ranked = [row for row in order if means.used[row].any()]
+        self.lettered = len(self.ranked) <= MOST_LETTERS
+        firsts = self.ranked if self.lettered else self.ranked[:1]
+        pairs = [(a, b) for k, a in enumerate(firsts) for b in self.ranked[k + 1 :]]
+        self.pairs = [pair for pair in pairs if means.comparable(*pair)]
+        every = len(self.ranked) * (len(self.ranked) - 1) // 2
+        p = two_way_tests(means.blocks, self.pairs)
+        self.new = _adjusted(p, untested=0 if self.lettered else every - len(pairs))
+        self.these = _adjusted(self._over_images())
+
+    @property
+    def parted(self) -> bool:
+        """Whether there are rows with a mean that are not compared."""
+        ranked = len(self.ranked)
+        return len(self.pairs) < (ranked * (ranked - 1) // 2 if self.lettered else max(ranked - 1, 0))
+
+    def letters(self, p: Array, least: int) -> list[str]:
+        """Letters of the rows, in rank order; none above `MOST_LETTERS` rows.
+
+        Args:
+            p: adjusted p-values of the pairs.
+            least: held-out targets below which a row has none.
+        """
+        if not self.lettered:
+            return [""] * len(self.order)
+        rows = [row for row in self.ranked if self.means.used[row].sum() >= least]
+        alike = {pair for pair, q in zip(self.pairs, p, strict=True) if q >= LEVEL}
+        different = [(str(a), str(b)) for a, b in combinations(rows, 2) if (a, b) not in alike]
+        found = letters([str(row) for row in rows], different)
+        return [found.get(str(row), "") for row in self.order]
+
+    def to_first(self) -> list[float]:
+        """Adjusted p-values of the pairs with the first row, for new models; nan when not compared."""
+        found = dict(zip(self.pairs, self.new.tolist(), strict=True))
+        return [found.get((self.order[0], row), np.nan) for row in self.order]
+
+    def ranks(self) -> pd.DataFrame:
+        """``rank_low`` and ``rank_high`` for new models; missing unless all means are over five targets."""
+        table: pd.DataFrame = pd.DataFrame(
+            pd.NA, index=range(len(self.order)), columns=["rank_low", "rank_high"], dtype="Int64"
+        )
+        if self.means.common and self.means.used.any(axis=0).sum() >= LEAST_TARGETS:
+            blocks = [self.means.blocks[row] for row in self.ranked]
+            seed = content_seed("ranks", self.means.parts.samples)
+            table.iloc[: len(blocks)] = rank_intervals(blocks, seed)  # rows without a mean come last
+        return table
+
+    def _over_images(self) -> Array:
+        """P-values of the pairs for these targets; nan above `MOST_LETTERS` rows."""
+        if not self.lettered:
+            return np.full(len(self.pairs), np.nan)
+        value, used = self.means.parts.value, self.means.used
+        seed = content_seed("paired", self.means.parts.samples)
+        p: list[float] = []
+        for start in range(0, len(self.pairs), _PAIRS):
+            differences = [
+                paired_difference(value[a][used[a]], value[b][used[a]])[1]
+                for a, b in self.pairs[start : start + _PAIRS]
+            ]
+            p += paired_tests(np.stack(differences, axis=1), seed).tolist()
+        return np.array(p)
+
+
+def _adjusted(p: Array, untested: int = 0) -> Array:
+    """P-values after Holm's correction; nan stays nan.
+
+    Args:
+        untested: pairs of the family whose p-values are not known; they count as 1.
+    """
+    known = ~np.isnan(p)
+    found = np.full(len(p), np.nan)
+    found[known] = holm(np.concatenate([p[known], np.ones(untested)]))[: int(known.sum())]
+    return found
 
 
 def _pareto(board: pd.DataFrame) -> Flags:
@@ -211,14 +312,20 @@ def _spent(cells: pd.DataFrame | None) -> pd.DataFrame:
     return spent
 
 
-def _notes(board: pd.DataFrame, cells: pd.DataFrame | None, common: bool) -> list[str]:
+def _notes(board: pd.DataFrame, cells: pd.DataFrame | None, compared: _Compared) -> list[str]:
     notes = []
-    if not common and (board["targets"] > 0).any() and len(board) > 1:
+    if not compared.means.common and (board["targets"] > 0).any() and len(board) > 1:
         notes.append("no target is held out from every row: means are over each row's own targets")
+    if compared.parted:
+        notes.append(
+            "rows without common data are not compared: their ranks and letters do not say which is "
+            f"stronger{_within(board, compared)}"
+        )
     if board["n"][board["targets"] > 0].nunique() > 1:
         notes.append("rows differ in the number of images: the run is not complete")
     if (board["targets"] == 0).any():
         notes.append("rows without a held-out target have no mean")
+    notes += _by_family(board, compared.means)
     if cells is not None and not cells.empty:
         budgets = sorted({f"{n} {e}" for n, e in zip(cells["norm"], cells["eps"], strict=True)})
         if len(budgets) > 1:
@@ -227,18 +334,63 @@ def _notes(board: pd.DataFrame, cells: pd.DataFrame | None, common: bool) -> lis
     return notes
 
 
+def _within(board: pd.DataFrame, compared: _Compared) -> str:
+    """Which letters are about rows with the same targets, when there are several such parts."""
+    used, parts = compared.means.used, dict[bytes, set[str]]()
+    for row, group in zip(compared.order, board["group"], strict=True):
+        parts.setdefault(used[row].tobytes(), set()).update(group)
+    named = ["".join(sorted(part)) for part in parts.values() if part]
+    return f"; letters compare only {' and '.join(f'within {each}' for each in named)}" * (len(named) > 1)
+
+
+def _by_family(board: pd.DataFrame, means: Means) -> list[str]:
+    """A line when another row would be first if every family of targets counted the same."""
+    equal = board.filter(regex="^asr ").mean(axis=1)
+    if not means.common or equal.isna().all() or equal[0] >= equal.max():
+        return []
+    one, other = board.iloc[int(equal.argmax())], board.iloc[0]
+    return [
+        f"if every family of targets counted the same, {one['attack']} on {one['surrogates']} would be first "
+        f"({percent(equal.max(), 1)} %; {other['attack']} on {other['surrogates']} {percent(equal[0], 1)} %)"
+    ]
+
+
 def _compute(rows: Rows) -> pd.DataFrame:
-    return _leaderboard(rows.contributions, rows.samples, rows.cells, "target")
+    return _leaderboard(rows.means, rows.samples, rows.cells, "target")
 
 
 def _caption(board: pd.DataFrame) -> list[str]:
     held = held_out_names(board.attrs.get("targets"), "each row's own held-out targets")
     over_images = f"{over(board.attrs.get('denominator', ''))}, n = {sizes(board['n'])}"
+    lettered = "rows that share a letter cannot be told apart"
+    lines = [f"Mean attack success rate in % over {held}; {over_images}."]
+    if board["models_low"].notna().any():
+        ranks = ", 95 % interval of the rank" if board["rank_low"].notna().any() else ""
+        first = (
+            f"{lettered} (two-way test, Holm, 5 %)" if board["models_group"].any()
+            else "p, to first: of the difference to the first row (two-way test, Holm over all pairs)"
+        )  # fmt: skip
+        lines.append(
+            "New models and new images: targets and images both count as samples [95 % two-way "
+            f"interval{ranks}]; {first}."
+        )
+    elif (board["targets"] > 0).any():
+        lines.append(
+            f"Fewer than {LEAST_TARGETS} held-out targets: new models are out of reach, and everything here "
+            "is about these targets."
+        )
+    these = f"; {lettered} (paired sign-flip test, Holm, 5 %)" if board["group"].any() else ""
+    lines.append(
+        f"These targets, new images: images alone count as samples [95 % bootstrap interval]{these}."
+    )
+    if len(board) > MOST_LETTERS and not board["group"].any():
+        lines.append(f"There are no letters above {MOST_LETTERS} rows.")
+    if families := [name.removeprefix("asr ") for name in board if str(name).startswith("asr ")]:
+        lines.append(f"{', '.join(families)}: means over the held-out targets of one family.")
     return [
-        f"Mean attack success rate in % over {held}; {over_images} [95 % bootstrap interval].",
-        "Rows sharing a letter cannot be told apart (paired sign-flip test over images, Holm, "
-        "5 %). F/B: forward/backward passes per image.",
-        "Pareto: no attack on the same surrogates is as strong for less compute (forwards + 2 backwards).",
+        *lines,
+        "F/B: forward/backward passes per image. Pareto: no attack on the same surrogates is as strong for "
+        "less compute (forwards + 2 backwards).",
         *(f"Note: {note}." for note in board.attrs.get("notes", [])),
     ]
 
@@ -246,7 +398,9 @@ def _caption(board: pd.DataFrame) -> list[str]:
 declare(Board(
     "leaderboard", "attacks ranked by their transfer to models they never saw", COLUMNS, _compute,
     below="the samples and cells", about={"denominator": "", "targets": None, "notes": None},
-    caption=_caption, keys=("rank", "group", "suite", "attack", "surrogates"),
-    order=("mean_asr", "targets", "white_box_asr", "forwards_per_sample", "pareto", "seconds_per_image",
-           "mean_linf"),
+    caption=_caption,
+    keys=("rank", "rank_low", "models_group", "group", "p_first", "suite", "attack", "surrogates"),
+    once=("rank_low", "models_group", "group", "p_first"),
+    order=("mean_asr", "models_low", "asr_low", "asr *", "targets", "white_box_asr", "forwards_per_sample",
+           "pareto", "seconds_per_image", "mean_linf"),
 ))  # fmt: skip

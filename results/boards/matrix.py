@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from advens.results.boards.board import Board, declare
-from advens.results.boards.outcomes import Contributions, compared_targets, contributions
+from advens.results.boards.means import Means
+from advens.results.boards.outcomes import compared_targets, contributions
 from advens.results.boards.rows import Rows
 from advens.results.columns import BOOL, INT, REAL, TEXT, Column
 from advens.results.statistics import nanmean, wilson
@@ -42,12 +43,14 @@ def transfer_matrix(samples: pd.DataFrame, denominator: str = "target") -> pd.Da
         the number of distinct images in the denominator; with none, ``asr`` is nan and its
         interval (0, 1). ``robust_accuracy`` and ``error_rate`` are over all images, whatever the
         denominator. ``attrs["denominator"]`` says which, ``attrs["randomized"]`` which targets are
-        randomized ensembles, whose rates are expected over their members.
+        randomized ensembles, whose rates are expected over their members, and ``attrs["means"]`` what
+        the mean of every row is over held-out targets, with its intervals.
     """
-    return _matrix(samples, contributions(samples, denominator), denominator)
+    return _matrix(samples, Means(contributions(samples, denominator)), denominator)
 
 
-def _matrix(samples: pd.DataFrame, parts: Contributions, denominator: str) -> pd.DataFrame:
+def _matrix(samples: pd.DataFrame, means: Means, denominator: str) -> pd.DataFrame:
+    parts = means.parts
     row, target = np.nonzero(parts.evaluated)
     n = (~np.isnan(parts.value)).sum(axis=2)[row, target]
     asr = nanmean(parts.value, axis=2)[row, target]
@@ -62,17 +65,17 @@ def _matrix(samples: pd.DataFrame, parts: Contributions, denominator: str) -> pd
     frame["error_rate"] = parts.error_rate[row, target]
     frame["seeds"] = parts.seeds[row, target]
     randomized = sorted(set(samples.loc[samples["member"].notna(), "target"]))
-    frame.attrs = {"denominator": denominator, "randomized": randomized}
+    frame.attrs = {"denominator": denominator, "randomized": randomized, "means": means.records()}
     return frame
 
 
 def _compute(rows: Rows) -> pd.DataFrame:
-    return _matrix(rows.samples, rows.contributions, "target")
+    return _matrix(rows.samples, rows.means, "target")
 
 
 declare(Board(
     "matrix", "the success of every attack on every target", COLUMNS, _compute,
-    about={"denominator": "", "randomized": []}, layout="matrix",
+    about={"denominator": "", "randomized": [], "means": None}, layout="matrix",
 ))  # fmt: skip
 
 

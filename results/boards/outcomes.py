@@ -33,6 +33,7 @@ class Contributions:
     Attributes:
         rows: the keys (R rows): suite, attack, surrogates; sorted.
         targets: T names, sorted.
+        families: the family of each target, see `target_families`.
         samples: N image ids, sorted.
         value: (R, T, N) success on an image, the mean over seeds, and over the members of a
             randomized target by their weights; nan outside the denominator.
@@ -44,6 +45,7 @@ class Contributions:
 
     rows: pd.DataFrame
     targets: list[str]
+    families: list[str]
     samples: list[str]
     value: Array
     evaluated: Flags
@@ -111,12 +113,34 @@ def contributions(samples: pd.DataFrame, denominator: str = "target") -> Contrib
     count = np.bincount(pair, weights=weight, minlength=shape[0] * shape[1])
     distinct = np.unique(pair * max(len(seeds), 1) + seed) // max(len(seeds), 1)
     return Contributions(
-        rows=rows, targets=targets, samples=names, value=value,
+        rows=rows, targets=targets, families=target_families(samples, target, targets), samples=names,
+        value=value,
         evaluated=count.reshape(shape[:2]) > 0,
         white_box=np.nan_to_num(share(samples["white_box"].to_numpy(bool))) > 0,
         clean_accuracy=share(clean), robust_accuracy=share(clean & ~wrong), error_rate=share(wrong),
         seeds=np.bincount(distinct, minlength=count.size).reshape(shape[:2]),
     )
+
+
+def target_families(samples: pd.DataFrame, target: NDArray[np.int64], targets: list[str]) -> list[str]:
+    """The family of each target: ``randomized``, ``robust``, or its architecture; empty when unknown.
+
+    A target that draws a member is randomized. Robust are adversarially trained models, told by ``-at``
+    at the end of the name or ``robustbench:`` at its beginning.
+
+    Args:
+        target: the place among ``targets`` of each row of ``samples``.
+    """
+    first = np.zeros(len(targets), np.int64)
+    first[target[::-1]] = np.arange(len(target))[::-1]
+    architectures = samples["target_family"].iloc[first]
+    randomized = np.bincount(target, weights=samples["member"].notna(), minlength=len(targets)) > 0
+    families = []
+    for name, draws, architecture in zip(targets, randomized, architectures, strict=True):
+        robust = name.partition("?")[0].endswith("-at") or name.startswith("robustbench:")
+        known = architecture if isinstance(architecture, str) else ""
+        families.append("randomized" if draws else "robust" if robust else known)
+    return families
 
 
 def expected(samples: pd.DataFrame) -> pd.DataFrame:

@@ -185,9 +185,11 @@ def _caption(table: pd.DataFrame) -> list[str]:
     models = zip(shorten(list(clean["model"])), clean["clean_accuracy"], strict=True)
     said = ", ".join(f"{model} {percent(accuracy, 1)}" for model, accuracy in models)
     return [
-        f"Accuracy left in %, over all images, n = {table['n'].max()} [95 % Wilson interval]. Clean: {said}.",
-        "Attacks on one model that share a letter cannot be told apart (paired sign-flip test over "
-        "images, Holm, 5 %). Passes and time are means over all images; broken samples leave at once.",
+        f"Robust accuracy in %, over all images, n = {table['n'].max()}. Clean: {said}.",
+        "These models, new images: [95 % Wilson interval]; attacks on one model that share a letter cannot "
+        "be told apart (paired sign-flip test over images, Holm, 5 %). Every row is about one model, so "
+        "nothing is said about new models.",
+        "Passes and time are means over all images; broken samples leave at once.",
         *(f"Note: {note}." for note in table.attrs.get("notes", [])),
     ]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from advens.errors import InputError
+from advens.results.boards.means import Means
 from advens.results.boards.outcomes import Contributions, contributions, expected
 from advens.results.store import RunStore, schema
 
@@ -48,6 +49,11 @@ class Rows:
     def contributions(self) -> Contributions:
         """The samples as arrays, with the default denominator."""
         return contributions(self.samples)
+
+    @cached_property
+    def means(self) -> Means:
+        """The means over held-out targets, with their intervals."""
+        return Means(self.contributions)
 
     @cached_property
     def expected(self) -> pd.DataFrame:

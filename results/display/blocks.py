@@ -21,12 +21,14 @@ class TextColumn:
 
     Args:
         styles: one rich style per cell; empty is none.
+        once: of a key: left out where the keys are repeated.
     """
 
     header: str
     cells: tuple[str, ...]
     right: bool = True
     styles: tuple[str, ...] = ()
+    once: bool = False
 
 
 def fits(keys: Sequence[TextColumn], columns: Sequence[TextColumn], width: int) -> bool:
@@ -36,13 +38,17 @@ def fits(keys: Sequence[TextColumn], columns: Sequence[TextColumn], width: int) 
 
 
 def split(keys: Sequence[TextColumn], columns: Sequence[TextColumn], width: int) -> list[Table]:
-    """As few tables as fit, each with the keys; at least one column in each."""
+    """As few tables as fit, each with the keys; at least one column in each.
+
+    Keys that are shown once are in the first table only.
+    """
     tables, start = [], 0
     while start < len(columns):
         stop = start + 1
         while stop < len(columns) and fits(keys, columns[start : stop + 1], width):
             stop += 1
         tables.append(table(keys, columns[start:stop]))
+        keys = [key for key in keys if not key.once]
         start = stop
     return tables
 

@@ -9,8 +9,9 @@ import pandas as pd
 from advens.errors import unknown
 from advens.results.boards.outcomes import over
 from advens.results.display import text
-from advens.results.display.blocks import TextColumn, caption, split, text_of
+from advens.results.display.blocks import TextColumn, caption, split, stacked, text_of
 from advens.results.formats import fold, shorten
+from advens.results.statistics import LEAST_TARGETS
 
 
 def render_comparison(
@@ -21,7 +22,10 @@ def render_comparison(
     if format == "json":
         return text.dump(found)
     if format == "csv":
-        kept = ("surrogates", "difference", "low", "high", "p", "n", "targets")
+        kept = (
+            "surrogates", "difference", "low", "high", "p", "models_low", "models_high", "models_p", "n",
+            "targets",
+        )  # fmt: skip
         frame = pd.DataFrame([{k: row[k] for k in kept} for row in rows])
         frame.insert(0, "b", found["b"])
         frame.insert(0, "a", found["a"])
@@ -33,21 +37,36 @@ def render_comparison(
     sets = [*(", ".join(row["surrogates"]) for row in found["each"]), "all of these"][: len(rows)]
     keys = [TextColumn("surrogates", tuple(fold(name, 40) for name in sets), right=False)]
     columns = [
-        TextColumn("difference, points", tuple(
-            f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
-            for row in rows
-        )),
-        TextColumn("p", tuple(f"{row['p']:.2g}" for row in rows)),
+        TextColumn("difference,\npoints", tuple(f"{100 * row['difference']:+.1f}" for row in rows)),
+        TextColumn("new\nmodels", tuple(_ends(row["models_low"], row["models_high"]) for row in rows)),
+        TextColumn("p, new\nmodels", tuple(_p(row["models_p"]) for row in rows)),
+        TextColumn("these\ntargets", tuple(_ends(row["low"], row["high"]) for row in rows)),
+        TextColumn("p, these\ntargets", tuple(_p(row["p"]) for row in rows)),
         TextColumn("targets", tuple(str(len(row["targets"])) for row in rows)),
         TextColumn("n", tuple(str(row["n"]) for row in rows)),
     ]
-    verdict = "differ" if found["p"] < 0.05 else "cannot be told apart"
     lines = [
-        f"{found['a']} minus {found['b']}: they {verdict} (paired sign-flip test over images, "
-        f"p = {found['p']:.2g}; [95 % bootstrap interval]).",
+        f"{found['a']} minus {found['b']}, for new models and new images: "
+        f"{_verdict(found['models_p'], 'two-way test over images and targets; [95 % two-way interval]')}.",
+        "For these targets and new images: "
+        f"{_verdict(found['p'], 'paired sign-flip test over images; [95 % bootstrap interval]')}.",
         f"Success over {over(found['denominator'])}, on targets held out from both: "
         f"{', '.join(shorten(found['targets']))}.",
     ]
     if format == "markdown":
         return text.columns_as_markdown(keys + columns, lines)
-    return text_of([*split(keys, columns, width or 80), *caption(lines)], width or 80)
+    return text_of([*stacked(split(keys, columns, width or 80)), *caption(lines)], width or 80)
+
+
+def _ends(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"[{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def _p(p: float | None) -> str:
+    return "-" if p is None else f"{p:.2g}"
+
+
+def _verdict(p: float | None, by: str) -> str:
+    if p is None:
+        return f"out of reach, without {LEAST_TARGETS} targets that are held out from both on every set"
+    return f"they {'differ' if p < 0.05 else 'cannot be told apart'}, p = {p:.2g} ({by})"

@@ -5,24 +5,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import RenderableType
 
 from advens.results.boards.matrix import held_out_means
 from advens.results.boards.outcomes import held_out_names, over, sizes
 from advens.results.display.blocks import TextColumn, caption, fits, split, stacked, table
-from advens.results.formats import LABEL, digits_for, fold, interval, percent, plus_minus, shorten
+from advens.results.formats import (
+    LABEL,
+    digits_for,
+    ends,
+    fold,
+    interval,
+    percent,
+    plus_minus,
+    shorten,
+)
 
 _HEADER = 12
 _NARROW = 8
 """Characters of a column's header where there is little room."""
 _UNFOLDED = 10_000
+NAN = float("nan")
 
 
 def matrix_columns(frame: pd.DataFrame) -> tuple[list[TextColumn], list[str]]:
     """The columns of the matrix, names unbroken, and its caption."""
-    keys, columns, lines = _columns(frame, _UNFOLDED)
-    return keys + columns, lines
+    keys, columns, summary, lines = _columns(frame, _UNFOLDED)
+    return keys + columns + summary, lines
 
 
 def matrix_parts(frame: pd.DataFrame, width: int) -> list[RenderableType]:
@@ -32,18 +43,19 @@ def matrix_parts(frame: pd.DataFrame, width: int) -> list[RenderableType]:
     shorter intervals; blocks of targets.
     """
     for short in (False, True):
-        keys, columns, lines = _columns(frame, _HEADER, short)
-        for layout in ((keys, columns), _turned(keys, columns, _NARROW if short else LABEL)):
+        keys, columns, summary, lines = _columns(frame, _HEADER, short)
+        turned = _turned(keys, columns, summary, _NARROW if short else LABEL)
+        for layout in ((keys, columns + summary), turned):
             if fits(*layout, width):
                 return [table(*layout), *caption(lines)]
-    keys, columns, lines = _columns(frame, _HEADER)
-    return [*stacked(split(keys, columns, width)), *caption(lines)]
+    keys, columns, summary, lines = _columns(frame, _HEADER)
+    return [*stacked(split(keys, columns + summary, width)), *caption(lines)]
 
 
 def _columns(
     frame: pd.DataFrame, width: int, short: bool = False
-) -> tuple[list[TextColumn], list[TextColumn], list[str]]:
-    """Keys, one column per target and the mean, caption; rows by set, then strength.
+) -> tuple[list[TextColumn], list[TextColumn], list[TextColumn], list[str]]:
+    """Keys, one column per target, the mean and its intervals, caption; rows by set, then strength.
 
     Args:
         short: whether an interval is written as its longer half.
@@ -71,22 +83,52 @@ def _columns(
             styles.append("dim" if mark else "")
         columns.append(TextColumn(fold(name, width), tuple(cells), styles=tuple(styles)))
     mean = tuple(percent(means.loc[row], 1) for row in rows)
-    columns.append(TextColumn("mean\nheld-out", mean, styles=("bold",) * len(rows)))
+    summary = [TextColumn("mean\nheld-out", mean, styles=("bold",) * len(rows))]
+    summary += _intervals(frame, rows, means, 0 if short else 1)
     held = held_out_names(common, "the row's own held-out targets")
     white = " * white-box, not in the mean." if frame["white_box"].any() else ""
     seeds = f", mean over {max(frame['seeds'])} seeds" if max(frame["seeds"]) > 1 else ""
     rates = f"{over(frame.attrs.get('denominator'))}, n = {sizes(frame['n'])}{seeds}"
+    half = "± the longer half of the 95 % Wilson interval" if short else "[95 % Wilson interval]"
     lines = [
-        f"Attack success rate in % over {rates} "
-        f"{'± the longer half of the 95 % Wilson interval' if short else '[95 % Wilson interval]'}.",
+        f"Attack success rate in % over {rates} {half} for this target and new images.",
         f"Mean over {held}.{white}",
     ]
+    if summary[1:]:
+        models = ", out of reach with fewer than five held-out targets" * (len(summary) < 3)
+        lines.append(
+            f"95 % intervals of the mean: for new models and new images{models}, and for these targets and "
+            "new images."
+        )
     if drawn := frame.attrs.get("randomized"):
         lines.append(
             f"Randomized, expected over the members: {', '.join(shorten(drawn))}. Transfer is no "
             "adaptive attack on these: 'advens robustness' with arc is."
         )
-    return _keys(rows, width), columns, lines
+    return _keys(rows, width), columns, summary, lines
+
+
+def _intervals(
+    frame: pd.DataFrame, rows: Sequence[tuple[str, ...]], means: pd.Series, digits: int
+) -> list[TextColumn]:
+    """The intervals of the means: for new models where there is one, and for these targets.
+
+    None when they are not of these means, as in a part of a matrix.
+    """
+    means_of: list[dict[str, Any]] = frame.attrs.get("means") or []
+    known: dict[tuple[str, ...], Any] = {(r["suite"], r["attack"], r["surrogates"]): r for r in means_of}
+    of_rows: list[dict[str, float]] = []
+    for row in rows:
+        found = {key: NAN if value is None else value for key, value in known.get(row, {}).items()}
+        mean = found.get("mean_asr", NAN)
+        if not found or not np.isclose(mean, means.loc[row], rtol=0, atol=1e-8, equal_nan=True):
+            return []
+        of_rows.append(found)
+    columns = [
+        (header, tuple(ends(row[f"{name}_low"], row[f"{name}_high"], digits) for row in of_rows))
+        for header, name in (("new\nmodels", "models"), ("these\ntargets", "asr"))
+    ]
+    return [TextColumn(header, cells) for header, cells in columns if set(cells) != {"-"}]
 
 
 def _keys(rows: Sequence[tuple[str, ...]], width: int) -> list[TextColumn]:
@@ -103,17 +145,18 @@ def _keys(rows: Sequence[tuple[str, ...]], width: int) -> list[TextColumn]:
 
 
 def _turned(
-    keys: list[TextColumn], columns: list[TextColumn], width: int
+    keys: list[TextColumn], columns: list[TextColumn], summary: list[TextColumn], width: int
 ) -> tuple[list[TextColumn], list[TextColumn]]:
     """Targets as rows, attacks on their surrogates as columns, whose names are folded."""
     names = [column.header.replace("\n", "") for column in columns]
-    names[-1] = columns[-1].header.replace("\n", " ")
+    names += [column.header.replace("\n", " ") for column in summary]
     left = [TextColumn("target", tuple(names), right=False)]
+    columns = [*columns, *summary]
     right = [
         TextColumn(
             "\n".join(fold(key.cells[k].replace("\n", ""), width) for key in keys),
             tuple(column.cells[k] for column in columns),
-            styles=tuple(column.styles[k] for column in columns),
+            styles=tuple(column.styles[k] if column.styles else "" for column in columns),
         )
         for k in range(len(keys[0].cells))
     ]

@@ -93,14 +93,16 @@ def laid_out(board: Board, frame: pd.DataFrame, folded: bool = True) -> list[Par
 
 def _part(board: Board, frame: pd.DataFrame, title: str, folded: bool) -> Part:
     shown = _shown(board, frame)
-    texts = {name: _text(frame, name, column, folded) for name, column in shown.items()}
+    texts = {name: _text(frame, name, column, folded, board.once) for name, column in shown.items()}
     keys = tuple(texts.pop(name) for name in board.keys if name in texts)
     return Part(title, keys, tuple(texts.values()))
 
 
-def _text(frame: pd.DataFrame, name: str, column: Column, folded: bool) -> TextColumn:
+def _text(
+    frame: pd.DataFrame, name: str, column: Column, folded: bool, once: Sequence[str]
+) -> TextColumn:
     cells = tuple(column.format.cells(frame, name, folded))
-    return TextColumn(column.title(name), cells, right=column.format.right)
+    return TextColumn(column.title(name), cells, right=column.format.right, once=name in once)
 
 
 def _shown(board: Board, frame: pd.DataFrame) -> dict[str, Column]:
@@ -112,7 +114,9 @@ def _shown(board: Board, frame: pd.DataFrame) -> dict[str, Column]:
             continue
         if column.when == "several" and frame[name].nunique() < 2:
             continue
-        if column.when == "known" and not frame[name].notna().any():
+        if column.when == "known" and not _known(frame, name):
+            continue
+        if column.unless and _known(frame, column.unless):
             continue
         found[name] = column
 
@@ -121,6 +125,11 @@ def _shown(board: Board, frame: pd.DataFrame) -> dict[str, Column]:
         return order[0] if order else len(board.order)
 
     return {name: found[name] for name in sorted(found, key=place)}
+
+
+def _known(frame: pd.DataFrame, name: str) -> bool:
+    """Whether a column is there and holds anything; empty text is nothing."""
+    return name in frame and bool((frame[name].notna() & (frame[name].astype(str) != "")).any())
 
 
 def _sideways(board: Board, frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:

@@ -21,6 +21,7 @@ from advens.results.statistics.models import (
     two_way,
     two_way_difference,
     two_way_test,
+    two_way_tests,
 )
 from advens.results.statistics.pairs import holm, paired_tests
 
@@ -39,5 +40,6 @@ __all__ = [
     "two_way",
     "two_way_difference",
     "two_way_test",
+    "two_way_tests",
     "wilson",
 ]

@@ -23,6 +23,7 @@ from advens.results.statistics.images import (
 
 LEAST_TARGETS = 5
 """Targets below which nothing is said about new models."""
+_ZERO = 1e-12  # a smaller difference is rounding
 
 
 def two_way(values: ArrayLike, confidence: float = 0.95) -> Estimate:
@@ -75,12 +76,65 @@ def two_way_test(differences: ArrayLike) -> float:
     Returns:
         Of Student's t with T - 1 degrees of freedom; nan for fewer than `LEAST_TARGETS` targets.
     """
+    return _p_value(_Variance.of(differences))
+
+
+def two_way_tests(blocks: Sequence[Array], pairs: Sequence[tuple[int, int]]) -> Array:
+    """`two_way_test` of the differences of many pairs of rows.
+
+    Rows with values at the same places are tested together: the variances of a difference follow from
+    products of what those of the two rows are made of.
+
+    Args:
+        blocks: of each row, (images, targets); nan where an image is not in the denominator.
+        pairs: places in ``blocks``, of rows over the same images and targets.
+
+    Returns:
+        P-values (pairs,).
+    """
+    found = np.full(len(pairs), np.nan)
+    alike: dict[bytes, list[int]] = {}
+    rows = {row for pair in pairs for row in pair}
+    inside = {row: np.packbits(~np.isnan(blocks[row])).tobytes() for row in rows}
+    for k, (a, b) in enumerate(pairs):
+        if inside[a] == inside[b]:
+            alike.setdefault(inside[a], []).append(k)
+        else:
+            found[k] = two_way_test(blocks[a] - blocks[b])
+    for together in alike.values():
+        found[together] = _tests_at_once(blocks, [pairs[k] for k in together])
+    return found
+
+
+def _tests_at_once(blocks: Sequence[Array], pairs: Sequence[tuple[int, int]]) -> list[float]:
+    """P-values of pairs of rows with values at the same places."""
+    rows = sorted({row for pair in pairs for row in pair})
+    place = {row: k for k, row in enumerate(rows)}
+    rates, (counts, *_), images, left = zip(*(_pieces(blocks[row]) for row in rows), strict=True)
+    one, other = (np.array([place[pair[k]] for pair in pairs]) for k in (0, 1))
+    squares = (_distances(np.stack(points), one, other) for points in (images, left))
+    n = len(images[0])
+    return [
+        _p_value(_Variance.made(rates[a] - rates[b], counts, n, *both))
+        for a, b, *both in zip(one, other, *squares, strict=True)
+    ]
+
+
+def _distances(points: Array, one: NDArray[np.int64], other: NDArray[np.int64]) -> list[float]:
+    """Squared distances of pairs of points (points, coordinates)."""
+    ones, place = np.unique(one, return_inverse=True)
+    squares = (points**2).sum(axis=1)
+    products = points[ones] @ points.T
+    found: list[float] = np.maximum(squares[one] + squares[other] - 2 * products[place, other], 0).tolist()
+    return found
+
+
+def _p_value(parts: _Variance) -> float:
     from scipy.stats import t
 
-    parts = _Variance.of(differences)
     if not parts.targets >= LEAST_TARGETS:
         return float("nan")
-    if parts.mean == 0:
+    if abs(parts.mean) < _ZERO:
         return 1.0
     return float(2 * t.sf(abs(parts.mean) / parts.error, parts.targets - 1))
 
@@ -107,23 +161,18 @@ class _Variance(NamedTuple):
 
     @classmethod
     def of(cls, values: ArrayLike) -> _Variance:
-        table = np.asarray(values, float)
-        table = table[:, ~np.isnan(table).all(axis=0)]
-        table = table[~np.isnan(table).all(axis=1)]
-        inside = ~np.isnan(table)
-        (n, targets), counts = table.shape, inside.sum(axis=0)
-        rates = nanmean(table, axis=0)
-        mean = float(nanmean(rates))
+        rates, counts, of_image, left = _pieces(values)
+        return cls.made(rates, counts, len(of_image), float((of_image**2).sum()), float((left**2).sum()))
+
+    @classmethod
+    def made(cls, rates: Array, counts: NDArray[np.int64], n: int, images: float, left: float) -> _Variance:
+        """From the sums of squares of what `_pieces` gives."""
+        mean, targets = float(nanmean(rates)), len(rates)
         if n < 2 or targets < 2:
             return cls(mean, rates, counts, n, np.nan, np.nan, np.nan)
-        weight = inside / counts / targets
-        off = np.where(inside, table - rates, 0.0)
-        of_image = off.sum(axis=1, keepdims=True) / inside.sum(axis=1, keepdims=True)
-        left = np.where(inside, off - of_image, 0.0)
-        images = n / (n - 1) * ((weight * off).sum(axis=1) ** 2).sum()
-        residual = n * targets / ((n - 1) * (targets - 1)) * ((weight * left) ** 2).sum()
+        residual = n * targets / ((n - 1) * (targets - 1)) * left
         by_target = rates.var(ddof=1) / targets
-        return cls(mean, rates, counts, n, float(images), float(by_target), float(residual))
+        return cls(mean, rates, counts, n, n / (n - 1) * images, float(by_target), residual)
 
     @property
     def targets(self) -> int:
@@ -142,6 +191,26 @@ class _Variance(NamedTuple):
         from scipy.stats import t
 
         return float(t.ppf(0.5 + confidence / 2, self.targets - 1))
+
+
+def _pieces(values: ArrayLike) -> tuple[Array, NDArray[np.int64], Array, Array]:
+    """What a table's variances are made of; linear in its values, where nans have the same places.
+
+    Returns:
+        Of each target that has a value, the mean over images and the number of images; of each image that
+        has a value, what it adds to the mean; and of every value what neither explains, by its weight.
+    """
+    table = np.asarray(values, float)
+    table = table[:, ~np.isnan(table).all(axis=0)]
+    table = table[~np.isnan(table).all(axis=1)]
+    inside = ~np.isnan(table)
+    counts = inside.sum(axis=0)
+    rates = nanmean(table, axis=0)
+    weight = inside / counts / max(len(counts), 1)
+    off = np.where(inside, table - rates, 0.0)
+    of_image = off.sum(axis=1, keepdims=True) / inside.sum(axis=1, keepdims=True)
+    left = np.where(inside, off - of_image, 0.0)
+    return rates, counts, (weight * off).sum(axis=1), (weight * left).ravel()
 
 
 def rank_intervals(

@@ -204,7 +204,7 @@ def _check_schema(
         raise CorruptFile(path, f"schema version {version}, not {schema.SCHEMA_VERSION}")
     layout = kind if isinstance(kind, Layout) else schema.LAYOUTS.get(named)
     if layout is not None and not layout.fits(found):
-        raise CorruptFile(path, f"its columns are not those of {named}")
+        raise CorruptFile(path, f"its columns are not those of {named} in this version")
     if entries.get(schema.ROWS) != str(footer.num_rows).encode():
         raise CorruptFile(path, "the number of rows is not that written")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from advens.benchmarks.suites import load_suite
 from advens.results.display.render import render_board
@@ -31,7 +33,9 @@ def test_the_quickstart_prints_what_it_shows() -> None:
     suite = load_suite("quickstart")
     assert sorted(set(frame["target"])) == sorted(suite.targets)
     assert set(frame["attack"]) == {entry.title for entry in suite.attacks}
-    frame.attrs = {"denominator": "target", "randomized": ["digits:barre3"]}
+    about = pq.read_schema(KEPT).metadata
+    kept = {name: json.loads(about[f"advens.{name}".encode()]) for name in ("means", "randomized")}
+    frame.attrs = {"denominator": "target", **kept}
     shown = README.partition("<!-- quickstart: begin -->\n```\n")[2].partition("\n```")[0]
     assert [line.rstrip() for line in render_board("matrix", frame).splitlines()] == shown.splitlines()
 

@@ -98,7 +98,8 @@ def test_markdown_is_one_table(samples):
 def test_comparison(samples):
     found = compare(samples, "a, b c", "pgd")
     shown = " ".join(render_comparison(found, width=300).split())
-    assert "a, b c minus pgd: they differ" in shown
+    assert "a, b c minus pgd, for new models and new images: they differ" in shown
+    assert "For these targets and new images: they differ" in shown
     assert json.loads(render_comparison(found, "json"))["difference"] == found["difference"]
     assert len(pd.read_csv(io.StringIO(render_comparison(found, "csv")))) == 1
 

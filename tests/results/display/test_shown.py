@@ -1,7 +1,7 @@
 """What is shown, to the letter: terminals narrow and wide, styles, and markdown, from small made-up frames.
 
 The files in ``shown/`` were read by people. When a table changes on purpose, they are written anew with
-``python tests/results/test_shown.py``; look at what changed.
+``python tests/results/display/test_shown.py``; look at what changed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,14 @@ def matrix() -> pd.DataFrame:
     ]
     names = ["suite", "attack", "surrogates", "target", "white_box", "asr", "asr_low", "asr_high"]
     frame = pd.DataFrame(rows, columns=names).assign(n=100, seeds=1)
-    frame.attrs = {"denominator": "target"}
+    keys = ["suite", "attack", "surrogates", "mean_asr", "models_low", "models_high", "asr_low", "asr_high"]
+    frame.attrs = {"denominator": "target", "means": [
+        dict(zip(keys, row, strict=True)) for row in (
+            ("one", "pgd", "cnns", 0.25, 0.1, 0.52, 0.2, 0.3),
+            ("one", "ghost-mi-cwa-with-a-long-name", "cnns", 0.35, 0.11, 0.6, 0.3, 0.4),
+            ("two", "pgd", "vits", 0.75, None, None, 0.7, 0.8),
+        )
+    ]}  # fmt: skip
     return frame
 
 
@@ -56,12 +63,15 @@ def board() -> pd.DataFrame:
     frame = pd.DataFrame({
         "suite": ["one", "one", "two"], "attack": ["cwa", "pgd", "pgd"],
         "surrogates": ["cnns", "cnns", "vits"],
-        "rank": [1, 2, 3], "group": ["a", "ab", "b"], "mean_asr": [0.7255, 0.55, NAN],
+        "rank": [1, 2, 3], "rank_low": [1, 1, None], "rank_high": [1, 2, None],
+        "models_group": ["a", "a", ""], "group": ["a", "ab", "b"], "p_first": [NAN, 0.0312, NAN],
+        "mean_asr": [0.7255, 0.55, NAN], "models_low": [0.4, 0.3, NAN], "models_high": [0.9, 0.8, NAN],
         "asr_low": [0.65, 0.5, NAN], "asr_high": [0.77, 0.61, NAN], "white_box_asr": [0.999, 1.0, NAN],
         "forwards_per_sample": [40.0, 10.5, NAN], "backwards_per_sample": [40.0, 10.0, NAN],
         "seconds_per_image": [0.0123, 1.5, NAN], "mean_linf": [0.0313, 0.0314, 0.03], "mean_l2": 1.0,
         "targets": [2, 2, 0], "n": [100, 90, 0], "pareto": [True, False, False], "family": ["fusion", "", ""],
-    })
+        "asr cnn": [0.8, 0.5, NAN], "asr vit": [0.65, 0.6, NAN],
+    }).astype({"rank_low": "Int64", "rank_high": "Int64"})
     frame.attrs = {"denominator": "all", "targets": ["digits:vit-at", "digits:vit"], "notes": ["mind this"]}
     return frame
 
@@ -70,6 +80,18 @@ def equal_board() -> pd.DataFrame:
     frame = board().iloc[:2].assign(n=100, asr_low=[0.72, 0.54], asr_high=[0.73, 0.56])
     frame.attrs = {"denominator": "target", "targets": ["digits:vit"]}
     return frame
+
+
+def few_targets() -> pd.DataFrame:
+    """Fewer than five targets: nothing about new models."""
+    none = dict.fromkeys(["rank_low", "rank_high", "p_first", "models_low", "models_high"], NAN)
+    frame = equal_board().assign(**none, models_group="")
+    return frame.astype({"rank_low": "Int64", "rank_high": "Int64"})
+
+
+def many_rows() -> pd.DataFrame:
+    """More than 40 rows, of which two are shown here: no letters."""
+    return pd.concat([equal_board().assign(models_group="", group="")] * 21, ignore_index=True)
 
 
 def own_targets() -> pd.DataFrame:
@@ -93,6 +115,7 @@ def open_attacks() -> pd.DataFrame:
 
 def comparison() -> dict:
     each = {"surrogates": ["cnns"], "difference": 0.12, "low": 0.05, "high": 0.19, "p": 0.0123, "n": 100,
+            "models_low": -0.03, "models_high": 0.27, "models_p": 0.312,
             "targets": ["digits:vit", "digits:vit-at"]}
     found = {**each, "a": "cwa", "b": "pgd", "denominator": "target", "each": [each]}
     return found
@@ -101,9 +124,11 @@ def comparison() -> dict:
 def comparisons() -> dict:
     found = comparison()
     other = {**found["each"][0], "surrogates": ["vits", "all"], "difference": -0.01, "low": -0.07,
-             "high": 0.05, "p": 0.7, "targets": ["digits:vit"]}
+             "high": 0.05, "p": 0.7, "models_low": None, "models_high": None, "models_p": None,
+             "targets": ["digits:vit"]}
     return {**found, "each": [*found["each"], other], "surrogates": ["all", "cnns", "vits"], "p": 0.05,
-            "n": 200, "difference": 0.055, "targets": ["digits:vit"]}
+            "models_low": None, "models_high": None, "models_p": None, "n": 200, "difference": 0.055,
+            "targets": ["digits:vit"]}
 
 
 def study() -> pd.DataFrame:
@@ -141,6 +166,8 @@ CASES: dict[str, Callable[[], str]] = {
     "board-markdown": lambda: render_board("leaderboard", board(), "markdown"),
     "board-styles": lambda: styled(board_parts("leaderboard", board(), 100), 100),
     "board-equal": lambda: render_board("leaderboard", equal_board(), width=160),
+    "board-few-targets": lambda: render_board("leaderboard", few_targets(), width=160),
+    "board-many-rows": lambda: render_board("leaderboard", many_rows(), width=160),
     "board-own-targets": lambda: render_board("leaderboard", own_targets(), width=160),
     "open-160": lambda: render_board("robustness", open_attacks(), width=160),
     "open-50": lambda: render_board("robustness", open_attacks(), width=50),

@@ -12,6 +12,7 @@ from advens.results.statistics import (
     two_way,
     two_way_difference,
     two_way_test,
+    two_way_tests,
 )
 from advens.results.statistics.models import _Variance
 
@@ -124,3 +125,20 @@ def test_rank_intervals_in_little_memory(monkeypatch):
     before = rank_intervals(blocks, seed=3)
     monkeypatch.setattr(images, "_AT_ONCE", 500)
     assert (abs(rank_intervals(blocks, seed=3) - before) <= 1).all()
+
+
+@pytest.mark.parametrize("missing", ["nowhere", "the same", "others"])
+def test_many_pairs_at_once_are_as_each_alone(missing):
+    rng = np.random.default_rng(0)
+    hard = rng.random((40, 6))
+    blocks = [(hard < rate).astype(float) for rate in (0.3, 0.5, 0.5, 0.9)]
+    for k, block in enumerate(blocks):
+        block[rng.random(block.shape) < 0.1] = 1 - 0.5 * k / 3
+        if missing != "nowhere":
+            block[rng.random(40) < 0.2 if missing == "others" else slice(0, 7), 2] = np.nan
+    pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (2, 3), (1, 1)]
+    found = two_way_tests(blocks, pairs)
+    assert found == pytest.approx([two_way_test(blocks[a] - blocks[b]) for a, b in pairs], rel=1e-9)
+    assert found[-1] == 1
+    assert np.isnan(two_way_tests([block[:, :4] for block in blocks], pairs)).all()
+    assert two_way_tests(blocks, []).shape == (0,)

@@ -187,9 +187,9 @@ def test_every_reason_is_said(path, table, tmp_path, monkeypatch):
     assert said_of(foreign, "samples") == "holds ?, not samples"
     assert said_of(resealed(foreign, table)) == "the number of rows is not that written"
     few = table.drop_columns(["linf"])
-    assert said_of(resealed(foreign, few)) == "its columns are not those of samples"
+    assert said_of(resealed(foreign, few)) == "its columns are not those of samples in this version"
     typed = table.set_column(7, "label", table["label"].cast(pa.int32()))
-    assert said_of(resealed(foreign, typed)) == "its columns are not those of samples"
+    assert said_of(resealed(foreign, typed)) == "its columns are not those of samples in this version"
     unknown = {k: v for k, v in table.schema.metadata.items() if k != schema.VERSION}
     assert said_of(resealed(foreign, table.replace_schema_metadata(unknown))).startswith("schema version ?")
     path.write_bytes(sound)
