@@ -87,7 +87,8 @@ def started(training: Training, count: int, folder: Path) -> tuple[Run, Alternat
     defense = Alternating(training)
     x, y = data(count)
     made: Any = defense
-    return Run(made, team, x, y, Folder(folder), SEED, torch.device("cpu")), defense
+    run = Run(made, team, x, y, x[:0], y[:0], Folder(folder), SEED, torch.device("cpu"))
+    return run, defense
 
 
 def permuted(count: int, *name: object) -> Tensor:
