@@ -10,6 +10,7 @@ from scipy.stats import ttest_1samp
 
 from advens.errors import InputError, RunError
 from advens.results.boards.defenses import (
+    _by_image,
     _mean_of_pairs,
     interval,
     missed,
@@ -86,6 +87,18 @@ def test_what_is_missed_is_the_mean_over_images_of_both():
     ]  # fmt: skip
     frame = pd.DataFrame(rows, columns=["defense", "measure", "sample_id", "left"])
     assert missed(frame, "transfer 0.2") == pytest.approx({"one": 0.4, "two": 0.0})
+
+
+def test_images_of_a_model_by_measure():
+    """A measure without any is left out; of no measure at all there is a table without rows."""
+    left = {"transfer 1": pd.Series([1.0, 0.5], index=pd.Index(["a", "b"], name="sample_id")),
+            "open x": pd.Series([], dtype=float)}  # fmt: skip
+    found = _by_image("one", left)
+    assert found.to_dict(orient="list") == {
+        "sample_id": ["a", "b"], "left": [1.0, 0.5], "defense": ["one"] * 2, "measure": ["transfer 1"] * 2,
+    }  # fmt: skip
+    empty = _by_image("one", {"open x": left["open x"]})
+    assert (list(empty), len(empty)) == (["sample_id", "left", "defense", "measure"], 0)
 
 
 def test_intervals_by_measure():
