@@ -54,6 +54,17 @@ def test_lines_are_pooled_in_their_order():
     assert list(table)[:6] == ["table", "label", "members", "kind", "trainings", "n"]
 
 
+def test_every_table_has_letters_of_its_own():
+    each = pd.DataFrame([
+        line(label, table, 2, seed, **{"transfer 0.2": rate + 0.01 * seed, "open worst": rate + 0.01 * seed})
+        for seed in range(6) for table, label, rate in
+        (("Z", "zeta", 0.85), ("Z", "alpha", 0.2), ("A", "mu", 0.1), ("A", "nu", 0.9))
+    ])  # fmt: skip
+    table = pooled(each, images_of(each))
+    assert table["open worst group"].tolist() == ["a", "b", "b", "a"]
+    assert table["transfer 0.2 group"].tolist() == ["a", "b", "b", "a"]
+
+
 def test_a_measure_that_some_trainings_lack():
     """Those that have it are pooled, over the images of its kind; the trainings of a line are all."""
     each = pd.DataFrame([
