@@ -36,6 +36,11 @@ class Keeper:
         self.averages = [AveragedModel(f, **averaging) for f in learners] if how.average != "none" else []
         self.best: list[tuple[float, dict[str, Tensor]]] = []
 
+    @property
+    def averaged(self) -> list[Classifier]:
+        """The models that hold the averages."""
+        return [average.module for average in self.averages]  # type: ignore[misc]
+
     def after_update(self) -> None:
         """Add the weights after an update to the moving averages."""
         if self.how.average == "ema":
@@ -92,7 +97,7 @@ class Keeper:
     def _candidates(self) -> list[Classifier]:
         """The models whose weights would be taken now: averages once there are any, else the learners."""
         if any(average.n_averaged for average in self.averages):
-            return [average.module for average in self.averages]  # type: ignore[misc]
+            return self.averaged
         return self.learners
 
 

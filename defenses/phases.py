@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass as checked
 from torch import Tensor
 
 from advens.classifier import Classifier
+from advens.defenses.compute import Counter, counting
 from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
 from advens.defenses.layers import layers
 from advens.defenses.stacked import Members, Stacking, stackable, together
@@ -102,12 +103,14 @@ class Team:
         probabilities: (M,) float64.
         stacks: whether they can be stacked, once this was tried.
         known: their layers, once they were counted.
+        counter: of the passes through a stack of all of them; passes through a member are counted there.
     """
 
     members: list[Classifier]
     probabilities: Tensor
     stacks: bool | None = None
     known: list[int] | None = None
+    counter: Counter | None = None
 
     def uniform(self, count: int) -> None:
         """Give the first ``count`` members equal probabilities, and the others 0."""
@@ -120,11 +123,15 @@ class Team:
             self.known = layers(self.members[0], x)
         return self.known
 
-    def together(self, x: Tensor, how: Stacking) -> AbstractContextManager[Members]:
+    @contextmanager
+    def together(self, x: Tensor, how: Stacking) -> Iterator[Members]:
         """The members as one network, for one update on images like ``x`` (N, C, H, W)."""
         if self.stacks is None:
             self.stacks = stackable(self.members, x, how)
-        return together(self.members, stacked=self.stacks)
+        with together(self.members, stacked=self.stacks) as everyone:
+            watched = [everyone] if self.stacks and self.counter else []
+            with counting(self.counter or Counter(), watched):
+                yield everyone
 
 
 class Objective(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from torch import Tensor
 from advens.augment import jitter
 from advens.cache import Folder
 from advens.classifier import Classifier
+from advens.defenses.compute import COUNTS, Counter, counting
 from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
 from advens.defenses.keeping import Keeper, validation_accuracy
 from advens.defenses.members import fresh
@@ -77,13 +78,18 @@ class Run:
             if self.keeper_state is not None:
                 keeper.resume(self.keeper_state)
             while self.epoch < self.defense.training.epochs:
-                row = self._one_epoch(phase, optimizer, keeper)
-                self.epoch += 1
-                row |= keeper.after_epoch(self.epoch, self._clean(), self._accuracy)
-                if self.epoch == self.defense.training.epochs:
-                    keeper.finish()
-                if phase.after_epoch is not None:
-                    phase.after_epoch(self.team, self.epoch, self.x, self.y)
+                counter, started = Counter(), time.perf_counter()
+                self.team.counter = counter
+                with counting(counter, [*self.team.members, *keeper.averaged]):
+                    row = self._one_epoch(phase, optimizer, keeper)
+                    self.epoch += 1
+                    row |= keeper.after_epoch(self.epoch, self._clean(), self._accuracy)
+                    if self.epoch == self.defense.training.epochs:
+                        keeper.finish()
+                    if phase.after_epoch is not None:
+                        phase.after_epoch(self.team, self.epoch, self.x, self.y)
+                row |= {"forwards": counter.forwards, "backwards": counter.backwards}
+                row["seconds"] = time.perf_counter() - started
                 self.history.append(row | {"probabilities": self.team.probabilities.tolist()})
                 self._keep(optimizer, keeper)
                 if on_epoch is not None:
@@ -94,7 +100,7 @@ class Run:
     def _one_epoch(
         self, phase: Phase, optimizer: torch.optim.Optimizer, keeper: Keeper
     ) -> dict[str, Any]:
-        how, started, total = self.defense.training, time.perf_counter(), 0.0
+        how, total = self.defense.training, 0.0
         seed = derive(self.seed, phase.name)
         epoch_draws = Draws(derive(seed, "epoch", self.epoch), how.batch_size)
         order, other = (self._order(seed, which) for which in ("order", "other"))
@@ -122,7 +128,7 @@ class Run:
             total += float(loss.detach())
         return {
             "phase": phase.name, "epoch": self.epoch + 1, "loss": total / len(batches),
-            "lr": optimizer.param_groups[0]["lr"], "seconds": time.perf_counter() - started,
+            "lr": optimizer.param_groups[0]["lr"],
         }  # fmt: skip
 
     def _order(self, seed: int, which: str) -> Tensor:
@@ -238,6 +244,7 @@ def train(
     ensemble.eval().requires_grad_(False)
     if isinstance(defense, Nested):
         about["nested"] = defense.nested(run.history)
+    about["compute"] = spent(defense, run.history)
     with new_folder(out) as fresh_folder:
         ensemble.write(fresh_folder)
         pd.DataFrame(run.history).to_parquet(fresh_folder / "history.parquet", index=False)
@@ -266,6 +273,30 @@ def what(defense: Defense, arch: str, data: Dataset, seed: int) -> dict[str, Any
     about = describe(defense) | {"arch": arch, "data": data.digest, "seed": seed}
     about["training"].pop("stacked")  # changes how weights are computed, as the device does, not which
     return about
+
+
+def spent(defense: Defense, history: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """The compute of a training: of the first 1, 2, ... members where these are ensembles, else of all.
+
+    Of members that are trained together but independently each has an equal share.
+
+    Args:
+        history: a row for every epoch, with `COUNTS`.
+    """
+    phases = [phase.name for phase in defense.phases()]
+    by_phase = [
+        {what: sum(row[what] for row in history if row["phase"] == phase) for what in COUNTS}
+        for phase in phases
+    ]
+    total = {what: sum(each[what] for each in by_phase) for what in COUNTS}
+    if not isinstance(defense, Nested):
+        return [total]
+    if len(phases) == 1:
+        shares = [m / defense.members for m in range(1, defense.members + 1)]
+        return [{what: total[what] * share for what in COUNTS} for share in shares]
+    return [
+        {what: sum(each[what] for each in by_phase[: m + 1]) for what in COUNTS} for m in range(len(phases))
+    ]
 
 
 def _agree(path: Path, about: dict[str, Any]) -> None:

@@ -165,6 +165,7 @@ def test_every_update(optimizer: Any, schedule: Any, count: int, augment: float,
             history.append({
                 "phase": phase, "epoch": epoch + 1, "loss": pytest.approx(sum(losses) / len(losses)),
                 "lr": pytest.approx(rate), "probabilities": [0.5, 0.5] if k == 0 else [1.0, 0.0],
+                "forwards": sum(sizes), "backwards": sum(sizes),
             })  # fmt: skip
     assert next(seen, None) is None
     for f, w in zip(run.team.members, weights, strict=True):
@@ -172,7 +173,7 @@ def test_every_update(optimizer: Any, schedule: Any, count: int, augment: float,
     assert defense.said == [(1, count, count), (2, count, count)]
     assert [{k: v for k, v in row.items() if k != "seconds"} for row in run.history] == history
     assert all(0 < row["seconds"] < 60 for row in run.history)
-    assert [set(row) for row in told] == [{"phase", "epoch", "loss", "lr", "seconds"}] * 4
+    assert [set(row) for row in told] == [{"phase", "epoch", "loss", "lr", "forwards", "backwards", "seconds"}] * 4
     assert (run.phase, run.epoch, run.optimizer_state) == (2, 0, None)
 
 
