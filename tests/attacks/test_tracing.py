@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advens.attacks import create_attack
+from advens.seeding import Draws
 
 
 def models(k: int) -> list[nn.Module]:
@@ -78,3 +79,53 @@ def test_a_surrogates_own_optimum_is_close_and_a_linear_loss_is_flat() -> None:
     both = attack.run(nets, x, y, trace=True).trace
     assert both is not None
     assert both["closeness"].min() > 0.1, "two surrogates pull apart"
+
+
+def test_flatness_and_closeness_by_hand() -> None:
+    """Of the result of a run: ten random points of a tenth of the ball, and ten steps of each surrogate."""
+    x, y = batch()
+    nets = [nn.Sequential(net, nn.Tanh(), nn.Linear(5, 5, bias=False).double()) for net in models(2)]
+    for seed, net in enumerate(nets):
+        weight = torch.randn(5, 5, generator=torch.Generator().manual_seed(seed))
+        net[2].weight.data = 3 * weight.double()
+    for norm, eps in (("linf", 0.1), ("l2", 0.7)):
+        attack = create_attack("ifgsm", norm=norm, eps=eps, steps=2)
+        result = attack.run(nets, x, y, seed=4, trace=True)
+        assert result.trace is not None
+        assert set(result.trace) == {"loss", "cosine", "flatness", "closeness"}
+        at, draws, threat = result.x_adv, Draws(4, len(x)).fork("flatness"), attack.threat
+        for k, net in enumerate(nets):
+            here = F.cross_entropy(net(at), y, reduction="none")
+            rises = [
+                F.cross_entropy(net((at + threat.noise(at, 0.1, draws, i)).clamp(0, 1)), y, reduction="none")
+                for i in range(10)
+            ]
+            rise = (torch.stack(rises).mean(0) - here).detach()
+            torch.testing.assert_close(result.trace["flatness"][0, :, k], rise, rtol=0, atol=1e-12)
+            assert float(rise.abs().max()) > 1e-4
+            moved = at
+            for _ in range(10):
+                leaf = moved.clone().requires_grad_()
+                (g,) = torch.autograd.grad(F.cross_entropy(net(leaf), y, reduction="sum"), leaf)
+                unit = g.sign() if norm == "linf" else g / g.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+                moved = threat.project(moved + eps / 10 * unit, x)
+            far = (moved - at).flatten(1).norm(dim=1)
+            torch.testing.assert_close(result.trace["closeness"][0, :, k], far, rtol=0, atol=1e-9)
+            assert float(far.min()) > 0.01
+
+
+def test_the_mean_cosine_is_over_all_pairs() -> None:
+    x, y = batch()
+    nets = models(3)
+    trace = create_attack("fgsm", eps=0.1).run(nets, x, y, trace=True).trace
+    assert trace is not None
+    leaf = x.clone().requires_grad_()
+    units = []
+    for net in nets:
+        (g,) = torch.autograd.grad(F.cross_entropy(net(leaf), y, reduction="sum"), leaf)
+        units.append(g.flatten(1) / g.flatten(1).norm(dim=1, keepdim=True))
+    pairs = [(units[i] * units[j]).sum(1) for i, j in ((0, 1), (0, 2), (1, 2))]
+    torch.testing.assert_close(trace["cosine"][0], torch.stack(pairs).mean(0), rtol=0, atol=1e-9)
+    alone = create_attack("fgsm", eps=0.1).run(nets[:1], x, y, trace=True).trace
+    assert alone is not None
+    assert alone["cosine"][0].tolist() == [1.0] * len(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import pytest
@@ -81,6 +82,65 @@ def test_measured_from_gradients_and_predictions() -> None:
     assert found.agreement[0] > 0.8
     assert found.agreement[2] < 0.01  # cannot tell
     assert all(p.requires_grad and p.grad is None for m in models for p in m.parameters())
+
+
+def smooth(seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        made = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 3))
+    return made.double()
+
+
+@pytest.mark.parametrize("batch", [2, 7, 64])
+def test_measured_image_by_image(batch: int) -> None:
+    """Entropies of the mean prediction of each class, by its share; cosines of each image's gradients."""
+    randomized = nn.Module()
+    randomized.members = nn.ModuleList([smooth(5), smooth(6)])
+    randomized.probabilities = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    models = [smooth(0), smooth(1), randomized]
+    x = torch.rand(7, 3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = torch.tensor([0, 2, 2, 0, 0, 2, 0])  # no image of class 1
+
+    def probabilities(k: int, image: Tensor) -> Tensor:
+        if k < 2:
+            return torch.softmax(models[k](image[None])[0], 0)
+        one, other = (torch.softmax(f(image[None])[0], 0) for f in randomized.members)
+        return 0.3 * one + 0.7 * other
+
+    units: list[list[Tensor]] = []
+    agreement = []
+    for k in range(3):
+        rows, units_of = [], []
+        for image, label in zip(x, y, strict=True):
+            leaf = image.clone().requires_grad_()
+            p = probabilities(k, leaf)
+            (g,) = torch.autograd.grad(-p[label].log(), leaf)
+            units_of.append(g.flatten() / g.flatten().norm())
+            rows.append(p.detach())
+        units.append(units_of)
+        entropy = 0.0
+        for label, share in ((0, 4 / 7), (2, 3 / 7)):
+            mean = torch.stack([row for row, own in zip(rows, y, strict=True) if own == label]).mean(0)
+            entropy -= share * float((mean * mean.log()).sum())
+        agreement.append(1 - entropy / math.log(3))
+    found = examine(models, x, y, batch=batch)
+    assert found.agreement.tolist() == pytest.approx(agreement, rel=1e-4, abs=1e-6)
+    for i in range(3):
+        for j in range(3):
+            cosine = sum(float(a @ b) for a, b in zip(units[i], units[j], strict=True)) / 7
+            assert float(found.similarity[i, j]) == pytest.approx(max(cosine, 0), abs=2e-3)  # of half floats
+    assert found.similarity.diagonal().tolist() == [1, 1, 1]
+    assert 0.01 < float(found.similarity[0, 2]) < 0.99 or 0.01 < float(found.similarity[0, 1]) < 0.99
+
+
+def test_of_equal_gains_the_first_is_taken() -> None:
+    alike = Candidates(torch.ones(3, dtype=torch.float64), torch.ones(3, 3, dtype=torch.float64))
+    assert alike.greedy(3) == [(0, 1.0), (1, 0.5), (2, 0.0)]
+    assert alike.greedy(1) == [(0, 1.0)]
+    one = Candidates(torch.ones(1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64))
+    assert one.greedy(1) == [(0, 0.0)]
+    with pytest.raises(InputError, match="cannot pick 0 of 3"):
+        alike.greedy(0)
 
 
 def test_no_images() -> None:

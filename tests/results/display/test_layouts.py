@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -190,11 +191,14 @@ def test_files_have_every_column(show: Show) -> None:
         "c,1.0,3,True,,s,2.0,One*\n"
     )
     frame = OTHER.assign(rate=[1.0, float("inf"), 0.5])
-    frame.attrs = {"notes": ["one", float("nan")], "targets": None}
+    counts = {"images": np.int64(3), "rate": np.float64("nan")}
+    frame.attrs = {"notes": ["one", float("nan")], "targets": None, "counts": counts}
     shown = show(frame, "json")
     found = json.loads(shown)
     assert shown == json.dumps(found, indent=2) + "\n"
-    assert found["about"] == {"notes": ["one", None], "targets": None}
+    assert found["about"] == {
+        "notes": ["one", None], "targets": None, "counts": {"images": 3, "rate": None},
+    }  # fmt: skip
     assert found["rows"][1] == {
         "model": "zoo:runs/x/b", "rate": None, "hidden": 2, "flag": False, "cost [b]": 20.0, "same": "t",
         "maybe": None, "part": "Two",
