@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,20 @@ import pandas as pd
 
 from advens.errors import InputError, RunError
 from advens.results.boards.board import Board, declare, read_board, to_table
-from advens.results.boards.robustness import groups
+from advens.results.boards.leaderboard import LEVEL
 from advens.results.boards.rows import NoRows, Rows
 from advens.results.columns import INT, REAL, TEXT, Column
 from advens.results.formats import Count, Ensemble, HalfInterval, Interval, Number, Percent, Plain
-from advens.results.statistics import Estimate, wilson
+from advens.results.statistics import (
+    LEAST_TRAININGS,
+    Estimate,
+    holm,
+    letters,
+    nanmean,
+    over_trainings,
+    trainings_test,
+    wilson,
+)
 from advens.results.store import read_json, write_table
 
 KEYS = ["table", "label", "members"]
@@ -43,13 +53,16 @@ NOTES = (
     "images crafted on one member that break another, in %. MFLOP: of one inference.",
 )
 POOLED_NOTES = (
-    "Accuracy in %, the mean over {} trainings ± half of a 95 % interval: Student's over trainings or "
-    "Wilson's over images, the wider; of randomized ensembles the expected accuracy. transfer: the worst of "
-    "each image's transferred images, of {}. The others attack the model itself, on {}; worst: of each "
-    "image, the one that leaves least; missed: accuracy that transfer took and they left, as masked "
-    "gradients do. Those of a table that share a letter are not told apart by a paired test over images "
-    "(Holm, 5 %).",
+    "Accuracy in %, the mean over {} trainings ± half of a 95 % interval for new trainings and new images; "
+    "of randomized ensembles the expected accuracy. transfer: the worst of each image's transferred images, "
+    "of {}. The others attack the model itself, on {}; worst: of each image, the one that leaves least; "
+    "missed: accuracy that transfer took and they left, as masked gradients do. {}",
     NOTES[1],
+)
+LETTERS = (
+    "Lines of a table that share a letter are not told apart by a test over trainings and images (Welch's "
+    "on logits, Holm, 5 %).",
+    f"Lines of fewer than {LEAST_TRAININGS} trainings have no letters: too few to tell defenses apart.",
 )
 
 
@@ -223,30 +236,12 @@ def interval(left: Mapping[str, pd.Series]) -> dict[str, float]:
     }  # fmt: skip
 
 
-def over_trainings(values: np.ndarray, n: int | None = None) -> Estimate:
-    """The mean over trainings (S,) and a 95 % interval: Student's t; Wilson's over n images if wider.
-
-    Of one training there is no spread: the interval is Wilson's, or not a number.
-    """
-    from scipy.stats import t
-
-    mean, count = float(np.mean(values)), len(values)
-    low = high = mean if count > 1 else math.nan
-    if count > 1:
-        half = float(t.ppf(0.975, count - 1) * np.std(values, ddof=1) / math.sqrt(count))
-        low, high = mean - half, mean + half
-    if n is not None:
-        least, most = wilson(mean * n, n)
-        low, high = float(np.nanmin([max(low, 0), least])), float(np.nanmax([min(high, 1), most]))
-    return Estimate(mean, low, high)
-
-
 def pooled(each: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     """One row for every label and size: means over trainings, with ``NAME low`` and ``NAME high``.
 
     Of the transfer at the largest budget, and of the worst white-box attack, ``NAME group`` has letters:
-    lines of a table that share one are not told apart by a paired test over images, of each its mean over
-    trainings (Holm, 5 %).
+    lines of a table that share one are not told apart by a test over trainings and images (Holm, 5 %).
+    Lines of fewer than `LEAST_TRAININGS` trainings have none.
 
     Args:
         each: a row for every trained model: `KEYS`, ``seed``, ``kind``, ``n``, ``n open`` and the
@@ -273,15 +268,23 @@ def pooled(each: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     table: pd.DataFrame = pd.DataFrame(rows)
     for measure in _ranked(measures):
         own = images[images["measure"] == measure].merge(each[[*KEYS, "defense"]], on="defense")
-        letters: dict[str, str] = {}
+        signs: dict[str, str] = {}
         for _, part in own.groupby("table", sort=False):
-            left = part.pivot_table("left", "sample_id", KEYS, observed=True)
-            left = left[left.mean().sort_values(ascending=False, kind="stable").index]
-            if len(left.columns) > 1:
-                letters |= groups(left)
+            signs |= _letters(part)
         lines = table[KEYS].itertuples(index=False, name=None)
-        table[f"{measure} group"] = [letters.get(str(line), "") for line in lines]
+        table[f"{measure} group"] = [signs.get(str(line), "") for line in lines]
     return table
+
+
+def _letters(part: pd.DataFrame) -> dict[str, str]:
+    """Letters of the lines of one table that have enough trainings; of a single line, none."""
+    left = part.pivot_table("left", "sample_id", [*KEYS, "defense"], observed=True)
+    lines = {str(key): own.to_numpy(float) for key, own in left.T.groupby(level=KEYS, sort=False)}
+    lines = {name: own.T for name, own in lines.items() if len(own) >= LEAST_TRAININGS}
+    names = sorted(lines, key=lambda name: -float(nanmean(lines[name])))
+    pairs = list(combinations(names, 2))
+    p = holm([trainings_test(lines[a], lines[b]) for a, b in pairs])
+    return letters(names, [pair for pair, q in zip(pairs, p, strict=True) if q < LEVEL]) if pairs else {}
 
 
 def _images(row: dict[str, Any], name: str) -> int | None:
@@ -300,7 +303,9 @@ def _ranked(measures: Sequence[str]) -> list[str]:
 def pooled_notes(table: pd.DataFrame) -> list[str]:
     """What the numbers of `pooled` are."""
     most = table[["trainings", "n", "n open"]].max()
-    return [line.format(*map(int, most)) for line in POOLED_NOTES]
+    enough = table["trainings"] >= LEAST_TRAININGS
+    about = " ".join([*LETTERS[:1] * bool(enough.any()), *LETTERS[1:] * (not enough.all())])
+    return [line.format(*map(int, most), about) for line in POOLED_NOTES]
 
 
 MODELS = (
@@ -374,7 +379,7 @@ STUDY = (
            format=Plain(right=True)),
     Column("trainings", INT, "trainings that the numbers are means over"),
     *_RATES,
-    Column("* group", TEXT, "lines of a table sharing a letter cannot be told apart (paired, Holm, 5 %)"),
+    Column("* group", TEXT, "lines of a table sharing a letter cannot be told apart (trainings, Holm, 5 %)"),
     Column("clean", REAL, "accuracy on clean images", unit="fraction", nullable=True, header="clean",
            format=HalfInterval(), when="known"),
     Column("transfer *", REAL, "accuracy on the worst of each image's transferred images at this budget",

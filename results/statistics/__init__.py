@@ -24,9 +24,11 @@ from advens.results.statistics.models import (
     two_way_tests,
 )
 from advens.results.statistics.pairs import holm, paired_tests
+from advens.results.statistics.trainings import LEAST_TRAININGS, over_trainings, trainings_test
 
 __all__ = [
     "LEAST_TARGETS",
+    "LEAST_TRAININGS",
     "Array",
     "Estimate",
     "bootstrap_mean",
@@ -35,8 +37,10 @@ __all__ = [
     "holm",
     "letters",
     "nanmean",
+    "over_trainings",
     "paired_tests",
     "rank_intervals",
+    "trainings_test",
     "two_way",
     "two_way_difference",
     "two_way_test",

@@ -1,4 +1,4 @@
-"""Several trainings together: Student's intervals over trainings, Wilson's over images, letters."""
+"""Several trainings together: intervals over trainings and images, and letters from five trainings."""
 
 from __future__ import annotations
 
@@ -7,32 +7,14 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_1samp
 
-from advens.results.boards.defenses import over_trainings, pooled, pooled_notes
+from advens.results.boards.defenses import pooled, pooled_notes
 from advens.results.display.render import render_board
-from advens.results.statistics import wilson
-
-
-@pytest.mark.parametrize("values", [[0.5, 0.6], [0.5, 0.6, 0.8], [3.0, 4.5, 3.5, 5.0, 4.0]])
-def test_the_interval_over_trainings_is_students(values):
-    expected = ttest_1samp(values, 0.0).confidence_interval(0.95)
-    found = over_trainings(np.array(values))
-    assert found.value == pytest.approx(np.mean(values))
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-
-
-def test_the_wider_of_the_two_is_taken():
-    same = over_trainings(np.array([0.5, 0.5]), 100)
-    assert same == pytest.approx((0.5, *wilson(50, 100)))
-    apart = over_trainings(np.array([0.5, 0.6, 0.7]), 1000)
-    assert apart == pytest.approx((0.6, *ttest_1samp([0.5, 0.6, 0.7], 0).confidence_interval(0.95)))
-    assert over_trainings(np.array([0.1, 0.9]), 100)[1:] == (0, 1), "a share stays one"
-    assert over_trainings(np.array([0.5]), 100) == pytest.approx((0.5, *wilson(50, 100)))
-    assert np.isnan(over_trainings(np.array([0.5]))[1:]).all(), "one training has no spread"
+from advens.results.statistics import over_trainings
 
 
 @pytest.fixture
 def each():
-    """Two tables: two defenses in the first, one in the second; three trainings of each."""
+    """Two tables: two defenses in the first, one in the second; five trainings of each."""
     lines = [("T", "one", 0.9), ("T", "two", 0.5), ("U", "three", 0.7)]
     return pd.DataFrame([
         {"table": table, "label": label, "members": 2, "seed": seed, "kind": "mean", "n": 100,
@@ -40,7 +22,7 @@ def each():
          "clean low": 0.0, "clean high": 1.0, "transfer 0.1": 0.5, "transfer 0.2": clean - 0.1,
          "open pgd": clean - 0.2, "open worst": clean - 0.3, "diversity": 1.5 + seed, "mflops": 12.0,
          "missed": np.nan}
-        for seed in range(3) for table, label, clean in lines
+        for seed in range(5) for table, label, clean in lines
     ])
 
 
@@ -60,13 +42,14 @@ def test_pooled(each, images):
     table = pooled(each, images)
     assert table["label"].tolist() == ["one", "two", "three"]
     first = table.iloc[0]
-    assert (first["trainings"], first["n"], first["n open"], first["kind"]) == (3, 100, 40, "mean")
-    assert first["clean"] == pytest.approx(0.91)
-    assert first["clean high"] == pytest.approx(wilson(91, 100)[1]), "over n images"
+    assert (first["trainings"], first["n"], first["n open"], first["kind"]) == (5, 100, 40, "mean")
+    assert first["clean"] == pytest.approx(0.92)
+    clean = [0.90, 0.91, 0.92, 0.93, 0.94]
+    assert (first["clean low"], first["clean high"]) == pytest.approx(over_trainings(clean, 100)[1:])
     assert first["open pgd"] == pytest.approx(0.7)
-    assert first["open pgd low"] == pytest.approx(wilson(28, 40)[0]), "over n open images"
-    assert first["transfer 0.2 low"] == pytest.approx(wilson(80, 100)[0])
-    student = ttest_1samp([1.5, 2.5, 3.5], 0).confidence_interval(0.95)
+    assert first["open pgd low"] == pytest.approx(over_trainings([0.7] * 5, 40).low), "over n open images"
+    assert first["transfer 0.2 low"] == pytest.approx(over_trainings([0.8] * 5, 100).low)
+    student = ttest_1samp([1.5, 2.5, 3.5, 4.5, 5.5], 0).confidence_interval(0.95)
     assert (first["diversity low"], first["diversity high"]) == pytest.approx(tuple(student)), "no share"
     assert first["mflops low"] == first["mflops high"] == 12, "trainings do not change it"
     assert np.isnan(first[["missed", "missed low", "missed high"]].astype(float)).all()
@@ -80,6 +63,20 @@ def test_letters_are_of_a_table_and_of_the_largest_budget(each, images):
     assert "transfer 0.1 group" not in table
 
 
+def test_fewer_than_five_trainings_have_intervals_and_no_letters(each, images):
+    kept = each[(each["label"] != "two") | (each["seed"] < 4)]
+    table = pooled(kept, images).set_index("label")
+    assert table["transfer 0.2 group"].tolist() == ["", "", ""], "one is left, and nobody to compare it with"
+    assert (table["transfer 0.2 low"] < table["transfer 0.2"]).all()
+    (about, _) = pooled_notes(pooled(kept, images))
+    assert "Lines of fewer than 5 trainings have no letters" in about
+    (about, _) = pooled_notes(pooled(each, images))
+    assert "share a letter" in about
+    assert "fewer than" not in about
+    (about, _) = pooled_notes(pooled(each[each["seed"] < 3], images))
+    assert "share a letter" not in about
+
+
 def test_written_out(each, images):
     text = render_board("study", pooled(each, images), "markdown")
     first, second = text.split("**U**")
@@ -88,12 +85,12 @@ def test_written_out(each, images):
     assert header.split(" | ")[3:] == [
         "clean", "transfer 0.1", "transfer 0.2", "pgd", "worst", "diversity", "MFLOP |"
     ]
-    low, high = wilson(91, 100)  # wider than Student's
-    assert one.split(" | ")[:4] == ["| one", "2", "mean", f"91.0 ±{50 * (high - low):.1f}"]
+    low, high = over_trainings([0.90, 0.91, 0.92, 0.93, 0.94], 100)[1:]
+    assert one.split(" | ")[:4] == ["| one", "2", "mean", f"92.0 ±{50 * (high - low):.1f}"]
     assert one.split(" | ")[5].endswith(" a")
     assert two.split(" | ")[5].endswith(" b")
-    assert one.split(" | ")[-2:] == ["2.5", "12 |"]
+    assert one.split(" | ")[-2:] == ["3.5", "12 |"]
     assert "| three |" in second
-    assert "the mean over 3 trainings" in second
+    assert "the mean over 5 trainings" in second
     assert "transferred images, of 100. The others attack the model itself, on 40" in second
     assert len(pooled_notes(pooled(each, images))) == 2
