@@ -16,6 +16,7 @@ from typing import Any
 import click
 import pandas as pd
 
+from advens.benchmarks.studies.letters import caption, rate
 from advens.errors import InputError
 
 CNN = ("mi-lgv", "mi-mba")
@@ -65,9 +66,9 @@ def markdown(table: pd.DataFrame) -> str:
     for r in table[table["table"] == "cnn"].itertuples(index=False):
         name, column = parted(r.attack, r.surrogates)
         if not column:
-            alone.append(f"{name} {_rate(r)}")
+            alone.append(f"{name} {rate(r)}")
             continue
-        cells.setdefault(name, {})[column] = _rate(r)
+        cells.setdefault(name, {})[column] = rate(r)
         best[name] = max(best.get(name, 0.0), r.mean_asr)
     names = sorted(cells, key=lambda name: -best[name])
     lines = _table(
@@ -75,19 +76,9 @@ def markdown(table: pd.DataFrame) -> str:
         [[name, *(cells[name].get(column, "") for column in COLUMNS)] for name in names],
     )
     vits: list[Any] = list(table[table["table"] == "vits"].itertuples(index=False))
-    below = _table(["surrogates", "attack", "mean ASR"], [[r.surrogates, r.attack, _rate(r)] for r in vits])
-    n, targets = int(table["n"].max()), int(table["targets"].max())
-    half = 100 * ((table["asr_high"] - table["asr_low"]) / 2).median()
-    caption = (
-        f"`digits-builders`: mean attack success in % on {targets} held-out models, {n} images; half a "
-        f"95 % interval is {half:.1f} points in the median. Letters in a table: rows that share one cannot "
-        f"be told apart (paired test, Holm, 5 %). Without further training: {', '.join(alone)}."
-    )
-    return "\n".join([*lines, "", *below, "", caption]) + "\n"
-
-
-def _rate(row: Any) -> str:
-    return f"{100 * row.mean_asr:.1f} {row.group}"
+    below = _table(["surrogates", "attack", "mean ASR"], [[r.surrogates, r.attack, rate(r)] for r in vits])
+    said = f"`digits-builders`: {caption(table, 'rows', 'in a table')}"
+    return "\n".join([*lines, "", *below, "", f"{said} Without further training: {', '.join(alone)}."]) + "\n"
 
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any
 import click
 import pandas as pd
 
+from advens.benchmarks.studies.letters import MODELS, answered, caption, rate
 from advens.errors import InputError
 
 BASES = ("di-mi-", "mi-", "")
@@ -66,31 +67,33 @@ def markdown(table: pd.DataFrame) -> str:
             row = []
             for column in columns:
                 r = cells[fusion, column]
-                value = f"{100 * r.mean_asr:.1f}"
-                row.append(f"{f'**{value}**' if r.mean_asr == best[column] else value} {r.group}")
+                value, *groups = rate(r).split(" ")
+                row.append(" ".join([f"**{value}**" if r.mean_asr == best[column] else value, *groups]))
             lines.append("| " + " | ".join([fusion, *row]) + " |")
-        n, targets = int(found["n"].max()), int(found["targets"].max())
-        half = 100 * ((found["asr_high"] - found["asr_low"]) / 2).median()
-        lines += ["", f"`{suite}`: mean attack success in % on {targets} held-out models, {n} images; half a "
-                  f"95 % interval is {half:.1f} points in the median. Letters in a column: fusions that "
-                  "share one cannot be told apart (paired test, Holm, 5 %). Bold: highest.", "",
-                  verdict(found)]
+        lines += ["", f"`{suite}`: {caption(found, 'fusions', 'in a column')} Bold: highest.", ""]
+        if answered(found):
+            lines += [f"For new models: {verdict(found, MODELS)}", ""]
+        lines.append(f"For these targets: {verdict(found, 'group')}")
         texts.append("\n".join(lines))
     return "\n\n".join(texts) + "\n"
 
 
-def verdict(found: pd.DataFrame) -> str:
-    """How many columns each fusion is above or below uniform fusion in, beyond doubt."""
+def verdict(found: pd.DataFrame, letters: str) -> str:
+    """How many columns each fusion is above or below uniform fusion in, beyond doubt.
+
+    Args:
+        letters: the column with those of the question that is asked.
+    """
     counts: dict[str, list[int]] = {}
     for _, board in found.groupby(["base", "surrogates"]):
         rows: dict[str, Any] = {str(r.fusion): r for r in board.itertuples(index=False)}
         own = rows.pop(REFERENCE[0])
         for fusion, r in rows.items():
-            apart = not set(r.group) & set(own.group)
+            apart = not set(getattr(r, letters)) & set(getattr(own, letters))
             tally = counts.setdefault(fusion, [0, 0, 0])
             tally[1 if not apart else 0 if r.mean_asr > own.mean_asr else 2] += 1
     said = ", ".join(f"{name} {a}/{b}/{c}" for name, (a, b, c) in sorted(counts.items()))
-    return f"Above / not told apart from / below {REFERENCE[1]}, in columns: {said}."
+    return f"above / not told apart from / below {REFERENCE[1]}, in columns: {said}."
 
 
 @click.command()

@@ -11,12 +11,15 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from advens.benchmarks.suites import load_suite
+from advens.results.boards import BOARDS
 from advens.results.display.render import render_board
+from advens.results.store import read_table
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 KEPT = ROOT / "results" / "reference" / "quickstart.parquet"
 """The matrix of a run of the quickstart."""
+BOARD = KEPT.with_name("quickstart-leaderboard.parquet")
 
 
 def test_a_stranger_reads_it_in_three_minutes() -> None:
@@ -40,6 +43,17 @@ def test_the_quickstart_prints_what_it_shows() -> None:
     assert [line.rstrip() for line in render_board("matrix", frame).splitlines()] == shown.splitlines()
 
 
+def test_the_guide_shows_the_board_of_the_quickstart() -> None:
+    kept = read_table(BOARD, BOARDS.get("leaderboard").table)
+    said = kept.schema.metadata
+    about = {name: json.loads(said[f"advens.{name}".encode()]) for name in ("targets", "notes")}
+    frame = pd.read_parquet(BOARD)
+    frame.attrs = {"denominator": "target", **about}
+    shown = render_board("leaderboard", frame, width=120).splitlines()
+    assert [line.rstrip() for line in shown] == BOARD.with_suffix(".txt").read_text().splitlines()
+    assert f"results/reference/{BOARD.stem}.txt\n" in (ROOT / "docs" / "guide" / "results.md").read_text()
+
+
 def test_what_it_says_of_the_quickstart() -> None:
     frame = pd.read_parquet(KEPT)
     held = frame[~frame.groupby("target")["white_box"].transform("any")]
@@ -47,6 +61,17 @@ def test_what_it_says_of_the_quickstart() -> None:
     best = mean.idxmax()
     assert best == ("di-ti-mi-ens-logits", "ensemble")
     assert mean["mifgsm", "digits:convnext"] > mean["mifgsm", "ensemble"]
+    board = pd.read_parquet(BOARD).set_index(["attack", "surrogates"])
+
+    def differ(one: tuple[str, str], other: tuple[str, str], letters: str) -> bool:
+        return not set(board.loc[one, letters]) & set(board.loc[other, letters])
+
+    plain, momentum, alone = ("ens-logits", "ensemble"), ("mifgsm", "ensemble"), ("mifgsm", "digits:convnext")
+    assert differ(momentum, plain, "models_group")
+    assert differ(best, plain, "models_group")
+    for only_here in ((best, alone), (alone, momentum)):
+        assert differ(*only_here, "group")
+        assert not differ(*only_here, "models_group")
     rate: Any = held.set_index(["attack", "surrogates", "target"])["asr"]
     assert rate[(*best, "digits:resnet-at")] < 0.2
     assert rate[(*best, "digits:vit-at")] < 0.2

@@ -44,11 +44,24 @@ def test_names_are_taken_apart(attack: str, surrogates: str, place: tuple[str, s
 def test_one_board_for_each_table(table: pd.DataFrame) -> None:
     assert table["table"].tolist() == ["cnn", "cnn", "vits"]
     assert table["rank"].tolist() == [1, 2, 1]  # ranked within the table
-    rate = {r.surrogates: f"{100 * r.mean_asr:.1f} {r.group}" for r in table.itertuples()}
+    rate = {r.surrogates: f"{100 * r.mean_asr:.1f} ({r.group})" for r in table.itertuples()}
     text = markdown(table)
     assert f"| lgv |  | {rate['lgv 0.05 sharp']} |  |  |" in text
     assert f"| vits | mi-ens-loss | {rate['vits']} |" in text
     assert f"Without further training: resnet {rate['resnet']}." in text
+    assert "New models are not asked" in text
+    assert "Letters without parentheses" not in text
+
+
+def test_both_questions_stand_side_by_side(table: pd.DataFrame) -> None:
+    ends = {"models_low": [0.1, 0.2, 0.3], "models_high": [0.3, 0.6, 0.7]}
+    asked = table.assign(models_group=["x", "y", "z"], **ends)
+    text = markdown(asked)
+    vits = table.iloc[2]
+    assert f"| vits | mi-ens-loss | {100 * vits.mean_asr:.1f} z ({vits.group}) |" in text
+    assert "for new models and new images (two-way test; half a 95 % interval is 20.0 points" in text
+    old = table.drop(columns=[name for name in table if name.startswith(("models_", "rank_"))])
+    assert markdown(old) == markdown(table), "as of boards whose samples are gone"
 
 
 def test_kept_and_printed_again(table: pd.DataFrame, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from advens.benchmarks.studies.fusions import BASES, boards, main, markdown, parted
+from advens.benchmarks.studies.fusions import BASES, boards, main, markdown, parted, verdict
 
 ROOT = Path(__file__).parents[3]
 REFERENCE = ROOT / "results" / "reference" / "digits-ensembles.parquet"
@@ -41,6 +41,18 @@ def test_one_board_per_base_and_set(table: pd.DataFrame) -> None:
     for row in table.itertuples():
         assert f"{100 * row.mean_asr:.1f}" in text
     assert "svre" in text.rpartition("in columns:")[2]
+    assert "For new models:" not in text, "the suite has two targets"
+    asked = markdown(table.assign(models_group="a", models_low=0.1, models_high=0.2))
+    assert "For new models: above / not told apart from / below uniform" in asked
+
+
+def test_each_question_is_answered_from_its_own_letters() -> None:
+    board = pd.DataFrame({
+        "base": "mi", "surrogates": "cnns", "fusion": ["svre", "ens-logits", "cwa"],
+        "mean_asr": [0.9, 0.5, 0.1], "models_group": ["a", "a", "b"], "group": ["a", "b", "b"],
+    })  # fmt: skip
+    assert verdict(board, "models_group").endswith("in columns: cwa 0/0/1, svre 0/1/0.")
+    assert verdict(board, "group").endswith("in columns: cwa 0/1/0, svre 1/0/0.")
 
 
 def test_kept_and_printed_again(table: pd.DataFrame, tmp_path: Path) -> None:
@@ -62,3 +74,21 @@ def test_the_page_holds_what_the_reference_says() -> None:
     kept = pd.read_parquet(REFERENCE)
     assert f"results/reference/{REFERENCE.stem}.md\n" in PAGE.read_text(encoding="utf-8")
     assert markdown(kept).strip() == (REFERENCE.with_suffix(".md")).read_text().strip()
+
+
+def test_what_the_page_says_of_new_models() -> None:
+    kept = pd.read_parquet(REFERENCE)
+    kept = kept[kept["suite"] == "digits-ensembles-budget"]
+    above, below, alike = set(), set(), 0
+    for column, board in kept.groupby(["base", "surrogates"]):
+        rows = {str(r.fusion): r for r in board.itertuples()}
+        own = rows.pop("ens-logits")
+        alike += set(board["models_group"]) == {"a"}
+        for fusion, r in rows.items():
+            if not set(r.models_group) & set(own.models_group):
+                (above if r.mean_asr > own.mean_asr else below).add((*column, fusion))
+    assert above == {
+        ("di-mi", "cnns", "smer"), *(("plain", "mixed", each) for each in ("cse", "cwa", "smer", "svre"))
+    }
+    assert below == {("di-mi", "cnns", each) for each in ("adaea", "ens-probs", "sam")}
+    assert alike == 5
