@@ -173,7 +173,8 @@ def test_every_update(optimizer: Any, schedule: Any, count: int, augment: float,
     assert defense.said == [(1, count, count), (2, count, count)]
     assert [{k: v for k, v in row.items() if k != "seconds"} for row in run.history] == history
     assert all(0 < row["seconds"] < 60 for row in run.history)
-    assert [set(row) for row in told] == [{"phase", "epoch", "loss", "lr", "forwards", "backwards", "seconds"}] * 4
+    keys = {"phase", "epoch", "loss", "lr", "forwards", "backwards", "seconds"}
+    assert [set(row) for row in told] == [keys] * 4
     assert (run.phase, run.epoch, run.optimizer_state) == (2, 0, None)
 
 

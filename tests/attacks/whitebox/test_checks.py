@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from advens.attacks.whitebox.checks import (
     wrong_outputs,
     zero_gradients,
 )
+from advens.attacks.whitebox.oracle import RowOracle
 from advens.datasets.digits import digits_arrays
 from advens.defenses.ensembles import RandomizedEnsemble
 from advens.models import load_model
@@ -169,3 +171,125 @@ def test_everything_comes_back(digits: Any) -> None:
     torch.rand(5)
     random.random()
     assert inspect(model, *digits, LINF) == first, "the same words, whatever was drawn before"
+
+
+class Says(nn.Module):
+    """Gives the next of some outputs in every pass, the last one from then on."""
+
+    def __init__(self, *outputs: list[list[float]]) -> None:
+        super().__init__()
+        self.outputs = [torch.tensor(out, dtype=torch.float64) for out in outputs]
+        self.passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.outputs[min(self.passes, len(self.outputs) - 1)]
+        self.passes += 1
+        return out
+
+
+ONE = torch.zeros(1, 3, 2, 2, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ([[0.2, 0.8]],
+         "the outputs look like probabilities, not logits: cross-entropy would take the softmax twice; leave "
+         "the softmax out"),
+        ([[0.2, 0.8 + 5e-6]], "look like probabilities"),
+        ([[0.2, 0.81]], None),
+        ([[-0.2, 1.2]], None),
+        ([[math.log(0.2), math.log(0.8)]],
+         "the outputs look like log-probabilities: where those were computed from probabilities that round to "
+         "0 or 1, gradients vanish; give logits"),
+        ([[math.log(0.2), math.log(0.82)]], None),
+        ([[0.4]], "the model has 1 outputs a sample, not logits of at least two classes"),
+    ],
+)  # fmt: skip
+def test_outputs_that_are_no_logits(out: list[list[float]], said: str | None) -> None:
+    found = wrong_outputs(Says(out), ONE)
+    assert found == said if said is None or len(said) > 30 else said in str(found)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ([1.0, 0.9e-4], None),
+        ([1.0, 2.5e-4], "0.00025"),
+        ([3.0, 0.0], None),  # of the same direction
+        ([0.0, 2.0], "1.4"),
+    ],
+)
+def test_how_much_outputs_may_differ(other: list[float], said: str | None) -> None:
+    """By a relative 1e-4 between any two of five passes, if the class stays."""
+    for place in range(1, 5):
+        outputs = [[[1.0, 0.0]]] * 5
+        outputs[place] = [other]
+        model = Says(*outputs)
+        found = random_outputs(model, ONE)
+        assert model.passes == 5
+        assert found == (said and (
+            f"the outputs are random (they differ by {said} of their length between forward passes): average "
+            "gradients with eot, or give members and probabilities"
+        ))  # fmt: skip
+    assert random_outputs(Says([[1.0, 0.0]], [other]), ONE, passes=1) is None
+    assert random_outputs(Says([[1.0, 1.0 - 1e-9]], [[1.0 - 1e-9, 1.0]]), ONE) is not None, "another class"
+
+
+class Flat(nn.Module):
+    """Logits that depend on the images whose first pixel is below an edge."""
+
+    def __init__(self, edge: float = 0.5) -> None:
+        super().__init__()
+        self.edge = edge
+
+    def forward(self, x: Tensor) -> Tensor:
+        score = x.flatten(1).sum(1) * (x[:, 0, 0, 0] < self.edge)
+        return torch.stack([score, -score, 0 * score, 0 * score], 1)
+
+
+def marked(*values: float) -> Tensor:
+    x = torch.full((len(values), 3, 2, 2), 0.3, dtype=torch.float64)
+    x[:, 0, 0, 0] = torch.tensor(values)
+    return x
+
+
+def test_where_there_is_no_gradient() -> None:
+    """At the clean images, and at random starts, which may cross an edge."""
+    small, y = Threat("linf", 0.05), torch.zeros(4, dtype=torch.long)
+    assert zero_gradients(Flat(), marked(0.1, 0.2, 0.3, 0.4), y, small) is None
+    found = zero_gradients(Flat(), marked(0.1, 0.9, 0.8, 0.2), y, small)
+    assert found == (
+        "the cross-entropy's gradient is exactly zero for 2 of 4 clean images and 2 random starts: gradients "
+        "are masked; try the margin losses"
+    )
+    seen = RowOracle([Flat()], LINF, marked(0.5, 0.49, 0.48, 0.1), y)
+    starts = seen.random_start(seen.rows(torch.arange(4)))[:, 0, 0, 0]
+    crossed = int((starts >= 0.5).sum())
+    assert 0 < crossed < 3
+    found = zero_gradients(Flat(), marked(0.5, 0.49, 0.48, 0.1), y, LINF)
+    assert f"zero for 1 of 4 clean images and {crossed} random starts" in str(found)
+
+
+def test_how_many_losses_may_stay() -> None:
+    """A quarter of them."""
+    y = torch.zeros(4, dtype=torch.long)
+    for values, stuck in (((0.9, 0.1, 0.1, 0.1), 1), ((0.9, 0.9, 0.1, 0.1), 2), ((0.9, 0.9, 0.9, 0.9), 4)):
+        found = no_rise(Flat(), marked(*values), y, Threat("linf", 0.05), steps=3)
+        assert found == (None if stuck == 1 else (
+            f"the loss does not rise for {stuck} of 4 images over 3 steps of PGD: gradients lead nowhere, so "
+            "that gradient attacks overrate robustness"
+        ))  # fmt: skip
+
+
+def test_members_are_named_and_the_lines_are_in_order() -> None:
+    """Each member's outputs first, then the number of classes, then gradients."""
+    made = nn.Module()
+    made.members = nn.ModuleList([Says([[0.5, 0.5, 0.0]] * 2), Says([[3.0, 0.0, 1.0]] * 2)])
+    made.probabilities = torch.tensor([0.5, 0.5])
+    found = inspect(made, ONE.repeat(2, 1, 1, 1), torch.zeros(2, dtype=torch.long), LINF)
+    assert [line.partition(":")[0] for line in found] == [
+        "member 0", "the model has 3 classes; the DLR loss works without targets only (4 with targets)",
+        "no gradient reaches the images",
+    ]  # fmt: skip
+    assert inspect(made, ONE[:0], torch.zeros(0, dtype=torch.long), LINF) == []
