@@ -200,8 +200,8 @@ ONE = torch.zeros(1, 3, 2, 2, dtype=torch.float64)
         ([[0.2, 0.81]], None),
         ([[-0.2, 1.2]], None),
         ([[math.log(0.2), math.log(0.8)]],
-         "the outputs look like log-probabilities: where those were computed from probabilities that round to "
-         "0 or 1, gradients vanish; give logits"),
+         "the outputs look like log-probabilities: where those were computed from probabilities that round "
+         "to 0 or 1, gradients vanish; give logits"),
         ([[math.log(0.2), math.log(0.82)]], None),
         ([[0.4]], "the model has 1 outputs a sample, not logits of at least two classes"),
     ],
