@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -120,15 +121,27 @@ class Run:
         """
         return compare(self.directory, a, b, denominator)
 
-    def verify(self, device: str = "cpu") -> list[str]:
+    def verify(
+        self, device: str = "cpu", *, recraft: float | None = None, challenge: str | None = None,
+        suite: str | None = None,
+    ) -> list[str]:  # fmt: skip
         """What does not follow from the stored bytes, one line each; none for a sound run.
 
+        Args:
+            recraft: the share of the cells to craft again and compare with the stored images; none without.
+            challenge: the text that these cells are drawn with; a random one without.
+            suite: whose settings the run must have: a bundled one by name, or a file.
+
         Raises:
-            InputError: the run, its data or one of its models cannot be read.
+            InputError: the run, its data or one of its models cannot be read, or there is no such suite.
         """
+        from advens.benchmarks.recraft import Sample
         from advens.benchmarks.verify import verify_directory
 
-        found: list[tuple[str, Audit]] = [*verify_directory(self.directory, device)]
+        sample = None if recraft is None else Sample(recraft, challenge or secrets.token_hex(8))
+        found: list[tuple[str, Audit]] = [
+            *verify_directory(self.directory, device, sample=sample, suite=suite)
+        ]
         return [
             f"{name}: {line}" if name else line for name, audit in found for line in audit.mismatches
         ]

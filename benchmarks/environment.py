@@ -58,6 +58,14 @@ def device_name(device: str) -> str:
     return f"{device} ({torch.cuda.get_device_name(torch.device(device))})"
 
 
+def arithmetic(device: str) -> str:
+    """What rounding depends on beside the number of threads: ``torch 2.8.0, AVX512``, or a GPU's name."""
+    import torch
+
+    on = torch.backends.cpu.get_cpu_capability() if device == "cpu" else device_name(device)
+    return f"torch {torch.__version__}, {on}"
+
+
 def commit() -> str | None:
     """The commit of the source tree this package runs from, or None for an installed wheel."""
     folder = Path(__file__).resolve().parent.parent

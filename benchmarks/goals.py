@@ -80,6 +80,7 @@ class Goal(Protocol):
     Attributes:
         name: the value of ``goal`` in a suite.
         boards: the tables of a run's directory, those that others are computed from first.
+        given: tables beside them that are measured, not computed from others.
         shown: the board that is printed in the end.
     """
 
@@ -87,6 +88,8 @@ class Goal(Protocol):
     def name(self) -> str: ...
     @property
     def boards(self) -> tuple[str, ...]: ...
+    @property
+    def given(self) -> tuple[str, ...]: ...
     @property
     def shown(self) -> str: ...
 
@@ -96,7 +99,7 @@ class AttackGoal:
     """The goal of a suite of attacks.
 
     Args:
-        name, boards, shown: see `Goal`.
+        name, boards, shown, given: see `Goal`.
         held_out: whether every set of surrogates must leave a target held out.
         sequences: whether ``a+b`` is a sequence of attacks, in which ``b`` takes what withstood ``a``.
         exact: whether a cell spends exactly the passes of its attack's formula; else at most those.
@@ -110,6 +113,7 @@ class AttackGoal:
     sequences: bool
     exact: bool
     craft: Callable[[Work], Crafted]
+    given: tuple[str, ...] = ()
 
     def stages(self, name: str) -> list[tuple[str, dict[str, Any]]]:
         """The attacks that an attack's name in a suite stands for, with their options in a sequence."""

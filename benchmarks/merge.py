@@ -40,7 +40,7 @@ def _merged(suite: AnySuite, before: AnySuite, path: Path) -> AnySuite:
 
 @_merged.register
 def _attacks(suite: Suite, before: Suite, path: Path) -> Suite:
-    fixed = ("name", "data", "limit", "crossed", "threat", "budget", "defaults", "shard")
+    fixed = ("name", "version", "data", "limit", "crossed", "threat", "budget", "defaults", "shard")
     _same(path, before, suite, fixed)
     for name, models in suite.surrogates.items():
         old = before.surrogates.get(name, models)

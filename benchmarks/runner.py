@@ -27,7 +27,14 @@ from advens.benchmarks.merge import agree
 from advens.benchmarks.plan import Plan, Sets, make_plan, outline
 from advens.benchmarks.progress import Progress
 from advens.benchmarks.status import failure_path, plan_path, save_plan
-from advens.benchmarks.suites import AnySuite, BuiltSet, DefenseSuite, Suite
+from advens.benchmarks.suites import (
+    AnySuite,
+    BuiltSet,
+    DefenseSuite,
+    Suite,
+    built_sets,
+    settings_digest,
+)
 from advens.benchmarks.tasks import Build, Craft, Evaluate, Measure, Train, trace_path
 from advens.benchmarks.worker_cache import worker_cache
 from advens.datasets import Dataset, find_data
@@ -35,7 +42,7 @@ from advens.digest import value_digest
 from advens.errors import InputError, RunError
 from advens.files import os_errors
 from advens.models import find_model
-from advens.results.boards.board import BOARDS, write_board
+from advens.results.boards.board import BOARDS, suite_digest, write_board
 from advens.results.boards.defenses import write_models
 from advens.results.boards.rows import NoRows, Rows
 from advens.results.boards.silence import silent_lines
@@ -131,7 +138,7 @@ class Runner:
         store = RunStore(directory)
         agree(store.suite, suite)  # before anything is built for a run that will be refused
         data = find_data(suite.source)
-        built = self._built(suite, data)
+        built = self.built(suite, data)
         plan = make_plan(suite, data, built, held_out=self.held_out)
         with store.lock():
             whole = agree(store.suite, suite)
@@ -197,19 +204,17 @@ class Runner:
         ]
         report.evaluated += self._cells("evaluating", evaluations, store, report)
         goal = goal_of(suite)
-        boards = [BOARDS.get(name) for name in goal.boards]
-        whole = all(is_whole(store.directory / board.file, board.table) for board in boards)
-        if store.evaluated() and (report.crafted or report.evaluated or not whole):
+        digest = settings_digest(suite)
+        current = all(suite_digest(store.directory, name) == digest for name in goal.boards)
+        if store.evaluated() and (report.crafted or report.evaluated or not current):
             frames = self._boards(store, goal, suite)
             report.warnings += doubtful(frames[goal.shown])
         report.warnings += silent_lines(store.read_cells()) if report.crafted else []
         return report
 
-    def _built(self, suite: Suite, data: Dataset) -> Sets:
+    def built(self, suite: Suite, data: Dataset) -> Sets:
         """The surrogate sets that a suite builds, by set and seed; what the cache holds stays as it is."""
-        wanted = {
-            name: each for name, each in suite.surrogates.items() if isinstance(each, BuiltSet)
-        }
+        wanted = built_sets(suite)
         if not wanted:
             return {}
         outline(suite, self.held_out)  # mistakes first
@@ -278,7 +283,7 @@ class Runner:
 
     def _boards(self, store: RunStore, goal: Goal, suite: AnySuite) -> dict[str, pd.DataFrame]:
         """Compute and write the boards that there are rows for."""
-        rows, digest = Rows(store.directory), value_digest(suite.model_dump())
+        rows, digest = Rows(store.directory), settings_digest(suite)
         found = {}
         for name in goal.boards:
             with suppress(NoRows):

@@ -94,9 +94,12 @@ def read_failures(store: RunStore) -> dict[str, str]:
 
 
 def runs_in(directory: Path) -> list[RunStore]:
-    """The run in a directory, or those in its folders, as a suite of defenses leaves them."""
+    """The run in a directory, or those in its folders, as a suite of defenses leaves them.
+
+    A directory with samples or images of its own is a run, as it is for boards, whatever lies in its folders.
+    """
     inside = sorted(path.parent for path in directory.glob("*/suite.toml"))
-    if not inside:
+    if not inside or RunStore(directory).has_cells():
         return [RunStore.open(directory)]
     return [RunStore(folder) for folder in inside]
 

@@ -178,6 +178,7 @@ class Suite(BaseModel):
 
     Args:
         name: of the suite: letters, digits, dots, dashes and underscores.
+        version: a number that is raised when settings of a published suite change.
         goal: ``transfer``, or ``robustness``: every set is one model, attacked white-box. Broken samples
             leave at once, and ``a+b`` is a sequence of attacks in which ``b`` takes what withstood ``a``.
         crossed: whether, under ``robustness``, every model is also evaluated on the images that were
@@ -200,6 +201,7 @@ class Suite(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Title = Field(pattern=NAME)
+    version: int = Field(1, ge=1)
     goal: Literal["transfer", "robustness"] = "transfer"
     crossed: bool = True
     data: str
@@ -330,6 +332,7 @@ class DefenseSuite(BaseModel):
 
     Args:
         name: letters, digits, dashes.
+        version: a number that is raised when settings of a published suite change.
         goal: ``defense``.
         data: images that are attacked.
         limit: the first images of a shuffle seeded with 0.
@@ -350,6 +353,7 @@ class DefenseSuite(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Title = Field(pattern=NAME)
+    version: int = Field(1, ge=1)
     goal: Literal["defense"]
     data: str
     limit: int | None = Field(None, ge=1)
@@ -402,9 +406,21 @@ class DefenseSuite(BaseModel):
         return tomli_w.dumps(self.model_dump(exclude_none=True))
 
 
+AnySuite = Suite | DefenseSuite
+
+
+def settings_digest(suite: AnySuite) -> str:
+    """The digest of a suite that boards carry, which its version is no part of."""
+    return value_digest(suite.model_dump(exclude={"version"}))
+
+
+def built_sets(suite: Suite) -> dict[str, BuiltSet]:
+    """The surrogate sets of a suite that are built, by name."""
+    return {name: each for name, each in suite.surrogates.items() if isinstance(each, BuiltSet)}
+
+
 RENAMED = {"open": "white_box", "open_limit": "white_box_limit"}
 """Keys of a suite of defenses that had another name."""
-AnySuite = Suite | DefenseSuite
 
 
 def _expanded(entry: Any) -> list[Any]:

@@ -22,11 +22,12 @@ from torch import Tensor
 
 import advens
 from advens.benchmarks.cells import Cell
-from advens.benchmarks.goals import ATTACK_GOALS, Work
+from advens.benchmarks.environment import arithmetic
+from advens.benchmarks.goals import ATTACK_GOALS, Crafted, Work
 from advens.benchmarks.predictions import clean_predictions, members_of, predict, sample_rows
 from advens.benchmarks.progress import tick
 from advens.benchmarks.suites import BuiltSet
-from advens.benchmarks.worker_cache import default_batch, worker_cache
+from advens.benchmarks.worker_cache import WorkerCache, default_batch, worker_cache
 from advens.classifier import Classifier
 from advens.datasets import Dataset, find_data
 from advens.errors import InputError, RunError
@@ -194,45 +195,83 @@ class Craft:
         """Crafts, rounds to 8 bits inside the ball, audits the bytes, writes. Returns images."""
         cell, cache, store = self.cell, worker_cache(device), RunStore(self.directory)
         batch = cache.shard(cell.data, *cell.shard)
-        models = cache.models.get(cell.specs)
-        for model, digest in zip(models, cell.digests, strict=True):
-            if model.digest != digest:
-                raise InputError(f"the weights of {model.name} changed while the run was going on")
-        target = cell.wanted(batch.labels, batch.target_labels, models[0].num_classes)
-        attack: Any = cell.build()
-        before = None
-        if cell.after:
-            before = stored_pixels(read_table(store.examples_path(cell.after), "examples"))
-        size = self.batch_size or default_batch(batch.pixels)
-        started = time.perf_counter()
-        made = ATTACK_GOALS[cell.goal].craft(
-            Work(cell, attack, models, batch, target, size, self.trace, before, cache)
-        )
-        adversarial = attack.threat.quantise(made.x_adv.float().cpu(), batch.pixels.float() / 255)
-        seconds = time.perf_counter() - started
+        made = images_of(cell, store, cache, self.batch_size, self.trace)
+        target, threat = made.target, made.threat
         n = len(batch.labels)
-        rows = example_rows(cell.key, batch.pixels, adversarial, attack.threat) | {
+        rows = example_rows(cell.key, batch.pixels, made.pixels, threat) | {
             "sample_id": list(batch.sample_ids),
             "label": batch.labels.numpy(),
             "target_label": [None] * n if target is None else target.numpy(),
         }
         about = cell.to_json() | {
-            "norm": attack.threat.norm,
-            "eps": attack.threat.eps,
-            "forwards_per_sample": made.passes[0],
-            "backwards_per_sample": made.passes[1],
-            "seconds_per_image": seconds / n,
+            "norm": threat.norm,
+            "eps": threat.eps,
+            "seconds_per_image": made.seconds / n,
             "device": device,
+            "threads": torch.get_num_threads(),
+            "arithmetic": arithmetic(device),
             "version": advens.__version__,
-            **made.about,
+            **made.about(),
         }
-        if made.silent is not None:
-            about["silent_images"] = int((made.silent > 0).sum())
-            about["silent_steps"] = int(made.silent.sum())
         write_examples(store.examples_path(cell.key), rows, about)
-        if made.trace is not None:
-            write_trace(trace_path(store, cell.key), made.trace, batch.sample_ids, cell.specs)
+        if made.crafted.trace is not None:
+            write_trace(trace_path(store, cell.key), made.crafted.trace, batch.sample_ids, cell.specs)
         return n
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a cell, and what came of crafting them.
+
+    Args:
+        pixels: (N, 3, H, W) uint8, inside the ball.
+        target: wanted classes (N,), or None when untargeted.
+        threat: the ball.
+        crafted: what the goal of the cell gives.
+        seconds: that it took.
+    """
+
+    pixels: Tensor
+    target: Tensor | None
+    threat: Threat
+    crafted: Crafted
+    seconds: float
+
+    def about(self) -> dict[str, Any]:
+        """What the description of a cell says of its images that follows from its attack."""
+        forwards, backwards = self.crafted.passes
+        found = {"forwards_per_sample": forwards, "backwards_per_sample": backwards, **self.crafted.about}
+        if self.crafted.silent is not None:
+            found["silent_images"] = int((self.crafted.silent > 0).sum())
+            found["silent_steps"] = int(self.crafted.silent.sum())
+        return found
+
+
+def images_of(
+    cell: Cell, store: RunStore, cache: WorkerCache, batch_size: int | None, trace: bool = False
+) -> Images:
+    """Craft a cell: from its models, data and seed, in a sequence from the images that the stage before left.
+
+    Raises:
+        InputError: the weights of its models are not those it names.
+    """
+    batch = cache.shard(cell.data, *cell.shard)
+    models = cache.models.get(cell.specs)
+    for model, digest in zip(models, cell.digests, strict=True):
+        if model.digest != digest:
+            raise InputError(f"the weights of {model.name} changed while the run was going on")
+    target = cell.wanted(batch.labels, batch.target_labels, models[0].num_classes)
+    attack: Any = cell.build()
+    before = None
+    if cell.after:
+        before = stored_pixels(read_table(store.examples_path(cell.after), "examples"))
+    size = batch_size or default_batch(batch.pixels)
+    started = time.perf_counter()
+    crafted = ATTACK_GOALS[cell.goal].craft(
+        Work(cell, attack, models, batch, target, size, trace, before, cache)
+    )
+    pixels = attack.threat.quantise(crafted.x_adv.float().cpu(), batch.pixels.float() / 255)
+    return Images(pixels, target, attack.threat, crafted, time.perf_counter() - started)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,35 +17,55 @@ from torch import Tensor
 from advens.attacks.expectation import is_randomized
 from advens.benchmarks import defense_goal, tasks
 from advens.benchmarks.cells import Cell
-from advens.benchmarks.defense_goal import DEFENSE
 from advens.benchmarks.evaluate import stored_cell
+from advens.benchmarks.executors import create_executor
 from advens.benchmarks.export import png_names
 from advens.benchmarks.goals import ATTACK_GOALS
-from advens.benchmarks.plan import Plan, make_plan, target_key
+from advens.benchmarks.plan import Plan, Sets, make_plan, target_key
 from advens.benchmarks.predictions import Member, logits_of, members_of, sample_rows
 from advens.benchmarks.progress import Progress
-from advens.benchmarks.runner import goal_of, measures_path
+from advens.benchmarks.recraft import Recrafted, Sample, recraft
+from advens.benchmarks.runner import Runner, goal_of, measures_path
 from advens.benchmarks.status import Planned, plan_path, read_failures, read_plan, runs_in
-from advens.benchmarks.suites import BuiltSet, DefenseSuite, Suite, parse
+from advens.benchmarks.suites import (
+    AnySuite,
+    DefenseSuite,
+    Suite,
+    built_sets,
+    departures,
+    load,
+    parse,
+    settings_digest,
+    suite_identity,
+)
 from advens.benchmarks.worker_cache import WorkerCache
-from advens.datasets import Batch
+from advens.datasets import Batch, Dataset, find_data
 from advens.errors import InputError, RunError, first_line
-from advens.models import find_model, known_card, origins
-from advens.results.boards.board import BOARDS, board_mismatches
+from advens.models import check_name, find_model, known_card, origins
+from advens.results.boards.board import BOARDS, board_mismatches, suite_digest
 from advens.results.boards.rows import Rows
-from advens.results.store import RunStore, read_cell, read_table
+from advens.results.store import RunStore, is_whole, read_cell, read_table
 from advens.threat import Threat
 
-BORDERLINE = 1e-3
-"""Two best logits this close may swap on another machine; such a prediction is no mismatch."""
+BORDERLINE = 1e-4
+"""Two best logits may swap on another machine when they differ by less than this part of the spread of the
+target's logits: of the median, over images, of their range. Such a prediction is no mismatch."""
+MOST_BORDERLINE = 1e-3
+"""Largest part of all predictions that may be borderline; a single one always may."""
 MEASURED = 0.02
 """Relative difference of a defense's measurements that another machine may make."""
-UNKNOWABLE = (
-    "not to be seen from files: the seconds, devices and versions that a run names; how an image was found, "
-    "and so whether its attack found it; what a trace says of the steps; why something failed; runs that "
-    "were not kept"
-)
-"""What no check of the files can show."""
+UNKNOWABLE = {
+    "seconds": "how long crafting took",
+    "device and version": "the devices, versions and commit that a run names",
+    "crafting": "how an image was found, in cells that were not crafted again (--recraft)",
+    "attempts": "seeds, settings and runs that were tried and not kept, and so a choice of the best of them",
+    "comparison": "why these images, models and attacks were chosen; boards name them, and --suite holds a "
+    "run to a bundled choice",
+    "labels": "the labels that people give to attacks, sets and suites",
+    "traces": "what a trace says of the steps of an attack",
+    "failures": "why something failed",
+}
+"""What no check of the files can show, by name."""
 
 
 @dataclass
@@ -55,31 +76,66 @@ class Audit:
         cells, rows: how much was checked.
         borderline: predictions that differ where the two best logits nearly tie.
         mismatches: what does not follow from the stored bytes, one line each.
+        recrafted: what came of crafting cells again, where that was asked for.
+        notes: what is to be said beside, one line each.
     """
 
     cells: int = 0
     rows: int = 0
     borderline: int = 0
     mismatches: list[str] = field(default_factory=list)
+    recrafted: Recrafted | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def verify_directory(
-    directory: Path, device: str, progress: Progress | None = None
+    directory: Path,
+    device: str,
+    progress: Progress | None = None,
+    *,
+    sample: Sample | None = None,
+    suite: str | None = None,
 ) -> Iterator[tuple[str, Audit]]:
     """Verify a run, or a folder of runs with its tables.
+
+    Args:
+        sample: which cells to craft again; none without.
+        suite: whose settings the run must have: a bundled one by name, or a file.
 
     Yields:
         The name of each run in a folder, or "" for the folder itself, with what was found.
 
     Raises:
-        InputError: the run, its data or one of its models cannot be read.
+        InputError: the run, its data or one of its models cannot be read, or there is no such suite.
     """
-    bars = progress or Progress()
-    for store in runs_in(directory):
+    bars, stores = progress or Progress(), runs_in(directory)
+    held = None if suite is None else load(suite)
+    for store in stores:
         inside = store.directory != directory
-        yield store.directory.name if inside else "", verify_run(store, device, bars)
+        audit = verify_run(store, device, bars, sample)
+        if held is not None and not inside:
+            _hold(store, held, audit)
+        yield store.directory.name if inside else "", audit
     if inside:
-        yield "", Audit(mismatches=_folder(directory, device, bars))
+        audit = Audit(mismatches=_folder(directory, device, bars))
+        if held is not None:
+            _hold(RunStore(directory), held, audit)
+        yield "", audit
+
+
+def _hold(store: RunStore, held: AnySuite, audit: Audit) -> None:
+    """Hold a run to the settings of a suite."""
+    about = suite_identity(held)
+    name = f"suite '{about['name']}', version {about['version']}"
+    audit.notes.append(f"held to {name}, settings {about['digest']}")
+    try:
+        suite = parse(store.suite.read_text(), str(store.suite))
+    except (OSError, InputError, UnicodeDecodeError):
+        return  # what is wrong with the suite is said elsewhere
+    lines, more = departures(suite, held)
+    audit.mismatches += [f"not {name}: {line}" for line in lines]
+    if more:
+        audit.notes.append(f"beyond {name}: {', '.join(more)}")
 
 
 def _folder(directory: Path, device: str, progress: Progress) -> list[str]:
@@ -99,20 +155,26 @@ def _folder(directory: Path, device: str, progress: Progress) -> list[str]:
         return verify_defenses(store, suite, device, progress)
 
 
-def verify_run(store: RunStore, device: str, progress: Progress | None = None) -> Audit:
+def verify_run(
+    store: RunStore, device: str, progress: Progress | None = None, sample: Sample | None = None
+) -> Audit:
     """Re-check every stored example, prediction and table of a run of attacks.
+
+    Args:
+        sample: which cells to craft again; none without.
 
     Raises:
         InputError: the run, its data or one of its models cannot be read.
     """
-    audit, cache = Audit(), WorkerCache(device)
+    audit, cache, bars = Audit(), WorkerCache(device), progress or Progress()
     with store.lock():
         pairs: dict[str, list[str]] = {cell: [] for cell in store.cells()}
         for cell, key in sorted(store.evaluated()):
             pairs.setdefault(cell, []).append(key)
         if not pairs:
             raise InputError(f"{store.directory} holds no finished cells yet")
-        with (progress or Progress()).task("verifying", len(pairs)) as advance:
+        built = None if sample is None else _built_again(store, device, bars, audit)
+        with bars.task("verifying", len(pairs)) as advance:
             clean, crafted = _Clean(cache), _Crafted()
             for name in sorted(pairs, key=lambda name: _shard(store, name)):
                 try:
@@ -120,14 +182,57 @@ def verify_run(store: RunStore, device: str, progress: Progress | None = None) -
                 except RunError as error:
                     audit.mismatches.append(str(error))
                 advance(name)
+        if audit.borderline > max(1.0, MOST_BORDERLINE * audit.rows):
+            audit.mismatches.append(
+                f"{audit.borderline} of {audit.rows} predictions differ where two logits nearly tie; "
+                f"at most {MOST_BORDERLINE:.1%} of them may"
+            )
+        try:
+            plan, data = _plan(store, cache, crafted, built)
+        except InputError as error:
+            audit.mismatches.append(str(error))
+        else:
+            audit.mismatches += _suite(store, plan, data, crafted)
+            if sample is not None:
+                audit.recrafted = recraft(store, plan, sample, cache, bars)
+                audit.mismatches += audit.recrafted.mismatches
         audit.mismatches += [
-            *_suite(store, cache, crafted),
             *_boards(store),
             *_notes(store),
             *_pictures(store, crafted),
             *_traces(store, crafted),
         ]
     return audit
+
+
+def _built_again(store: RunStore, device: str, progress: Progress, audit: Audit) -> Sets:
+    """The surrogate sets that the suite of a run builds: built again, unless the cache holds them."""
+    try:
+        suite = parse(store.suite.read_text(), str(store.suite))
+    except (OSError, InputError, UnicodeDecodeError):
+        return {}  # what is wrong with the suite is said elsewhere
+    if not isinstance(suite, Suite) or not (wanted := built_sets(suite)):
+        return {}
+    named: dict[str, set[str]] = {}
+    for cell in store.cells():
+        with suppress(RunError):
+            said = read_cell(store.examples_path(cell))
+            named.setdefault(said["surrogates"], set()).update(said["surrogate_specs"])
+    for name in wanted:
+        cached = all(_cached(spec) for spec in named.get(name, ["?"]))
+        how = "taken from the cache, by what they are built from" if cached else "built again"
+        audit.notes.append(f"surrogates '{name}': {how}")
+    runner = Runner(create_executor(device=device), progress, held_out=False, apart=False)
+    return runner.built(suite, find_data(suite.source))
+
+
+def _cached(spec: str) -> bool:
+    """Whether a model can be had without building it."""
+    try:
+        check_name(spec)
+    except (InputError, TypeError):
+        return False
+    return True
 
 
 @dataclass
@@ -305,7 +410,8 @@ def _predictions(given: np.ndarray, logits: Tensor, what: str, audit: Audit) -> 
     """What is wrong with stored predictions, given the logits that the model has."""
     claimed, best = torch.from_numpy(given.copy()), logits.argmax(1)
     gap = logits.amax(1) - logits.gather(1, claimed.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
-    near = (best != claimed) & (gap < BORDERLINE)
+    spread = (logits.amax(1) - logits.amin(1)).median()
+    near = (best != claimed) & (gap < BORDERLINE * spread)
     audit.borderline += int(near.sum())
     wrong = int(((best != claimed) & ~near).sum())
     if wrong:
@@ -318,26 +424,36 @@ def _plain(values: Any) -> list[Any]:
     return values.to_pylist() if hasattr(values, "to_pylist") else list(values)
 
 
-def _suite(store: RunStore, cache: WorkerCache, crafted: _Crafted) -> Iterator[str]:
-    """What is wrong between the suite of a run and its cells, samples, plan and environment."""
+def _plan(
+    store: RunStore, cache: WorkerCache, crafted: _Crafted, built: Sets | None
+) -> tuple[Plan, Dataset]:
+    """The plan of a run's suite, and its data.
+
+    Args:
+        built: the models of the sets that are built; without, those that the cells name.
+
+    Raises:
+        InputError: there is no suite, or it gives no plan.
+    """
+    name = store.suite.name
     if not store.suite.is_file():
-        yield f"{store.suite.name} is missing: nothing says which cells and targets belong to the run"
-        return
+        raise InputError(f"{name} is missing: nothing says which cells and targets belong to the run")
     try:
         suite = parse(store.suite.read_text(), str(store.suite))
-        if not isinstance(suite, Suite):
-            yield f"{store.suite.name} is a suite of defenses, and here are cells of attacks"
-            return
-        built = {
+        if isinstance(suite, DefenseSuite):
+            raise InputError("it is a suite of defenses, and here are cells of attacks")
+        named = {
             (cell.surrogates, cell.seed): cell.specs
-            for cell in crafted.cells.values()
-            if isinstance(suite.surrogates.get(cell.surrogates), BuiltSet)
-        }
+            for cell in crafted.cells.values() if cell.surrogates in built_sets(suite)
+        }  # fmt: skip
         data = cache.data(suite.source)
-        plan = make_plan(suite, data, built, held_out=False)
+        return make_plan(suite, data, named if built is None else built, held_out=False), data
     except (InputError, UnicodeDecodeError) as error:
-        yield f"the run does not follow from its {store.suite.name}: {first_line(error)}"
-        return
+        raise InputError(f"the run does not follow from its {name}: {first_line(error)}") from error
+
+
+def _suite(store: RunStore, plan: Plan, data: Dataset, crafted: _Crafted) -> Iterator[str]:
+    """What is wrong between the plan of a run's suite and its cells, samples, plan and environment."""
     wanted = {cell.key: cell for cell in plan.cells}
     there = set(store.cells())
     if missing := [cell for key, cell in wanted.items() if key not in there]:
@@ -359,7 +475,7 @@ def _suite(store: RunStore, cache: WorkerCache, crafted: _Crafted) -> Iterator[s
     for cell, key in sorted(evaluated - set(pairs)):
         yield f"{cell}.{key}.parquet holds samples that {store.suite.name} does not ask for"
     yield from _planned(store, plan)
-    yield from _environment(store, plan, {suite.source: data.digest})
+    yield from _environment(store, plan, {plan.suite.source: data.digest})
 
 
 def _planned(store: RunStore, plan: Plan) -> Iterator[str]:
@@ -376,7 +492,8 @@ def _planned(store: RunStore, plan: Plan) -> Iterator[str]:
     listed = [found.cells, found.targets, found.own]
     given = [wanted.cells, wanted.targets, wanted.own]
     known = set(store.cells()) & set(wanted.cells)
-    if known - set(found.cells) or any(
+    shown = {key for _, key in store.evaluated()} & set(wanted.targets.values())
+    if known - set(found.cells) or shown - set(found.targets.values()) or any(
         not part.items() <= whole.items() for part, whole in zip(listed, given, strict=True)
     ):
         yield f"{plan_path(store).name} is not what {store.suite.name} gives"
@@ -408,19 +525,17 @@ def _boards(store: RunStore) -> Iterator[str]:
     """What is wrong with the tables of a run: they are those of its goal, and follow from the rows."""
     try:
         suite = parse(store.suite.read_text(), str(store.suite))
-        wanted = goal_of(suite).boards
     except (OSError, InputError, UnicodeDecodeError):
-        wanted = ()  # what is wrong with the suite is said elsewhere
-    rows = Rows(store.directory)
+        return  # what is wrong with the suite is said elsewhere
+    rows, goal, digest = Rows(store.directory), goal_of(suite), settings_digest(suite)
     for name in BOARDS.names():
-        if name in wanted:
+        path = store.directory / BOARDS.get(name).file
+        if name in goal.boards:
             yield from board_mismatches(rows, name)
-        elif (
-            wanted
-            and (store.directory / BOARDS.get(name).file).exists()
-            and name not in DEFENSE.given
-        ):
-            yield f"{BOARDS.get(name).file} is no table of this kind of run"
+            if is_whole(path, BOARDS.get(name).table) and suite_digest(store.directory, name) != digest:
+                yield f"{path.name} names another suite than {store.suite.name}"
+        elif path.exists() and name not in goal.given:
+            yield f"{path.name} is no table of this kind of run"
 
 
 def _notes(store: RunStore) -> Iterator[str]:

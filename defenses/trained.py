@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import torch
 
 from advens.cache import Folder, cache_root
 from advens.defenses import saved
@@ -24,6 +20,7 @@ from advens.defenses.training import Progress, train, what
 from advens.digest import value_digest
 from advens.errors import InputError
 from advens.spec import Spec
+from advens.threads import threads
 
 if TYPE_CHECKING:
     from advens.datasets import Dataset
@@ -50,7 +47,7 @@ def trained(
     folder = Folder(_cache() / key)
     with folder.locked():
         if not _ensemble(key).is_dir():
-            with one_thread():
+            with threads(1):
                 train(defense, arch, data, _ensemble(key), seed=seed, device=device, on_epoch=on_epoch)
     return name
 
@@ -58,17 +55,6 @@ def trained(
 def name_of(defense: Defense, arch: str, data: Dataset, seed: int = 0) -> str:
     """The name of an ensemble in the cache, whether or not it is there."""
     return f"trained:{value_digest([VERSION, json.loads(json.dumps(what(defense, arch, data, seed)))], 20)}"
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch uses one thread inside the block, and as many as before afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def load(spec: Spec) -> Ensemble | RandomizedEnsemble:

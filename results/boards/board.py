@@ -16,6 +16,7 @@ from advens.errors import InputError, RunError, first_line
 from advens.registry import Info, Registry
 from advens.results.columns import Column, Layout
 from advens.results.store import CorruptFile, read_table, schema, write_table
+from advens.results.store.files import read_metadata
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,6 +131,16 @@ def read_board(directory: Path | str, name: str) -> pd.DataFrame:
         raise CorruptFile(path, error.why, f"make it again with {remedy}") from None
     except ValueError as error:
         raise CorruptFile(path, f"its metadata cannot be read ({first_line(error)})") from None
+
+
+def suite_digest(directory: Path | str, name: str) -> str | None:
+    """The digest of the suite that a stored board was computed for; None where no sound file names one."""
+    wanted = BOARDS.get(name)
+    try:
+        metadata, _ = read_metadata(Path(directory) / wanted.file, wanted.table)
+    except (RunError, InputError):
+        return None
+    return metadata.get(f"{schema.PREFIX}suite_digest".encode(), b"").decode(errors="replace") or None
 
 
 def board_mismatches(directory: Path | str | Rows, name: str) -> list[str]:

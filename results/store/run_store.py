@@ -72,12 +72,15 @@ class RunStore:
         if not store.directory.is_dir():
             raise InputError(f"{store.directory} does not exist; give the directory of a run")
         inside = sorted(path.parent.name for path in store.directory.glob("*/suite.toml"))
-        own = store.samples.is_dir() or store.examples.is_dir()
-        if not own and (inside or not store.suite.is_file()):
+        if not store.has_cells() and (inside or not store.suite.is_file()):
             why = "of attacks" if store.suite.is_file() else "(neither suite.toml nor samples/)"
             which = f"; give one of the runs in it: {', '.join(inside)}" if inside else ""
             raise InputError(f"{store.directory} holds no run {why}{which}")
         return store
+
+    def has_cells(self) -> bool:
+        """Whether there is a folder of samples or of images: the directory is a run of attacks then."""
+        return self.samples.is_dir() or self.examples.is_dir()
 
     def examples_path(self, cell: str) -> Path:
         """Where the images of a cell lie."""

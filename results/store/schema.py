@@ -92,9 +92,10 @@ CELL_FIELDS = (
     "backwards_per_sample", "seconds_per_image", "data", "data_fingerprint", "device", "version",
 )
 
-CELL_EXTRAS = ("goal", "after", "notes", "bases", "silent_images", "silent_steps")
+CELL_EXTRAS = ("goal", "after", "notes", "bases", "silent_images", "silent_steps", "threads", "arithmetic")
 """What the description of a cell may hold beside: of robustness runs, of built surrogates, and how many
-images got a gradient of zeros in how many steps (runs from before it was counted hold nothing)."""
+images got a gradient of zeros in how many steps, how many threads crafted, and what rounding depends on
+(runs from before these were recorded hold nothing)."""
 
 
 _WORDS = ("suite", "attack", "family", "surrogates", "norm", "data", "data_fingerprint", "device", "version")
@@ -105,6 +106,7 @@ _CELL_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(_NUMBERS, (int, float, type(None))),
     "attack_params": (dict, str), "seed": (int,), "eps": (int, float, str),
 }  # fmt: skip
+_OPTIONAL = {"silent_images": int, "silent_steps": int, "threads": int, "arithmetic": str}
 
 
 def misfits(cell: object) -> list[str]:
@@ -112,7 +114,7 @@ def misfits(cell: object) -> list[str]:
     if not isinstance(cell, dict):
         return list(CELL_FIELDS)
     return [name for name, kinds in _CELL_TYPES.items() if not _holds(cell.get(name, ...), kinds)] + [
-        name for name in ("silent_images", "silent_steps") if not _holds(cell.get(name), (int, type(None)))
+        name for name, kind in _OPTIONAL.items() if not _holds(cell.get(name), (kind, type(None)))
     ]
 
 

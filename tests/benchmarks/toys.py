@@ -166,3 +166,26 @@ class Sure(Centroid):
 def sure(seed: int = 0) -> nn.Module:
     """Answers with probabilities."""
     return Sure(seed)
+
+
+class Faint(Centroid):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 1e-5
+
+
+def faint(seed: int = 0) -> nn.Module:
+    """Its logits are small, so that all of them nearly tie in absolute terms."""
+    return Faint(seed)
+
+
+def wrapped(seed: int = 0) -> nn.Module:
+    """`centroid` with its weights under other names."""
+    return nn.Sequential(Centroid(seed))
+
+
+def nudged(seed: int = 0) -> nn.Module:
+    """`centroid` with one weight that differs by 1e-4."""
+    net = Centroid(seed)
+    with torch.no_grad():
+        net.linear.weight[0, 0] += 1e-4
+    return net
