@@ -124,7 +124,7 @@ def leaderboard(
     Returns:
         The columns of the board, and ``asr FAMILY`` for every family of targets. ``attrs``:
         ``denominator``; ``targets``, the names the mean is over, or None when each row has its own;
-        ``notes``, lines a reader must see.
+        ``notes``, lines a reader must see; ``data``, the sources of the images.
     """
     return _leaderboard(Means(contributions(samples, denominator)), samples, cells, denominator)
 
@@ -165,6 +165,7 @@ def _leaderboard(
     ranked.attrs = {
         "denominator": denominator, "targets": means.names,
         "notes": _notes(ranked, cells, compared),
+        "data": sorted(set(cells["data"].astype(str))) if cells is not None and "data" in cells else None,
     }
     return ranked
 
@@ -391,13 +392,14 @@ def _caption(board: pd.DataFrame) -> list[str]:
         *lines,
         "F/B: forward/backward passes per image. Pareto: no attack on the same surrogates is as strong for "
         "less compute (forwards + 2 backwards).",
+        *(f"Data: {data}" for data in board.attrs.get("data") or []),
         *(f"Note: {note}." for note in board.attrs.get("notes", [])),
     ]
 
 
 declare(Board(
     "leaderboard", "attacks ranked by their transfer to models they never saw", COLUMNS, _compute,
-    below="the samples and cells", about={"denominator": "", "targets": None, "notes": None},
+    below="the samples and cells", about={"denominator": "", "targets": None, "notes": None, "data": None},
     caption=_caption,
     keys=("rank", "rank_low", "models_group", "group", "p_first", "suite", "attack", "surrogates"),
     once=("rank_low", "models_group", "group", "p_first"),

@@ -299,12 +299,12 @@ def best_of_five_seeds(run: Path) -> None:
     cell = cell_of(run, "difgsm")
     tries = torch.stack([crafted(run, cell, seed=seed) for seed in range(5)])
     labels = torch.tensor(read_table(RunStore(run).examples_path(cell.key)).column("label").to_pylist())
-    wrong = torch.zeros(tries.shape[:2])
+    left = torch.zeros(tries.shape[:2])
     with torch.inference_mode():
         for name in HELD_OUT:
             logits = torch.stack([load_model(name)(images.float() / 255) for images in tries])
-            wrong += (logits.argmax(2) != labels).float()
-    best = wrong.argmax(0)
+            left += logits.softmax(2)[:, torch.arange(len(labels)), labels]
+    best = left.argmin(0)
     assert best.any(), "else this shows nothing"
     stored(run, cell, tries[best, torch.arange(len(labels))])
 
@@ -549,7 +549,7 @@ FORGERIES: dict[str, Forgery] = {
 WAITING = {
     name: pytest.mark.xfail(reason="models are compared by digests, not by what they answer", strict=True)
     for name in ("33-wrapped-surrogate", "33-nudged-surrogate", "34-target-three-times")
-}
+} | {"26-link": pytest.mark.xfail(reason="links are followed", strict=True)}
 
 
 @pytest.mark.parametrize(
