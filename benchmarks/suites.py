@@ -469,7 +469,7 @@ def read(
 def suite_identity(suite: AnySuite) -> dict[str, Any]:
     """Which suite this is: name, version and the digest of all settings that results depend on."""
     settings = suite.model_dump(mode="json", exclude={"batch_size"})
-    return {"name": suite.name, "version": getattr(suite, "version", 1), "digest": value_digest(settings)}
+    return {"name": suite.name, "version": suite.version, "digest": value_digest(settings)}
 
 
 def departures(suite: AnySuite, wanted: AnySuite) -> tuple[list[str], list[str]]:

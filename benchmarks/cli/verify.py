@@ -22,7 +22,7 @@ from advens.trust import trust_option
     help="Craft this share of the cells again: 0.05; 1 for all."
 )
 @click.option("--challenge", metavar="TEXT", help="What the cells are drawn with.  [default: a random text]")
-@click.option("--suite", metavar="NAME", help="Hold the run to all settings of this suite, bundled or a file.")
+@click.option("--suite", metavar="NAME", help="Hold the run to all settings of this suite: a name or a file.")
 @time_limit_option
 @trust_option
 @click.pass_context
