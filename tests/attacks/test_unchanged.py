@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
+from torch import nn
 
 import advens
 from advens.attacks import attack_info, create_attack
@@ -39,16 +40,18 @@ MORE: dict[str, dict[str, dict[str, Any]]] = {
     "square": {"restarts=2": {"restarts": 2}},
 }
 """Options of white-box attacks whose default leaves code aside."""
+RANDOMIZED = ("adaptive-pgd", "apgd-ce", "arc", "pma")
 
 
 @dataclass(frozen=True)
 class Case:
-    """An attack with some options, untargeted or targeted."""
+    """An attack with some options, untargeted or targeted, on two models or on one that draws one of them."""
 
     name: str
     norm: str = "linf"
     options: dict[str, Any] = field(default_factory=dict)
     targeted: bool = False
+    randomized: bool = False
 
 
 def cases() -> dict[str, Case]:
@@ -62,6 +65,8 @@ def cases() -> dict[str, Case]:
         found |= {f"{name} {key}": Case(name, options=given) for key, given in MORE.get(name, {}).items()}
         for key, value in turned(name, seen):
             found[f"{name} {key}={value}"] = Case(name, options={key: value})
+        if name in RANDOMIZED:
+            found[f"{name} randomized"] = Case(name, randomized=True)
     for kind, field_ in PARTS_OF.items():
         for part in PARTS[kind]:
             if PARTS[kind].info(part).family != "white-box":  # asks the model, as white-box attacks let it
@@ -98,11 +103,13 @@ def crafted(case: Case) -> list[int]:
     """8-bit levels from the clean image, of one pixel in so many."""
     attack, x = small_attack(case.name, norm=case.norm, eps=EPS[case.norm], **case.options), bytes_like(0)
     models = [net_of(attack)(seed) for seed in range(2)]
+    ensemble = nn.Module()
+    ensemble.members, ensemble.probabilities = nn.ModuleList(models), torch.tensor([0.25, 0.75])
     with torch.no_grad():
         y = torch.stack([model(x) for model in models]).mean(0).argmax(1)
     target = (y + 2) % CLASSES if case.targeted else None
     y[-1] = (y[-1] + 1) % CLASSES  # wrong from the start
-    result = attack.run(models, x, y, target, seed=3)
+    result = attack.run(ensemble if case.randomized else models, x, y, target, seed=3)
     stored = attack.threat.quantise(result.x_adv, x)
     levels: list[int] = (stored.int() - (255 * x).round().int()).flatten()[::EVERY].tolist()
     return levels
