@@ -60,7 +60,7 @@ class Limits:
 
     Args:
         seconds: of time.
-        memory: bytes of address space, where nothing runs on a GPU; that of the machine by default.
+        memory: bytes of its own; as many as the machine has by default.
         file: bytes of a file that it writes.
     """
 
@@ -140,8 +140,7 @@ def _show(stream: IO[str], shown: Mapping[str, str], err: bool) -> None:
 def _inside(told: str) -> int:
     """The process: gives up what it does not need, then runs the command."""
     given = json.loads(told)
-    on_gpu = any("cuda" in argument for argument in given["arguments"])
-    confine(given["folder"], Limits(**given["limits"]), on_gpu)
+    confine(given["folder"], Limits(**given["limits"]))
     from advens.cli import invoke
 
     try:
@@ -153,32 +152,29 @@ def _inside(told: str) -> int:
     return 2
 
 
-def confine(folder: str, limits: Limits, on_gpu: bool) -> None:
+def confine(folder: str, limits: Limits) -> None:
     """Let this process write below a folder only, connect to nothing, and use no more than the limits.
 
     Args:
         folder: its path without links.
-        on_gpu: whether addresses are not counted: a driver reserves far more of them than memory.
     """
-    _limit(limits, on_gpu)
+    _limit(limits)
     _leave_network()
     _write_only_below(folder)
     sys.addaudithook(_watch(folder))
 
 
-def _limit(limits: Limits, on_gpu: bool) -> None:
-    cores = os.cpu_count() or 1
-    memory = limits.memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _limit(limits: Limits) -> None:
     wanted = {
-        resource.RLIMIT_CPU: ceil(limits.seconds * cores), resource.RLIMIT_FSIZE: limits.file,
+        resource.RLIMIT_CPU: ceil(limits.seconds * (os.cpu_count() or 1)), resource.RLIMIT_FSIZE: limits.file,
+        # private memory, and not addresses, of which drivers of GPUs reserve far more than there is memory
+        resource.RLIMIT_DATA: limits.memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         resource.RLIMIT_CORE: 0,
     }  # fmt: skip
-    if not on_gpu:
-        wanted[resource.RLIMIT_AS] = memory
     for kind, most in wanted.items():
         hard = resource.getrlimit(kind)[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        with suppress(ValueError, OSError):  # macOS has no limit of addresses
+        with suppress(ValueError, OSError):  # another system, which has no such limit
             resource.setrlimit(kind, (most, most))
 
 

@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,9 @@ from advens.benchmarks.suites import (
 from advens.digest import file_digest, value_digest
 from advens.errors import InputError, RunError
 from advens.files import os_errors, read_regular
+from advens.printable import say
 
-FORMAT = 1
+FORMAT, RECORD = 1, "record.toml"
 PACKAGES = ("advens", "advens.attacks", "advens.defenses", "advens.results", "advens.benchmarks")
 
 
@@ -95,6 +97,79 @@ class Submission(About):
     own: list[str] = []
     suite: Named
     advens: Code
+
+
+class Check(BaseModel):
+    """Cells of an entry that somebody crafted again, with the stored images as the result.
+
+    Args:
+        by: who.
+        date: when.
+        machine: on what, as ``AMD EPYC 7763, torch 2.8.0``.
+        share: of the cells; 1 is all of them.
+        challenge: the text that the cells were drawn with.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, str_min_length=1)
+
+    by: str
+    date: date
+    machine: str
+    share: float = Field(gt=0, le=1)
+    challenge: str
+
+
+class Dispute(BaseModel):
+    """An objection to an entry.
+
+    Args:
+        by: who.
+        date: when.
+        about: what is objected to, or where that is discussed.
+        open: whether it is not settled.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, str_min_length=1)
+
+    by: str
+    date: date
+    about: str
+    open: bool = True
+
+
+class Record(BaseModel):
+    """``record.toml`` beside an archive: what is known of an entry that does not follow from its bytes.
+
+    Args:
+        archive: the file beside it, or the address of an archive that is too large for the repository.
+        sha256: of the archive.
+        checks, disputes: of the entry.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    archive: str = "entry.tar"
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    checks: list[Check] = []
+    disputes: list[Dispute] = []
+
+    def label(self, authors: Sequence[str]) -> str:
+        """What was checked of an entry that verifies: ``consistent``, ``re-crafted`` or ``reproduced``."""
+        others = [check for check in self.checks if check.share == 1 and check.by not in authors]
+        label = "reproduced" if others else "re-crafted" if self.checks else "consistent"
+        return f"{label}, disputed" if any(each.open for each in self.disputes) else label
+
+
+def read_record(archive: Path) -> Record | None:
+    """The record beside an archive; None without one. Raises InputError for one of another archive."""
+    path = archive.parent / RECORD
+    if not path.is_file():
+        return None
+    table, text = _toml(path)
+    record: Record = validated(Record, table, str(path), text)
+    if record.archive == archive.name and record.sha256 != file_digest(archive):
+        raise InputError(f"{path}: the digest is not that of {archive.name}")
+    return record if record.archive == archive.name else None
 
 
 def about_from(given: Mapping[str, Any], file: Path | None) -> About:
@@ -192,15 +267,19 @@ def verify_archive(
         InputError: it is no entry, or the sandbox had to end the process.
     """
     shown = name or str(archive)
+    record = read_record(archive)
     with tempfile.TemporaryDirectory(prefix="advens-entry-") as made:
         folder = Path(made).resolve()
         try:
             unpack(archive, folder / "entry")
-            return run_sandboxed(
-                ["verify", str(folder / "entry"), *options], folder, limits, {str(folder / "entry"): shown}
-            )
+            call = ["verify", str(folder / "entry"), *options]
+            code = run_sandboxed(call, folder, limits, {str(folder / "entry"): shown})
         except InputError as error:
             raise InputError(f"{shown}: {error}") from None
+        if code == 0 and record is not None:
+            authors = _submission(folder / "entry").authors
+            say(f"recorded label in {archive.parent / RECORD}: {record.label(authors)}")
+        return code
 
 
 @dataclass(frozen=True)
@@ -241,8 +320,7 @@ def opened(folder: Path, suite: str | None = None) -> Entry | None:
     """
     if not (folder / ABOUT).is_file():
         return None
-    table, text = _toml(folder / ABOUT)
-    said = validated(Submission, table, ABOUT, text)
+    said = _submission(folder)
     if said.format != FORMAT:
         raise InputError(f"{ABOUT}: format {said.format}; this version of advens reads format {FORMAT}")
     if suite is None and said.suite.name not in bundled():
@@ -284,6 +362,11 @@ def user_files(suite: AnySuite) -> list[str]:
     ]
     built = [name for name, models in suite.surrogates.items() if isinstance(models, BuiltSet)]
     return [*found, *(f"the surrogates '{name}', which are built" for name in built)]
+
+
+def _submission(folder: Path) -> Submission:
+    table, text = _toml(folder / ABOUT)
+    return validated(Submission, table, ABOUT, text)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -34,6 +34,7 @@ def submit(directory: Path, suite: str, out: Path, authors: str | None, paper: s
     from advens.benchmarks.sandbox import Limits
     from advens.benchmarks.submission import about_from, submit, user_files
     from advens.benchmarks.suites import load
+    from advens.digest import file_digest
 
     names = [name.strip() for name in authors.split(",") if name.strip()] if authors else None
     given = {"authors": names, "paper": paper, "code": code, "attempts": attempts, "conflicts": conflicts}
@@ -44,3 +45,4 @@ def submit(directory: Path, suite: str, out: Path, authors: str | None, paper: s
         say(f"not in the archive, and needed to verify it: {', '.join(needed)}")
     held = f"{said.suite.name}, version {said.suite.version}"
     say(f"{out}: {out.stat().st_size / 1e6:.2f} MB, an entry of {held}")
+    say(f'sha256 = "{file_digest(out)}"')

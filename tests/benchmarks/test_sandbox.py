@@ -20,7 +20,7 @@ BEGIN = """
 import ctypes, json, os, socket, subprocess, sys
 from advens.benchmarks import sandbox
 sandbox._watch = WATCH
-sandbox.confine(FOLDER, sandbox.Limits(**LIMITS), False)
+sandbox.confine(FOLDER, sandbox.Limits(**LIMITS))
 libc = ctypes.CDLL(None)
 """
 HOOK, KERNEL = "sandbox._watch", "lambda folder: lambda event, arguments: None"

@@ -15,6 +15,7 @@ import pytest
 
 from advens.benchmarks.archive import pack, unpack
 from advens.benchmarks.submission import About, about_from, source_digest, submit
+from advens.digest import file_digest
 from advens.errors import InputError
 
 TOLD = {
@@ -58,7 +59,9 @@ def test_from_a_run_to_an_entry_that_verifies(
     said = advens("submit", run, "--suite", suite, "--out", out, *options(), "--trust", "toys:*").done()
     assert "label: consistent" in said.out
     size = out.stat().st_size / 1e6
-    assert said.out.splitlines()[-1] == f"{out}: {size:.2f} MB, an entry of tiny, version 1"
+    assert said.out.splitlines()[-2:] == [
+        f"{out}: {size:.2f} MB, an entry of tiny, version 1", f'sha256 = "{file_digest(out)}"',
+    ]  # fmt: skip
     assert [path.name for path in out.parent.iterdir()] == ["entry.tar"]
     unpack(out, tmp_path / "entry")
     shown = advens("verify", tmp_path / "entry", "--suite", suite).done().out.splitlines()

@@ -17,6 +17,7 @@ GENERATED = ROOT / "docs" / "reference" / "generated"
 PAGES = sorted(
     [*(p for p in (ROOT / "docs").rglob("*.md") if GENERATED not in p.parents)]
     + [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "SECURITY.md")]
+    + [ROOT / "results" / "README.md"]
 )
 
 

@@ -48,6 +48,7 @@ def test_every_module_and_data_file_is_packed(wheel: Path) -> None:
                 name = f"{home}/{path.relative_to(REPOSITORY / folder).as_posix()}"
                 assert name in packed, f"{name} is not in the wheel"
     assert "advens/py.typed" in packed
+    assert not [name for name in packed if name.startswith("advens/results/entries")]
 
 
 def test_it_runs_from_another_folder(wheel: Path, tmp_path: Path) -> None:
