@@ -17,7 +17,7 @@ from advens.digest import file_digest
 from advens.errors import InputError
 
 RESULTS = Path(__file__).parents[2] / "results"
-ENTRIES = sorted(path for path in (RESULTS / "entries").iterdir() if path.is_dir())
+ENTRIES = sorted(path for path in (RESULTS / "entries").glob("*") if path.is_dir())
 TABLE = (RESULTS / "README.md").read_text(encoding="utf-8").partition("## What the labels mean")[0]
 DAY = date(2026, 1, 31)
 
