@@ -13,7 +13,7 @@ import advens.attacks
 from advens.attacks import attack_info, create_attack, list_attacks, names
 from advens.attacks.attack import ComposedAttack
 from advens.attacks.losses import DLR, Margin
-from advens.attacks.names import KINDS, catalogue, from_files
+from advens.attacks.names import COMPOSED, KINDS, Catalogue, catalogue, from_files
 from advens.attacks.parts import PARTS, options, part
 from advens.attacks.registry import RECIPES, registered
 from advens.attacks.starts import Gaussian
@@ -22,6 +22,7 @@ from advens.attacks.updates import MI
 from advens.attacks.whitebox.descent import Descent, Halves
 from advens.cli import invoke
 from advens.errors import InputError
+from advens.registry import Info
 
 LISTS = """
 import sys
@@ -58,12 +59,18 @@ def test_plug_ins_are_imported_and_asked(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_is_no_literal_is_imported_instead(
     argument: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    imported = registered()
     given = f'"fgsm-too", {argument}' if "=" in argument else argument
     text = f"from elsewhere import NAME\n\n\n@recipe({given})\ndef Own():\n    pass\n"
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "good.py").write_text('@recipe("fine")\ndef Fine():\n    pass\n')
+    monkeypatch.setattr(advens.attacks, "__path__", [str(tmp_path / "first"), str(tmp_path)])
+    read = from_files()
+    assert read is not None
+    assert list(read.recipes) == ["fine"]
     (tmp_path / "own.py").write_text(text)
-    monkeypatch.setattr(advens.attacks, "__path__", [*advens.attacks.__path__, str(tmp_path)])
     assert from_files() is None
-    assert catalogue() == registered()
+    assert catalogue() == imported
 
 
 def test_constants_of_the_module_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +98,84 @@ class Mine:
     assert (info.name, info.paper, info.year, info.summary) == ("own", "Us et al., 2030", 2030, "What it is")
     assert (info.family, info.targeted, info.norms) == ("fusion", False, ("linf",))
     assert {kind: list(found) for kind, found in read.parts.items() if found} == {"loss": ["mine"]}
+
+
+def test_what_is_no_declaration_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other decorators, functions without one, files without any; parts that are built by functions."""
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "own.py").write_text('''
+NAME, OTHER = "a", "b"
+KIND = "update"
+KIND.upper()
+
+
+@property
+@part(KIND, "own", symbol="Own", couples="shard")
+@cache(5)
+def own():
+    """Made by a function."""
+
+
+def bare():
+    """Nothing."""
+''')
+    (tmp_path / "broken.py").write_text("this is no Python, and says nothing of parts or recipes")
+    monkeypatch.setattr(advens.attacks, "__path__", [str(tmp_path)])
+    read = from_files()
+    assert read is not None
+    assert read.recipes == {}
+    assert {kind: found for kind, found in read.parts.items() if found} == {
+        "update": {"own": Info("own", couples="shard", summary="Made by a function")}
+    }
+    assert list(read.parts) == list(KINDS)
+
+
+def made_up() -> Catalogue:
+    """Two recipes; parts of several kinds, one of a name with a dash, one of two kinds."""
+    recipes = {
+        "base": Info("base", family="fusion", paper="A", year=2019, norms=("linf", "l2"), builder="lgv",
+                     summary="A base"),
+        "x-base": Info("x-base", family="input", couples="option", targeted=False, summary="Another"),
+    }  # fmt: skip
+    parts: dict[str, dict[str, Info]] = {kind: {} for kind in KINDS}
+    parts["transform"] = {
+        "di": Info("di", paper="B", year=2021), "mix": Info("mix", paper="C", couples="shard"),
+    }
+    parts["change"] = {"score-scale": Info("score-scale", paper="B", year=2017, norms=("l2",))}
+    parts["loss"] = {"di": Info("di"), "sure": Info("sure", targeted=False)}
+    parts["fusion"] = {"sum": Info("sum")}
+    return Catalogue(recipes, parts)
+
+
+def test_names_are_split_from_the_left() -> None:
+    """Kinds in their order; what is no part stands in no name."""
+    known = made_up()
+    assert known.split("base") == ([], "base")
+    assert known.split("x-base") == ([], "x-base")
+    assert known.split("di-x-base") == ([("transform", "di")], "x-base")
+    both = [("change", "score-scale"), ("transform", "mix")]
+    assert known.split("score-scale-mix-base") == (both, "base")
+    for wrong in ("sum-base", "di-di", "base-di", "", "di-", "nothing"):
+        with pytest.raises(InputError, match=f"^unknown attack '{wrong}'"):
+            known.split(wrong)
+    assert known.kinds("di") == ["loss", "transform"]
+    assert known.kinds("base") == []
+    assert known.attacks("*base") == ["base", "x-base"]
+    assert set(known.attacks()) == {"base", "x-base", *COMPOSED}
+
+
+def test_what_is_known_of_a_composition() -> None:
+    """Papers once each, the latest year, what all parts allow; its family and builder are the recipe's."""
+    known = made_up()
+    assert known.info("base") is known.recipes["base"]
+    assert known.info("mix-di-score-scale-base") == Info(
+        "mix-di-score-scale-base", family="fusion", paper="A; C; B", year=2021, targeted=True, norms=("l2",),
+        couples="shard", builder="lgv", summary="A base, with mix, di, score-scale",
+    )  # fmt: skip
+    found = known.info("mix-x-base")
+    assert (found.paper, found.year, found.targeted, found.couples) == ("C", None, False, "option")
+    assert not known.info("sure-base").targeted
+    assert known.info("sure-base").couples == "no"
 
 
 def test_every_part_has_a_summary_and_nearly_every_one_a_paper() -> None:
