@@ -40,6 +40,12 @@ MORE: dict[str, dict[str, dict[str, Any]]] = {
     "square": {"restarts=2": {"restarts": 2}},
 }
 """Options of white-box attacks whose default leaves code aside."""
+LONGER: dict[str, dict[str, Any]] = {
+    "apgd-ce": {"steps": 30}, "apgd-t": {"steps": 12, "targets": 2}, "arc": {"steps": 6},
+    "fab": {"steps": 12}, "lgv": {"steps": 7}, "md": {"steps": 9}, "mifgsm": {"steps": 6}, "pma": {"steps": 9},
+    "square": {"queries": 80}, "svre": {"steps": 4},
+}  # fmt: skip
+"""Attacks that do something else later on."""
 RANDOMIZED = ("adaptive-pgd", "apgd-ce", "arc", "pma")
 
 
@@ -52,6 +58,7 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
     targeted: bool = False
     randomized: bool = False
+    small: bool = True
 
 
 def cases() -> dict[str, Case]:
@@ -65,6 +72,8 @@ def cases() -> dict[str, Case]:
         found |= {f"{name} {key}": Case(name, options=given) for key, given in MORE.get(name, {}).items()}
         for key, value in turned(name, seen):
             found[f"{name} {key}={value}"] = Case(name, options={key: value})
+        for norm in info.norms if name in LONGER else ():
+            found[f"{name} {norm} longer"] = Case(name, norm, LONGER[name], small=False)
         if name in RANDOMIZED:
             found[f"{name} randomized"] = Case(name, randomized=True)
     for kind, field_ in PARTS_OF.items():
@@ -101,7 +110,8 @@ def possible(name: str, key: str, value: Any) -> bool:
 
 def crafted(case: Case) -> list[int]:
     """8-bit levels from the clean image, of one pixel in so many."""
-    attack, x = small_attack(case.name, norm=case.norm, eps=EPS[case.norm], **case.options), bytes_like(0)
+    make, x = small_attack if case.small else create_attack, bytes_like(0)
+    attack = make(case.name, norm=case.norm, eps=EPS[case.norm], **case.options)
     models = [net_of(attack)(seed) for seed in range(2)]
     ensemble = nn.Module()
     ensemble.members, ensemble.probabilities = nn.ModuleList(models), torch.tensor([0.25, 0.75])
