@@ -42,8 +42,8 @@ MORE: dict[str, dict[str, dict[str, Any]]] = {
 """Options of white-box attacks whose default leaves code aside."""
 LONGER: dict[str, dict[str, Any]] = {
     "apgd-ce": {"steps": 30}, "apgd-t": {"steps": 12, "targets": 2}, "arc": {"steps": 6},
-    "fab": {"steps": 12}, "lgv": {"steps": 7}, "md": {"steps": 9}, "mifgsm": {"steps": 6}, "pma": {"steps": 9},
-    "square": {"queries": 80}, "svre": {"steps": 4},
+    "fab": {"steps": 12}, "lgv": {"steps": 7}, "md": {"steps": 9}, "mifgsm": {"steps": 6},
+    "pma": {"steps": 9}, "square": {"queries": 80}, "svre": {"steps": 4},
 }  # fmt: skip
 """Attacks that do something else later on."""
 RANDOMIZED = ("adaptive-pgd", "apgd-ce", "arc", "pma")
