@@ -22,11 +22,12 @@ from torch import nn
 
 import advens
 from advens.attacks import attack_info, create_attack
-from advens.attacks.parts import FIELD_KINDS, PARTS, options
+from advens.attacks.parts import FIELD_KINDS, PARTS, from_spec, options, to_spec
+from advens.digest import value_digest
 from advens.errors import InputError
 from tests.attacks.conftest import CLASSES, bytes_like, net_of, small_attack
 
-RECORDED = Path(__file__).with_name("crafted.json")
+RECORDED, SPECS = (Path(__file__).with_name(name) for name in ("crafted.json", "specs.json"))
 EPS = {"linf": "32/255", "l2": 1.5}
 EVERY = 16
 """One pixel in so many is recorded."""
@@ -144,9 +145,23 @@ def test_the_same_images_as_when_they_were_recorded(key: str) -> None:
     assert sum(abs(a - b) <= 1 for a, b in zip(now, then, strict=True)) >= 0.95 * len(then)
 
 
+def specs() -> dict[str, str]:
+    """Digests of the descriptions that stored cells are named by, of attacks, builders and parts."""
+    parts = {f"{kind} {name}": to_spec(from_spec(kind, name)) for kind in PARTS for name in PARTS[kind]}
+    found = {name: create_attack(name).spec for name in advens.list_attacks()} | parts
+    return {name: value_digest(spec, 12) for name, spec in found.items()}
+
+
+def test_the_same_descriptions_as_when_they_were_recorded() -> None:
+    """A new option is left out of the description while it has its default, as it names nothing new."""
+    then, now = json.loads(SPECS.read_text()), specs()
+    assert {name: now.get(name) for name in then} == then
+
+
 if __name__ == "__main__":
     every, named, before = cases(), sys.argv[1:], recorded()
     made = {key: before[key] if key in before and case.name not in (named or [case.name]) else crafted(case)
             for key, case in every.items()}  # fmt: skip
     lines = [f"{json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in made.items()]
     RECORDED.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    SPECS.write_text(json.dumps(specs(), indent=1) + "\n")
