@@ -147,6 +147,23 @@ def test_a_classifier() -> None:
     assert model.double()(images(2, side=32).double()).dtype == torch.float64
 
 
+def test_what_all_members_share_is_that_of_the_ensemble() -> None:
+    """A size that they all take, or none; the family, or a hybrid; how many classes there are."""
+    for sizes, size in (((6, 6), (6, 6)), ((6, 8), None), ((None, 6), None)):
+        members = [tiny(0), tiny(1)]
+        for member, side in zip(members, sizes, strict=True):
+            member.input_size = None if side is None else (side, side)
+        assert Ensemble(members).input_size == size
+    members = [tiny(0), tiny(1)]
+    members[0].family = members[1].family = "vit"
+    assert Ensemble(members).family == "vit"
+    members[1].family = "cnn"
+    assert RandomizedEnsemble(members).family == "hybrid"
+    assert Ensemble(members).name == "mean(toy:0, toy:1)"
+    assert RandomizedEnsemble(members, name="mine").name == "mine"
+    assert Ensemble([nn.Linear(2, 3)], num_classes=3).name == "mean(Linear)"
+
+
 def test_digest_tells_what_is_computed() -> None:
     a, b = tiny(0), tiny(1)
     every = [
