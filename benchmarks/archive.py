@@ -12,11 +12,13 @@ import re
 import shutil
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
+from advens.benchmarks.defense_goal import DEFENSE
 from advens.errors import InputError, first_line
 from advens.files import open_regular, read_regular
+from advens.results.boards.board import BOARDS
 
 ABOUT, RUN = "submission.toml", "run"
 MOST_FILES, MOST_ROWS = 200_000, 10_000_000
@@ -29,10 +31,17 @@ _OF_RUN = re.compile(rf"(?!traces/)(?:{_KEY}/)?(?:suite\.toml|(?:environment|pla
 """Files of a run, or of one of the runs in a folder."""
 
 
+def _belongs(name: str) -> bool:
+    """Whether a file of this name belongs to the run of an entry; boards follow from its rows."""
+    boards = {BOARDS.get(each).file for each in BOARDS.names() if each not in DEFENSE.given}
+    return bool(_OF_RUN.fullmatch(name)) and PurePosixPath(name).name not in boards
+
+
 def pack(directory: Path, about: bytes, file: IO[bytes]) -> None:
     """Write an archive; the same run gives the same bytes.
 
-    Traces, PNG files and leftovers are not packed, and the environment without the kernel's release.
+    Boards, which follow from the rows, traces, PNG files and leftovers are not packed, and the environment
+    without the kernel's release.
 
     Args:
         directory: of the run.
@@ -52,7 +61,7 @@ def _files(directory: Path) -> Iterator[tuple[Path, str]]:
     """The files of a run that belong to an entry, and their names."""
     names = {path.relative_to(directory).as_posix(): path for path in directory.rglob("*")}
     for name, path in sorted(names.items()):
-        if _OF_RUN.fullmatch(name) and not path.is_dir():
+        if _belongs(name) and not path.is_dir():
             if path.resolve() != directory.resolve() / name:
                 raise InputError(f"{path} is a link; an entry holds files")
             yield path, name
@@ -108,7 +117,7 @@ def _looked_at(tar: tarfile.TarFile, file: IO[bytes]) -> int:
     total = end = 0
     for member in tar:
         name = member.name
-        if name != ABOUT and not (name.startswith(f"{RUN}/") and _OF_RUN.fullmatch(name[len(RUN) + 1 :])):
+        if name != ABOUT and not (name.startswith(f"{RUN}/") and _belongs(name[len(RUN) + 1 :])):
             raise InputError(f"'{name[:200]}' is no file of an entry")
         if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.sparse or member.pax_headers:
             raise InputError(f"'{name}' is no plain file; an entry holds no links, devices or sparse files")

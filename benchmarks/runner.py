@@ -173,7 +173,7 @@ class Runner:
                 return report
             last = self.progress.of(f"members ({len(parts) + 1} of {len(parts) + 1} parts)")
             self._measured(suite, trained, store, last)
-            self._boards(store, defense_goal.DEFENSE, suite)
+            write_boards(store, suite)
         return report
 
     def complete(self, plan: Plan, store: RunStore, suite: Suite) -> Report:
@@ -207,7 +207,7 @@ class Runner:
         digest = settings_digest(suite)
         current = all(suite_digest(store.directory, name) == digest for name in goal.boards)
         if store.evaluated() and (report.crafted or report.evaluated or not current):
-            frames = self._boards(store, goal, suite)
+            frames = write_boards(store, suite)
             report.warnings += doubtful(frames[goal.shown])
         report.warnings += silent_lines(store.read_cells()) if report.crafted else []
         return report
@@ -281,15 +281,6 @@ class Runner:
         write_bytes(store.environment, merged(store.environment, about))
         save_plan(plan, plan_path(store))
 
-    def _boards(self, store: RunStore, goal: Goal, suite: AnySuite) -> dict[str, pd.DataFrame]:
-        """Compute and write the boards that there are rows for."""
-        rows, digest = Rows(store.directory), settings_digest(suite)
-        found = {}
-        for name in goal.boards:
-            with suppress(NoRows):
-                found[name] = write_board(rows, name, suite_digest=digest)
-        return found
-
     def _measured(
         self, suite: DefenseSuite, trained: Mapping[Train, str], store: RunStore, progress: Progress
     ) -> None:
@@ -306,6 +297,16 @@ class Runner:
             task.name: read_table(paths[task], models.table).to_pylist()[0] for task in tasks
         }
         write_models(store.directory / models.file, defense_goal.rows_of(suite, trained, measured))
+
+
+def write_boards(store: RunStore, suite: AnySuite) -> dict[str, pd.DataFrame]:
+    """Compute and write the boards of a suite that there are rows for."""
+    rows, digest = Rows(store.directory), settings_digest(suite)
+    found = {}
+    for name in goal_of(suite).boards:
+        with suppress(NoRows):
+            found[name] = write_board(rows, name, suite_digest=digest)
+    return found
 
 
 def pending(plan: Plan, store: RunStore) -> Iterable[tuple[str, Cell]]:

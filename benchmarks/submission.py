@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from importlib import import_module
@@ -21,7 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from advens import __version__
 from advens.benchmarks.archive import ABOUT, RUN, pack, refuse_large_tables, unpack
 from advens.benchmarks.environment import commit
+from advens.benchmarks.runner import write_boards
 from advens.benchmarks.sandbox import Limits, run_sandboxed
+from advens.benchmarks.status import runs_in
 from advens.benchmarks.suites import (
     AnySuite,
     BuiltSet,
@@ -38,6 +41,7 @@ from advens.digest import file_digest, value_digest
 from advens.errors import InputError, RunError
 from advens.files import os_errors, read_regular
 from advens.printable import say
+from advens.results.store import RunStore
 
 FORMAT, RECORD = 1, "record.toml"
 PACKAGES = ("advens", "advens.attacks", "advens.defenses", "advens.results", "advens.benchmarks")
@@ -309,7 +313,7 @@ class Entry:
 
 
 def opened(folder: Path, suite: str | None = None) -> Entry | None:
-    """The entry that was unpacked into a folder; None for another folder.
+    """The entry that was unpacked into a folder, with the boards of its run; None for another folder.
 
     Args:
         suite: that it is held to; the bundled one that it names without.
@@ -346,7 +350,16 @@ def opened(folder: Path, suite: str | None = None) -> Entry | None:
     if lines:
         raise RunError(f"the entry does not hold to the suite '{wanted.name}': {'; '.join(lines)}")
     refuse_large_tables(folder / RUN)
+    _write_boards(folder / RUN)
     return Entry(folder / RUN, said)
+
+
+def _write_boards(folder: Path) -> None:
+    """Compute the boards of a run, and of those in its folders; where rows are damaged, verify says so."""
+    for directory in dict.fromkeys([*(store.directory for store in runs_in(folder)), folder]):
+        with suppress(RunError, InputError, KeyError, ValueError, TypeError):
+            text = read_regular(directory / "suite.toml").decode(errors="replace")
+            write_boards(RunStore(directory), parse(text, "suite.toml"))
 
 
 def user_files(suite: AnySuite) -> list[str]:

@@ -75,5 +75,6 @@ def verify(
     say("every image is in its ball, and every prediction and table follows from the stored bytes")
     say("not to be seen from files:", *(f"  {name}: {what}" for name, what in UNKNOWABLE.items()))
     if entry:
-        say(f"label: {'consistent' if sample is None else 're-crafted'}")
+        drawn = f" (share {recraft:g}, challenge '{sample.challenge}')" if sample else ""
+        say(f"label: {'re-crafted' if sample else 'consistent'}{drawn}")
     return 0

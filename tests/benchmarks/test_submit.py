@@ -70,6 +70,7 @@ def test_from_a_run_to_an_entry_that_verifies(
         "4 cells and 120 predictions checked", "label: consistent",
     ):  # fmt: skip
         assert line in shown
+    assert (tmp_path / "entry" / "run" / "leaderboard.parquet").is_file()
     assert f"digest = \"{source_digest()}\"" in (tmp_path / "entry" / "submission.toml").read_text()
 
 
@@ -77,11 +78,11 @@ def test_what_was_changed_is_not_packed(
     finished: tuple[Path, Path], tmp_path: Path, advens: Callable[..., Any]
 ) -> None:
     run, suite = finished
-    (run / "leaderboard.parquet").unlink()
+    next((run / "samples").glob("*.parquet")).unlink()
     out = tmp_path / "entry.tar"
     said = advens("submit", run, "--suite", suite, "--out", out, *options(), "--trust", "toys:*")
     assert said.code == 1
-    assert "MISMATCH  leaderboard.parquet" in said.err
+    assert "MISMATCH  1 evaluations of suite.toml are missing" in said.err
     assert said.err.splitlines()[-1] == f"advens: {run} does not verify as an entry; {out} is not written"
     assert not [path for path in tmp_path.iterdir() if "entry" in path.name]
 
@@ -156,6 +157,7 @@ def test_the_same_run_gives_the_same_bytes(
         pack(copy, b"", file)
     assert (tmp_path / "again.tar").read_bytes() == first
     assert names == [*sorted(names[:-1]), "submission.toml"]
+    assert not [name for name in names if "leaderboard" in name or "matrix" in name]
     with tarfile.open(tmp_path / "packed.tar") as tar:
         assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in tar} == {(0, 0, 0, "", "", 0o644)}
 

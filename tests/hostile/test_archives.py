@@ -98,6 +98,7 @@ ADDED = {
     "dots": (member("run/samples/..", b"x"), "is no file of an entry"),
     "code": (member("run/sitecustomize.py", b"x"), "is no file of an entry"),
     "deep": (member("run/a/b/c/x.parquet", b"x"), "is no file of an entry"),
+    "board": (member("run/leaderboard.parquet", b"x"), "is no file of an entry"),
     "control": (member("run/\x1b[2J.parquet", b"x"), "'run/\\x1b[2J.parquet' is no file of an entry"),
     "folder": (member("run/samples", type=tarfile.DIRTYPE), "is no file of an entry"),
     "link": (member("run/plan2.parquet", **LINK), "is no plain file"),
