@@ -111,3 +111,28 @@ def test_a_pair_among_hundreds_is_found():
 def test_holm_keeps_the_order_of_ties():
     assert holm([0.02, 0.02, 0.01, 0.9]) == pytest.approx([0.06, 0.06, 0.04, 0.9])
     assert holm([0.01, 0.011, 0.012]) == pytest.approx([0.03, 0.03, 0.03])
+
+
+@pytest.mark.parametrize(
+    ("images", "ahead"), [(1000, 505), (1000, 540), (1001, 560), (5000, 2700), (5000, 3100)]
+)
+def test_many_equal_steps_have_the_tail_of_the_sign_test(images, ahead):
+    """To 5 %, and not below it, down to p = 1e-66; no flip is drawn."""
+    d = np.where(np.arange(images) < ahead, 1.0, -1.0)[:, None]
+    exact = binomtest(ahead, images).pvalue
+    assert exact <= paired_tests(d, seed=0, flips=0)[0] < 1.05 * exact
+    assert paired_tests(-d / 7, seed=0, flips=0)[0] == pytest.approx(paired_tests(d, seed=0, flips=0)[0])
+
+
+def test_many_uneven_steps_have_the_tail_of_their_flips():
+    rng = np.random.default_rng(0)
+    d = rng.integers(-10, 11, (1600, 4)) / 10 + np.array([0.0, 0.0, 0.02, 0.04])
+    d[:, 1] = np.where(rng.random(1600) < 0.9, 0, d[:, 1])  # too few images: flips
+    found = paired_tests(d, seed=0)
+    signs = rng.choice([-1.0, 1.0], (20_000, 1600))
+    often = (np.abs(signs @ d) >= np.abs(d.sum(axis=0)) - 1e-9).mean(axis=0)
+    assert found[:3] == pytest.approx(often[:3], abs=0.015)
+    alone = [paired_tests(d[:, [k]], seed=0)[0] for k in range(4)]
+    assert found.tolist() == alone, "a pair's p-value does not depend on the others"
+    assert paired_tests(np.zeros((2000, 1)), seed=0)[0] == 1
+    assert paired_tests(np.tile([1.0, -1.0], 1000)[:, None], seed=0)[0] == 1
