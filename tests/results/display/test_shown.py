@@ -134,7 +134,7 @@ def comparisons() -> dict:
 def study() -> pd.DataFrame:
     return pd.DataFrame({
         "table": ["T", "T", "U"], "label": ["plain", "dverge", "barre"], "members": [3, 3, 4],
-        "kind": ["mean", "mean", "randomized"], "trainings": [3, 3, 2], "n": [100, 100, 100],
+        "kind": ["mean", "mean", "randomized"], "trainings": [6, 6, 2], "n": [100, 100, 100],
         "n open": [40, 40, 50], "clean": [0.99, 0.975, 0.95], "clean low": [0.98, 0.95, 0.9],
         "clean high": [1.0, 1.0, 1.0], "open worst": [0.1, 0.5, NAN], "open worst low": [0.05, 0.4, NAN],
         "open worst high": [0.15, 0.6, NAN], "open worst group": ["b", "a", ""], "diversity": [NAN, 1.5, NAN],
