@@ -23,6 +23,7 @@ from advens.benchmarks.cells import Cell, by_depth
 from advens.benchmarks.environment import environment, merged
 from advens.benchmarks.executors import Executor, Task, create_executor
 from advens.benchmarks.goals import ATTACK_GOALS, Goal
+from advens.benchmarks.likeness import Answer, Comparison
 from advens.benchmarks.merge import agree
 from advens.benchmarks.plan import Plan, Sets, make_plan, outline
 from advens.benchmarks.progress import Progress
@@ -44,6 +45,8 @@ from advens.files import os_errors
 from advens.models import find_model
 from advens.results.boards.board import BOARDS, suite_digest, write_board
 from advens.results.boards.defenses import write_models
+from advens.results.boards.likeness import FILE as LIKENESS
+from advens.results.boards.likeness import write_likeness
 from advens.results.boards.rows import NoRows, Rows
 from advens.results.boards.silence import silent_lines
 from advens.results.store import RunStore, is_whole, read_table, write_bytes
@@ -204,9 +207,10 @@ class Runner:
         ]
         report.evaluated += self._cells("evaluating", evaluations, store, report)
         goal = goal_of(suite)
+        compared = self._compared(store, suite, report)
         digest = settings_digest(suite)
         current = all(suite_digest(store.directory, name) == digest for name in goal.boards)
-        if store.evaluated() and (report.crafted or report.evaluated or not current):
+        if store.evaluated() and (report.crafted or report.evaluated or compared or not current):
             frames = write_boards(store, suite)
             report.warnings += doubtful(frames[goal.shown])
         report.warnings += silent_lines(store.read_cells()) if report.crafted else []
@@ -273,6 +277,26 @@ class Runner:
         return is_whole(store.examples_path(cell.key), "examples") and (
             not self.trace or trace_path(store, cell.key).is_file()
         )
+
+    def _compared(self, store: RunStore, suite: Suite, report: Report) -> bool:
+        """Compare the targets with the surrogates and with each other; whether there was anything to do."""
+        path = store.directory / LIKENESS
+        if not ATTACK_GOALS[suite.goal].held_out or not store.evaluated():
+            return False
+        if is_whole(path, "likeness") and not (report.crafted or report.evaluated):
+            return False
+        compared = Comparison.of(store, suite)
+        given = {}
+        tasks = [Answer(name, compared.source) for name in compared.models]
+        for task, outcome in self.outcomes("comparing", tasks):
+            if isinstance(outcome, RunError):
+                report.warnings.append(
+                    f"{task.name} was not compared with the other models: {outcome}"
+                )
+            else:
+                given[task.name] = outcome
+        write_likeness(store.directory, compared.table(given))
+        return True
 
     def record(self, store: RunStore, plan: Plan, data: Mapping[str, str]) -> None:
         """Write what the run depends on, and its plan."""

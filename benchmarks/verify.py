@@ -21,6 +21,7 @@ from advens.benchmarks.evaluate import stored_cell
 from advens.benchmarks.executors import create_executor
 from advens.benchmarks.export import png_names
 from advens.benchmarks.goals import ATTACK_GOALS
+from advens.benchmarks.likeness import likeness_mismatches
 from advens.benchmarks.plan import Plan, Sets, make_plan, target_key
 from advens.benchmarks.predictions import Member, logits_of, members_of, sample_rows
 from advens.benchmarks.progress import Progress
@@ -193,6 +194,7 @@ def verify_run(
             audit.mismatches.append(str(error))
         else:
             audit.mismatches += _suite(store, plan, data, crafted)
+            audit.mismatches += likeness_mismatches(store, plan.suite, cache, audit.notes.append)
             if sample is not None:
                 audit.recrafted = recraft(store, plan, sample, cache, bars)
                 audit.mismatches += audit.recrafted.mismatches

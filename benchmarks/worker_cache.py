@@ -25,6 +25,7 @@ class WorkerCache:
         self.models = ModelPool(self.device)
         self.clean: dict[tuple[str, tuple[int, int], str, int | None], np.ndarray] = {}
         self._data: dict[str, Dataset] = {}
+        self._spread: dict[tuple[str, int], Batch] = {}
         self._shards: OrderedDict[tuple[str, int, int], Batch] = OrderedDict()
 
     def shard(self, source: str, start: int, stop: int) -> Batch:
@@ -45,6 +46,15 @@ class WorkerCache:
         if source not in self._data:
             self._data[source] = find_data(source)
         return self._data[source]
+
+    def spread(self, source: str, most: int) -> Batch:
+        """Clean images and labels of at most so many rows, evenly spread over the data."""
+        key = (source, most)
+        if key not in self._spread:
+            data = self.data(source)
+            every = slice(0, len(data), -(-len(data) // most))
+            self._spread[key] = next(data.batches([every]))
+        return self._spread[key]
 
     def images(self, pixels: Tensor) -> Tensor:
         """Bytes (N, 3, H, W) as float images in [0, 1] on the device."""

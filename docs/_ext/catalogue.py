@@ -683,6 +683,7 @@ def layouts() -> dict[str, tuple[str, Sequence[Any]]]:
     rows = {
         "samples": "One row for each attack, surrogate set, seed, target and image.",
         "examples": "One row for each adversarial image.",
+        "likeness": "One row for each target and surrogate set, and for each two targets.",
     }
     found = {kind: (rows.get(kind, ""), layout.columns) for kind, layout in LAYOUTS.items()}
     boards = {name: BOARDS.get(name) for name in BOARDS}

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from advens.results.boards.board import Board, declare
+from advens.results.boards.likeness import likeness_notes
 from advens.results.boards.means import Means
 from advens.results.boards.outcomes import (
     KEYS,
@@ -164,7 +165,7 @@ def _leaderboard(
     ranked: pd.DataFrame = board[[*fixed, *families]]
     ranked.attrs = {
         "denominator": denominator, "targets": means.names,
-        "notes": _notes(ranked, cells, compared),
+        "notes": [*_notes(ranked, cells, compared), *likeness_notes(samples)],
         "data": sorted(set(cells["data"].astype(str))) if cells is not None and "data" in cells else None,
     }
     return ranked

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 
 from advens.results.boards.board import Board, declare
+from advens.results.boards.likeness import FIRST, likeness_notes
 from advens.results.boards.means import Means
-from advens.results.boards.outcomes import compared_targets, contributions
+from advens.results.boards.outcomes import compared_targets, contributions, counted_once
 from advens.results.boards.rows import Rows
 from advens.results.columns import BOOL, INT, REAL, TEXT, Column
 from advens.results.statistics import nanmean, wilson
@@ -28,6 +29,8 @@ COLUMNS = (
            nullable=True),
     Column("error_rate", REAL, "of all images, wrong after the attack", unit="fraction", nullable=True),
     Column("seeds", INT, "number of seeds"),
+    Column(FIRST, TEXT, "first by name of the near-duplicates that the target is one of, of which one counts",
+           nullable=True, optional=True),
 )  # fmt: skip
 
 
@@ -64,8 +67,14 @@ def _matrix(samples: pd.DataFrame, means: Means, denominator: str) -> pd.DataFra
     frame["robust_accuracy"] = parts.robust_accuracy[row, target]
     frame["error_rate"] = parts.error_rate[row, target]
     frame["seeds"] = parts.seeds[row, target]
+    if FIRST in samples:
+        alone = [parts.firsts.count(first) == 1 for first in parts.firsts]
+        frame[FIRST] = [None if alone[t] else parts.firsts[t] for t in target]
     randomized = sorted(set(samples.loc[samples["member"].notna(), "target"]))
-    frame.attrs = {"denominator": denominator, "randomized": randomized, "means": means.records()}
+    frame.attrs = {
+        "denominator": denominator, "randomized": randomized, "means": means.records(),
+        "near_duplicates": likeness_notes(samples),
+    }  # fmt: skip
     return frame
 
 
@@ -75,7 +84,7 @@ def _compute(rows: Rows) -> pd.DataFrame:
 
 declare(Board(
     "matrix", "the success of every attack on every target", COLUMNS, _compute,
-    about={"denominator": "", "randomized": [], "means": None}, layout="matrix",
+    about={"denominator": "", "randomized": [], "means": None, "near_duplicates": []}, layout="matrix",
 ))  # fmt: skip
 
 
@@ -90,9 +99,12 @@ def held_out_means(matrix: pd.DataFrame) -> tuple[pd.Series, list[str] | None]:
     by_target = matrix.assign(held_out=~matrix["white_box"].astype(bool)).pivot(
         index=keys, columns="target", values=["asr", "held_out"]
     )
+    names = [str(name) for name in by_target["asr"].columns]
     held = by_target["held_out"].eq(True).to_numpy(bool)
+    if FIRST in matrix:
+        first = matrix.drop_duplicates("target").set_index("target")[FIRST].dropna()
+        held = counted_once(held, [first.get(name, name) for name in names])
     used, common = compared_targets(held)
     asr = np.where(used, by_target["asr"].to_numpy(float), np.nan)
-    names = [str(name) for name in by_target["asr"].columns]
     means = pd.Series(nanmean(asr, axis=1), index=by_target.index, name="mean_asr")
     return means, [names[t] for t in np.flatnonzero(np.any(used, axis=0))] if common else None

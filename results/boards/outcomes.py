@@ -6,6 +6,7 @@ are means over what is built here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from advens.errors import RunError, unknown
+from advens.results.boards.likeness import firsts
 from advens.results.formats import shorten
 from advens.results.statistics import Array
 
@@ -41,6 +43,7 @@ class Contributions:
         white_box: (R, T) whether the target is among the surrogates.
         clean_accuracy, robust_accuracy, error_rate: (R, T) over all images and seeds.
         seeds: (R, T) how many.
+        firsts: T names: the first of the target's near-duplicates, itself when it has none.
     """
 
     rows: pd.DataFrame
@@ -54,12 +57,12 @@ class Contributions:
     robust_accuracy: Array
     error_rate: Array
     seeds: NDArray[np.int64]
+    firsts: list[str]
 
     @property
     def held_out(self) -> Flags:
-        """(R, T) evaluated, and not among the surrogates."""
-        flags: Flags = self.evaluated & ~self.white_box
-        return flags
+        """(R, T) evaluated, not white-box, and no near-duplicate of another that counts."""
+        return counted_once(self.evaluated & ~self.white_box, self.firsts)
 
 
 def contributions(samples: pd.DataFrame, denominator: str = "target") -> Contributions:
@@ -119,6 +122,7 @@ def contributions(samples: pd.DataFrame, denominator: str = "target") -> Contrib
         white_box=np.nan_to_num(share(samples["white_box"].to_numpy(bool))) > 0,
         clean_accuracy=share(clean), robust_accuracy=share(clean & ~wrong), error_rate=share(wrong),
         seeds=np.bincount(distinct, minlength=count.size).reshape(shape[:2]),
+        firsts=firsts(samples, targets),
     )
 
 
@@ -153,6 +157,20 @@ def expected(samples: pd.DataFrame) -> pd.DataFrame:
     together = shares.groupby(keys, observed=True, sort=False)[["clean", "left"]].sum()
     found: pd.DataFrame = together.reset_index()
     return found
+
+
+def counted_once(held_out: Flags, firsts: Sequence[str]) -> Flags:
+    """Which held-out targets count: of near-duplicates, the first that is held out from a row.
+
+    Args:
+        held_out: (R, T).
+        firsts: T names, the same one for all near-duplicates.
+    """
+    flags: Flags = held_out.copy()
+    for name in {name for name in firsts if list(firsts).count(name) > 1}:
+        same = np.flatnonzero([first == name for first in firsts])
+        flags[:, same] &= np.cumsum(held_out[:, same], axis=1) == 1
+    return flags
 
 
 def compared_targets(held_out: Flags) -> tuple[Flags, bool]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from advens.errors import InputError
+from advens.results.boards.likeness import marked
 from advens.results.boards.means import Means
 from advens.results.boards.outcomes import Contributions, contributions, expected
 from advens.results.store import RunStore, schema
@@ -81,7 +82,7 @@ def load(directories: Sequence[Path | str]) -> tuple[pd.DataFrame, pd.DataFrame]
         found = store.read_samples(_COLUMNS)
         if found.empty:
             raise NoRows(f"{name} holds no finished samples yet")
-        samples.append(found)
+        samples.append(marked(found, store.directory))
         cells.append(store.read_cells())
     if len(stores) == 1:
         return samples[0], cells[0]

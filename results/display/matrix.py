@@ -105,6 +105,7 @@ def _columns(
             f"Randomized, expected over the members: {', '.join(shorten(drawn))}. Transfer is no "
             "adaptive attack on these: 'advens robustness' with arc is."
         )
+    lines += [f"Note: {note}." for note in frame.attrs.get("near_duplicates", [])]
     return _keys(rows, width), columns, summary, lines
 
 

@@ -83,7 +83,18 @@ TRACES = Layout("traces", (
     Column("value", REAL, "the observation"),
 ))  # fmt: skip
 
-LAYOUTS = {layout.kind: layout for layout in (SAMPLES, EXAMPLES, TRACES)}
+LIKENESS = Layout("likeness", (
+    Column("target", TEXT, "target that is compared"),
+    Column("surrogates", TEXT, "surrogate set that it is compared with; null for another target",
+           nullable=True),
+    Column("model", TEXT, "model that it is compared with: of a set, the one that it is most like"),
+    Column("images", INT, "clean images that both models answered", unit="image"),
+    Column("likeness", REAL, "correlation of the answers, beyond what the labels explain; null where the "
+           "images are too few to tell", nullable=True),
+    Column("near_duplicate", BOOL, "the two behave as one model"),
+))  # fmt: skip
+
+LAYOUTS = {layout.kind: layout for layout in (SAMPLES, EXAMPLES, TRACES, LIKENESS)}
 SCHEMAS = {kind: layout.schema() for kind, layout in LAYOUTS.items()}
 
 CELL_FIELDS = (

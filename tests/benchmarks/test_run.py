@@ -175,7 +175,7 @@ def test_only_what_is_missing_is_done(advens, suite, tmp_path, times, rows):
     new = {str(path.relative_to(out)) for path in (examples, samples)}
     new |= {name for name in before if name.startswith(f"samples/{examples.stem}.")}
     assert {name for name in after if after[name] != before.get(name)} == new | {
-        "matrix.parquet", "leaderboard.parquet",
+        "matrix.parquet", "leaderboard.parquet", "likeness.parquet",
     }  # fmt: skip
     same_rows(rows(out), kept)
     advens("verify", out).done()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from advens.datasets import load_data
+from advens.models import load_model
 
 
 @lru_cache(maxsize=1)
@@ -189,3 +190,22 @@ def nudged(seed: int = 0) -> nn.Module:
     with torch.no_grad():
         net.linear.weight[0, 0] += 1e-4
     return net
+
+
+class Copied(nn.Module):
+    def __init__(self, of: str, moved: float, scale: float, soft: bool) -> None:
+        super().__init__()
+        self.inner, self.scale, self.soft = load_model(of), scale, soft
+        with torch.no_grad():
+            next(self.inner.parameters()).view(-1)[0] += moved
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inner(x) * self.scale
+        return out.softmax(1) if self.soft else out
+
+
+def copied(
+    of: str, moved: float = 0.0, scale: float = 1.0, soft: bool = False, name: str = ""
+) -> nn.Module:
+    """Another model in a wrapper: one weight moved, its logits scaled, or probabilities in their place."""
+    return Copied(of, moved, scale, soft)

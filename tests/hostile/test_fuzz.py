@@ -79,7 +79,9 @@ def answered(said: Any, what: object) -> None:
     lines = [
         line for line in said.err.splitlines()
         if line
-        and not line.startswith(("verifying: ", "evaluating: ", "crafting: ", "MISMATCH  ", "warning: "))
+        and not line.startswith(
+            ("verifying: ", "evaluating: ", "comparing: ", "crafting: ", "MISMATCH  ", "warning: ")
+        )
     ]
     assert said.code in (0, 1, 2), (what, said)
     assert len(lines) == (said.code > 0), (what, said)
