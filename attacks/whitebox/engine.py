@@ -53,12 +53,19 @@ def search(
 ) -> None:
     """Attack some samples of a shard; what is found stands in the oracle.
 
+    An attack with ``rounds`` is several, each with an oracle of its own, on what withstood those before.
+
     Args:
         places: samples of the shard to attack, (M,).
         batch: rows at once; halved when memory runs out.
         stop: whether a broken sample leaves. Without, every sample takes all iterations.
     """
-    waiting = places
+    if (rounds := getattr(attack, "rounds", None)) is not None:
+        for inner, view in rounds(oracle):
+            standing = places[oracle.correct[places] > 0] if stop else places
+            search(inner, view, standing, batch=batch, stop=stop)
+        return
+    waiting, spent = places, (oracle.forwards.clone(), oracle.backwards.clone())
     rows = oracle.rows(places[:0])
     while len(waiting) or len(rows):
         free = batch - len(rows)
@@ -78,7 +85,7 @@ def search(
             if batch == 1:
                 raise RunError("out of memory with a single image") from error
             again = torch.cat([rows.place, fresh])
-            oracle.forget(again)
+            oracle.forget(again, *spent)
             batch, waiting = (batch + 1) // 2, torch.cat([again, waiting])
             rows = oracle.rows(places[:0])
             gc.collect()

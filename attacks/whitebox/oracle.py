@@ -7,6 +7,7 @@ then on, whatever the attack does next. No attack has to record the points it ev
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import NamedTuple
 
 import torch
@@ -79,6 +80,7 @@ class RowOracle:
         self._draws, self._first = RowDraws(seed), first
         self.seed, self.eot, self.eight_bit = seed, eot, eight_bit
         self.members, self.probabilities = _members(models)
+        self._seen = list(range(len(self.members)))
         self._devices = [device_of(member) or x.device for member in self.members]
         n = len(x)
         self.correct = torch.ones(n, dtype=torch.float64, device=x.device)
@@ -94,6 +96,22 @@ class RowOracle:
     def k(self) -> int:
         """Models that one query runs."""
         return len(self.members)
+
+    def seen_through(self, members: Sequence[int], place: int) -> RowOracle:
+        """An oracle whose answers are those of some members, while points count by what all of them say.
+
+        What is found and spent stands in this one.
+
+        Args:
+            members: which, at least one; of a randomized ensemble by their own probabilities.
+            place: of the view among others, the first being 0; each has random numbers of its own.
+        """
+        view = copy(self)
+        view._seen = list(members)
+        if place:
+            view.seed = derive(self.seed, "view", place)
+            view._draws = RowDraws(view.seed)
+        return view
 
     def rows(self, places: Tensor) -> Rows:
         """Fresh rows for some samples of the shard."""
@@ -182,10 +200,10 @@ class RowOracle:
         self.accuracy(rows.x, rows)
         return places[self.correct[places] > 0]
 
-    def forget(self, places: Tensor) -> None:
-        """Take back what was spent on samples that start again."""
-        self.forwards[places] = 0
-        self.backwards[places] = 0
+    def forget(self, places: Tensor, forwards: Tensor, backwards: Tensor) -> None:
+        """Take back what was spent on samples that start again, to passes (N,) spent on all before."""
+        self.forwards[places] = forwards[places]
+        self.backwards[places] = backwards[places]
 
     def check(self) -> None:
         """Raise RunError when a gradient was not finite: a sign would hide it."""
@@ -193,7 +211,7 @@ class RowOracle:
 
     def _count(self, rows: Rows, forward: int, backward: int) -> None:
         self.forwards[rows.place] += forward * self.k
-        self.backwards[rows.place] += backward * self.k
+        self.backwards[rows.place] += backward * len(self._seen)
 
     def _member(self, x: Tensor, k: int) -> Tensor:
         out = answer(self.members[k], x, self._devices[k], "the model")
@@ -208,14 +226,24 @@ class RowOracle:
         if self.eot > 1:  # a model with randomness of its own: its stream is named, and put back
             with torch.random.fork_rng():
                 torch.manual_seed(derive(self.seed, "eot", self._asked))
-                each = torch.stack([self._member(x, k) for k in range(self.k)])
+                each = self._each(x)
         else:
-            each = torch.stack([self._member(x, k) for k in range(self.k)])
-        if self.k == 1:
-            return each[0], each
-        if self.probabilities is None:
-            return each.mean(0), each
-        return log_expected(each, self.probabilities), each
+            each = self._each(x)
+        seen, drawn = each, self.probabilities
+        if len(self._seen) < self.k:
+            seen = each[self._seen]
+            drawn = None if drawn is None else drawn[self._seen] / drawn[self._seen].sum()
+        if len(seen) == 1:
+            return seen[0], each
+        return seen.mean(0) if drawn is None else log_expected(seen, drawn), each
+
+    def _each(self, x: Tensor) -> Tensor:
+        """Logits of every member (K, N, classes); those that are not seen through have no gradient."""
+        outs = []
+        for k in range(self.k):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and k in self._seen):
+                outs.append(self._member(x, k))
+        return torch.stack(outs)
 
     def _differentiated(
         self, x: Tensor, run: Callable[[Tensor], tuple[Tensor, Tensor]], losses: Sequence[RowLoss]
