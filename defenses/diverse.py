@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict
@@ -38,6 +38,8 @@ class Beside(Everyone):
     adversarial_eps: Positive = 8 / 255
     adversarial_step_size: Positive = 2 / 255
     adversarial_steps: Count = 10
+
+    added: ClassVar = ("adversarial", "adversarial_eps", "adversarial_step_size", "adversarial_steps")
 
     def beside(self, team: Team, batch: Batch) -> Tensor:
         """The weighted sum over members of their cross-entropies on their own PGD images."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import ConfigDict
@@ -63,6 +63,8 @@ class Training:
     validation: BelowOne = 0.0
     validation_eps: NonNegative = 0.0
     stacked: Stacking = "auto"
+
+    added: ClassVar = ("average", "decay", "validation", "validation_eps")
 
     def rate(self, done: float) -> float:
         """The learning rate after the part ``done`` of a phase, in [0, 1]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +78,8 @@ class AdversarialTraining(Alone):
     awp: NonNegative = 0.0
     training: Training = Training(weight_decay=5e-4)
 
+    added: ClassVar = ("awp",)
+
     def loss(self, team: Team, batch: Batch) -> Tensor:
         made = own_adversarial(
             team.members, batch, "start", eps=self.eps, steps=self.steps, step_size=self.step_size
@@ -133,6 +135,8 @@ class TRADES(Alone):
     steps: Count = 10
     awp: NonNegative = 0.0
     training: Training = Training(weight_decay=5e-4)
+
+    added: ClassVar = ("awp",)
 
     def loss(self, team: Team, batch: Batch) -> Tensor:
         losses = []

@@ -69,6 +69,19 @@ def describe(value: Any) -> dict[str, Any]:
     return {"defense": type(value).defense_name, **described}
 
 
+def identity(value: Any) -> dict[str, Any]:
+    """A description that names a training: options in ``added`` of a class are left out at their defaults.
+
+    These came after the first trainings, whose names and descriptions so stay the same.
+    """
+    described = describe(value)
+    for holder, found in ((value, described), (value.training, described["training"])):
+        for name in getattr(holder, "added", ()):
+            if found[name] == type(holder).__dataclass_fields__[name].default:
+                del found[name]
+    return described
+
+
 def _training_fields() -> set[str]:
     from advens.defenses.phases import Training
 

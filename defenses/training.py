@@ -25,7 +25,7 @@ from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
 from advens.defenses.keeping import Keeper, validation_accuracy
 from advens.defenses.members import fresh
 from advens.defenses.phases import Batch, Defense, Nested, Phase, Team
-from advens.defenses.registry import describe
+from advens.defenses.registry import identity
 from advens.errors import InputError, RunError
 from advens.files import new_folder, write_bytes
 from advens.seeding import Draws, derive
@@ -270,7 +270,7 @@ def split(images: int, validation: float, seed: int) -> tuple[Tensor, Tensor]:
 
 def what(defense: Defense, arch: str, data: Dataset, seed: int) -> dict[str, Any]:
     """All that determines the weights, as values for JSON."""
-    about = describe(defense) | {"arch": arch, "data": data.digest, "seed": seed}
+    about = identity(defense) | {"arch": arch, "data": data.digest, "seed": seed}
     about["training"].pop("stacked")  # changes how weights are computed, as the device does, not which
     return about
 

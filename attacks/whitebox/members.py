@@ -5,9 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Annotated
 
-from torch import Tensor
-
-from advens.attacks.interfaces import Attack, Job, Passes
+from advens.attacks.interfaces import Attack, Passes
 from advens.attacks.parts import one, part
 from advens.attacks.registry import override, recipe
 from advens.attacks.whitebox.descent import PMA
@@ -26,8 +24,8 @@ class MemberAware(WhiteBox):
     The expectation can hide a weak member behind a confident one. So the same attack is run on all members
     together, on each, and on every group of up to ``largest``, drawn with their own probabilities. Whichever
     group is attacked, every point is shown to all members, and the image with the lowest expected accuracy is
-    kept. Members that are never drawn are left out. A model without members meets the attack twice, from
-    starts of its own each time, so that it is not attacked less for having none.
+    kept. Members that are never drawn are left out; several plain models are members, too. A single model
+    meets the attack twice, from starts of its own each time, so that it is not attacked less.
 
     Args:
         threat: the ball.
@@ -47,24 +45,19 @@ class MemberAware(WhiteBox):
     def rounds(self, oracle: RowOracle) -> list[tuple[WhiteBox, RowOracle]]:
         """The attack with each of the views of the model that it is run on, in order."""
         attack: WhiteBox = override(self.attack, eps=self.threat.eps, norm=self.threat.norm)  # type: ignore[assignment]
-        drawn = list(range(oracle.k))
-        if oracle.probabilities is None:
-            views = [drawn, drawn]
-        else:
-            drawn = [k for k in drawn if float(oracle.probabilities[k]) > 0]
-            views = [drawn, *groups(drawn, self.largest)]
-        return [(attack, oracle.seen_through(view, place)) for place, view in enumerate(views)]
+        p = oracle.probabilities
+        drawn = [k for k in range(oracle.k) if p is None or float(p[k]) > 0]
+        return [(attack, oracle.seen_through(view, k)) for k, view in enumerate(self.views(drawn))]
 
-    def craft(self, job: Job) -> tuple[Tensor, Passes]:
-        """All runs, on all rows."""
-        images, _ = super().craft(job)
-        return images, self.passes(len(job.models))
+    def views(self, members: list[int]) -> list[list[int]]:
+        """The members that are attacked in each run."""
+        others = groups(members, self.largest) if len(members) > 1 else [members]
+        return [members, *others]
 
     def passes(self, surrogates: int) -> Passes:
         """Of an ensemble of so many members, all drawn: every point is shown to all of them."""
         each = self.attack.passes(1)
-        members = list(range(surrogates))
-        views = [members, *groups(members, self.largest)] if surrogates > 1 else [members, members]
+        views = self.views(list(range(surrogates)))
         return Passes(
             len(views) * surrogates * each.forward, sum(len(view) for view in views) * each.backward
         )

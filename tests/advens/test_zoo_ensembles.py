@@ -16,7 +16,7 @@ from advens.cli import invoke
 from advens.defenses import create_defense
 from advens.defenses.adopt import pgd_accuracy
 from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
-from advens.defenses.registry import describe as described
+from advens.defenses.registry import identity
 from advens.errors import InputError
 from advens.models import describe, list_models, load_model
 from advens.models.embedded import index
@@ -81,7 +81,7 @@ def test_the_command_is_the_one_that_was_run(name: str) -> None:
     plain = {option: value for option, value in given if option != "--set"}
     options: dict[str, Any] = {k: literal(v) for k, v in settings.items()}
     options |= {"members": int(plain["--members"]), "epochs": int(plain["--epochs"])}
-    wanted = described(create_defense(defense, **options))
+    wanted = identity(create_defense(defense, **options))
     wanted["training"].pop("stacked")
     assert how == wanted | {
         "arch": plain["--arch"], "data": advens.load_data(plain["--data"]).digest, "seed": 0,

@@ -12,7 +12,7 @@ import torch
 import advens
 from advens.defenses import create_defense, list_defenses
 from advens.defenses.phases import Nested
-from advens.defenses.trained import trained
+from advens.defenses.trained import name_of, trained
 from advens.defenses.training import train
 from advens.errors import InputError
 
@@ -126,3 +126,17 @@ def test_an_interrupted_one_goes_on(data: Any, cache: Path) -> None:
 def test_what_is_not_there(name: str, said: str, cache: Path) -> None:
     with pytest.raises(InputError, match=said):
         advens.load_model(name)
+
+
+# names that trainings had before the options in ``added`` came
+BEFORE = {
+    "at": "2f67660b2d3beaa420d8", "adp": "8dbc33e991170a9c0cc2", "dverge": "02566ce948b1b047c58e",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_options_that_came_later_leave_names_alone(name: str) -> None:
+    data = advens.load_data("digits:train?limit=8&seed=0")
+    assert name_of(create_defense(name), "digits:mambaout", data) == f"trained:{BEFORE[name]}"
+    later = {"at": {"awp": 0.01}, "adp": {"adversarial_eps": 0.1}, "dverge": {"average": "ema"}}[name]
+    assert name_of(create_defense(name, **later), "digits:mambaout", data) != f"trained:{BEFORE[name]}"
