@@ -348,7 +348,7 @@ def _within(board: pd.DataFrame, compared: _Compared) -> str:
 def _by_family(board: pd.DataFrame, means: Means) -> list[str]:
     """A line when another row would be first if every family of targets counted the same."""
     equal = board.filter(regex="^asr ").mean(axis=1)
-    if not means.common or equal.isna().all() or equal[0] >= equal.max():
+    if not means.common or equal.isna().all() or equal[0] > equal.max() - 1e-9:
         return []
     one, other = board.iloc[int(equal.argmax())], board.iloc[0]
     return [

@@ -46,7 +46,7 @@ def test_the_quickstart_prints_what_it_shows() -> None:
 def test_the_guide_shows_the_board_of_the_quickstart() -> None:
     kept = read_table(BOARD, BOARDS.get("leaderboard").table)
     said = kept.schema.metadata
-    about = {name: json.loads(said[f"advens.{name}".encode()]) for name in ("targets", "notes")}
+    about = {name: json.loads(said[f"advens.{name}".encode()]) for name in ("targets", "notes", "data")}
     frame = pd.read_parquet(BOARD)
     frame.attrs = {"denominator": "target", **about}
     shown = render_board("leaderboard", frame, width=120).splitlines()
