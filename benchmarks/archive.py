@@ -12,6 +12,7 @@ import re
 import shutil
 import tarfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -31,10 +32,15 @@ _OF_RUN = re.compile(rf"(?!traces/)(?:{_KEY}/)?(?:suite\.toml|(?:environment|pla
 """Files of a run, or of one of the runs in a folder."""
 
 
+@lru_cache(maxsize=1)
+def _boards() -> frozenset[str]:
+    """The files of boards, which follow from the rows of a run."""
+    return frozenset(BOARDS.get(name).file for name in BOARDS.names() if name not in DEFENSE.given)
+
+
 def _belongs(name: str) -> bool:
-    """Whether a file of this name belongs to the run of an entry; boards follow from its rows."""
-    boards = {BOARDS.get(each).file for each in BOARDS.names() if each not in DEFENSE.given}
-    return bool(_OF_RUN.fullmatch(name)) and PurePosixPath(name).name not in boards
+    """Whether a file of this name belongs to the run of an entry."""
+    return bool(_OF_RUN.fullmatch(name)) and PurePosixPath(name).name not in _boards()
 
 
 def pack(directory: Path, about: bytes, file: IO[bytes]) -> None:
