@@ -242,7 +242,7 @@ def rank_intervals(
     images, _, targets = stacked.shape
     found = nanmean(nanmean(stacked, axis=0), axis=1)
     inside = ~np.isnan(stacked)
-    flat = np.concatenate([np.nan_to_num(stacked), inside], axis=1).reshape(images, -1)
+    flat = np.concatenate([np.nan_to_num(stacked), inside], axis=1).reshape(images, 2 * rows * targets)
     rng = np.random.default_rng(seed)
     drawn = []
     for size in chunks(resamples, 2 * rows * targets + images):

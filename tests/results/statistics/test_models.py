@@ -142,3 +142,9 @@ def test_many_pairs_at_once_are_as_each_alone(missing):
     assert found[-1] == 1
     assert np.isnan(two_way_tests([block[:, :4] for block in blocks], pairs)).all()
     assert two_way_tests(blocks, []).shape == (0,)
+
+
+@pytest.mark.parametrize("shape", [(5, 0), (0, 5), (0, 0)])
+def test_rank_intervals_of_nothing_say_nothing(shape):
+    assert rank_intervals([np.empty(shape)] * 2, seed=0).tolist() == [[1, 2], [1, 2]]
+    assert rank_intervals([np.full((5, 5), np.nan), np.ones((5, 5))], seed=0)[0].tolist() == [1, 2]
