@@ -129,9 +129,9 @@ def main(run: Path) -> None:
         f"target together {effects.together:.2f}.\n"
     )
     table = decisions(blocks, effects)
-    click.echo("| pair | p, mixed model | p, two-way test | decision |\n| --- | --- | --- | --- |")
+    click.echo("| pair | p, mixed model | p, two-way test | agree |\n| --- | --- | --- | --- |")
     for pair in table.itertuples():
-        said = "the same" if pair.agree else "differs"
+        said = "yes" if pair.agree else "no"
         click.echo(f"| {names[pair.a]} - {names[pair.b]} | {pair.model:.2g} | {pair.test:.2g} | {said} |")
     click.echo(f"\nThe decisions agree on {int(table['agree'].sum())} of {len(table)} pairs.")
 
