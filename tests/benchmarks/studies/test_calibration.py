@@ -47,7 +47,7 @@ def test_made_data_have_the_rate_they_claim(rate: float) -> None:
 
 def test_effects_do_what_they_are_named_for() -> None:
     rng = np.random.default_rng(0)
-    plain = Made(images=3000, targets=3, target=0, image=0, attack_target=0, attack_image=0, missing=0)
+    plain = Made(images=3000, targets=12, target=0, image=0, attack_target=0, attack_image=0, missing=0)
     assert plain.draw(rng).rates == pytest.approx(0.5)
     same = replace(plain, target=1.0).draw(rng).rates
     assert same[0] == pytest.approx(same[1])

@@ -16,7 +16,7 @@ from advens.benchmarks.studies.calibration import Made
 from advens.benchmarks.studies.mixed import decisions, fitted
 from advens.errors import InputError
 from advens.results.boards.means import Means
-from advens.results.boards.outcomes import Contributions
+from advens.results.boards.outcomes import contributions
 
 needs_statsmodels = pytest.mark.skipif(
     importlib.util.find_spec("statsmodels") is None, reason="an extra: advens[studies]"
@@ -45,15 +45,16 @@ def test_effects_and_decisions_of_made_data():
 
 def means(blocks):
     """Means of a run whose attacks are a0, a1 and so on."""
-    value = np.stack(blocks).transpose(0, 2, 1)
-    attacks, targets, images = value.shape
-    there = np.ones((attacks, targets), bool)
-    return Means(Contributions(
-        rows=pd.DataFrame({"suite": "s", "attack": [f"a{k}" for k in range(attacks)], "surrogates": "cnns"}),
-        targets=[f"t{k}" for k in range(targets)], families=["cnn"] * targets,
-        samples=[f"{k}" for k in range(images)], value=value, evaluated=there, white_box=~there,
-        clean_accuracy=there * 1.0, robust_accuracy=there * 1.0, error_rate=there * 1.0, seeds=there * 1,
-    ))  # fmt: skip
+    values = np.stack(blocks)
+    attack, image, target = np.indices(values.shape).reshape(3, -1)
+    success, counted = np.nan_to_num(values).ravel() > 0, ~np.isnan(values).ravel()
+    samples = pd.DataFrame({
+        "suite": "s", "attack": [f"a{k}" for k in attack], "surrogates": "cnns", "seed": 0, "cell": "c",
+        "target": [f"t{k}" for k in target], "target_family": "cnn", "sample_id": image.astype(str),
+        "label": 1, "target_label": None, "clean_correct": counted, "adv_pred": np.where(success, 2, 1),
+        "success": success, "white_box": False, "member": None, "weight": 1.0,
+    })  # fmt: skip
+    return Means(contributions(samples))
 
 
 @needs_statsmodels
