@@ -10,6 +10,7 @@ import pandas as pd
 from rich.console import RenderableType
 
 from advens.results.boards.matrix import held_out_means
+from advens.results.boards.means import INTERVALS
 from advens.results.boards.outcomes import held_out_names, over, sizes
 from advens.results.display.blocks import TextColumn, caption, fits, split, stacked, table
 from advens.results.formats import (
@@ -116,13 +117,18 @@ def _intervals(
 
     None when they are not of these means, as in a part of a matrix.
     """
-    means_of: list[dict[str, Any]] = frame.attrs.get("means") or []
-    known: dict[tuple[str, ...], Any] = {(r["suite"], r["attack"], r["surrogates"]): r for r in means_of}
+    records = frame.attrs.get("means")
+    known: dict[tuple[str, ...], dict[str, Any]] = {
+        (str(r.get("suite")), str(r.get("attack")), str(r.get("surrogates"))): r
+        for r in (records if isinstance(records, list) else []) if isinstance(r, dict)
+    }  # fmt: skip
     of_rows: list[dict[str, float]] = []
     for row in rows:
-        found = {key: NAN if value is None else value for key, value in known.get(row, {}).items()}
-        mean = found.get("mean_asr", NAN)
-        if not found or not np.isclose(mean, means.loc[row], rtol=0, atol=1e-8, equal_nan=True):
+        if row not in known:
+            return []
+        numbers = {name: known[row].get(name) for name in ("mean_asr", *INTERVALS)}
+        found = {name: float(n) if isinstance(n, (int, float)) else NAN for name, n in numbers.items()}
+        if not np.isclose(found["mean_asr"], means.loc[row], rtol=0, atol=1e-8, equal_nan=True):
             return []
         of_rows.append(found)
     columns = [
