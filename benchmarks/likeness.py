@@ -29,10 +29,11 @@ compared with each other as a whole, a randomized ensemble by the logarithm of i
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,13 +43,14 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from advens.attacks.expectation import is_randomized, log_expected
+from advens.benchmarks.cells import Cell
 from advens.benchmarks.goals import ATTACK_GOALS
 from advens.benchmarks.predictions import logits_of, members_of
 from advens.benchmarks.suites import BuiltSet, Suite, expanded
 from advens.benchmarks.worker_cache import WorkerCache, worker_cache
 from advens.errors import InputError, InputWarning, RunError
 from advens.results.boards.likeness import FILE, read_likeness
-from advens.results.store import RunStore, schema
+from advens.results.store import schema
 
 Array = NDArray[np.floating[Any]]
 
@@ -179,23 +181,23 @@ class Comparison:
     known: Mapping[str, frozenset[str]]
 
     @classmethod
-    def of(cls, store: RunStore, suite: Suite) -> Comparison:
-        """What a run's directory holds."""
-        cells, sets, known = store.read_cells(), {}, {}
-        for name, rows in cells.groupby("surrogates"):
-            wanted = suite.surrogates.get(str(name))
+    def of(cls, cells: Iterable[Cell], suite: Suite) -> Comparison:
+        """The targets of a suite, and the surrogate sets of its cells."""
+        sets: dict[str, tuple[str, ...]] = {}
+        known: dict[str, frozenset[str]] = {}
+        for cell in cells:
+            name = cell.surrogates
+            wanted = suite.surrogates.get(name)
             bases = wanted.models if isinstance(wanted, BuiltSet) else ()
-            models = [model for specs in rows["surrogate_specs"] for model in specs]
-            sets[str(name)] = tuple(dict.fromkeys([*bases, *models]))
-            lists = [*rows["surrogate_digests"], *rows["bases"].dropna()]
-            known[str(name)] = frozenset(digest for each in lists for digest in each)
+            sets[name] = tuple(dict.fromkeys([*sets.get(name, bases), *cell.specs]))
+            known[name] = known.get(name, frozenset()).union(cell.digests, cell.bases)
         return cls(suite.source, tuple(sorted(expanded(suite.targets))), sets, known)
 
     @property
     def models(self) -> list[str]:
         """The models that answer, each once; none where there is nothing to compare them with."""
         every = dict.fromkeys([*self.targets, *(m for each in self.sets.values() for m in each)])
-        return list(every) if self.targets else []
+        return list(every) if self.targets and self.sets else []
 
     def table(self, given: Mapping[str, Answers]) -> pd.DataFrame:
         """The pairs of targets with surrogate sets, and with each other, of the models that answered.
@@ -206,7 +208,7 @@ class Comparison:
         there = [name for name in self.targets if name in given]
         for target in there:
             for name, models in sorted(self.sets.items()):
-                found = [model for model in models if model in given]
+                found = sorted(model for model in models if model in given)
                 if not found or given[target].digests & self.known[name]:
                     continue
                 alike = [_in_parts(given[target], given[model]) for model in found]
@@ -238,23 +240,26 @@ def _row(
 
 
 def likeness_mismatches(
-    store: RunStore, suite: Suite, cache: WorkerCache, note: Callable[[str], object]
+    directory: Path, suite: Suite, cells: Iterable[Cell], cache: WorkerCache, note: Callable[[str], object]
 ) -> Iterator[str]:
     """What is wrong with the likeness that a run stored: every model answers again.
 
     Args:
+        cells: of the run, those that are sound; without any, no model is loaded.
         note: called with every pair of near-duplicates; and when a run from before models were compared
             holds no table, which is no mismatch where none are near-duplicates.
     """
     if not ATTACK_GOALS[suite.goal].held_out:
         return
-    compared, given = Comparison.of(store, suite), {}
+    compared, given = Comparison.of(cells, suite), {}
+    if not compared.models:
+        return
     for name in compared.models:
         with suppress(InputError, RunError):  # as in the run
             given[name] = answers(cache, name, compared.source)
     found = compared.table(given)
     try:
-        stored = read_likeness(store.directory)
+        stored = read_likeness(directory)
     except (RunError, InputError) as error:
         yield str(error)
         return

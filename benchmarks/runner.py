@@ -49,7 +49,7 @@ from advens.results.boards.likeness import FILE as LIKENESS
 from advens.results.boards.likeness import write_likeness
 from advens.results.boards.rows import NoRows, Rows
 from advens.results.boards.silence import silent_lines
-from advens.results.store import RunStore, is_whole, read_table, write_bytes
+from advens.results.store import RunStore, is_whole, read_cell, read_table, write_bytes
 
 T = TypeVar("T", bound=Task)
 OfCell = TypeVar("OfCell", Craft, Evaluate)
@@ -285,7 +285,7 @@ class Runner:
             return False
         if is_whole(path, "likeness") and not (report.crafted or report.evaluated):
             return False
-        compared = Comparison.of(store, suite)
+        compared = Comparison.of(readable_cells(store), suite)
         given = {}
         tasks = [Answer(name, compared.source) for name in compared.models]
         for task, outcome in self.outcomes("comparing", tasks):
@@ -331,6 +331,13 @@ def write_boards(store: RunStore, suite: AnySuite) -> dict[str, pd.DataFrame]:
         with suppress(NoRows):
             found[name] = write_board(rows, name, suite_digest=digest)
     return found
+
+
+def readable_cells(store: RunStore) -> Iterator[Cell]:
+    """The cells that were crafted, without those whose files are damaged."""
+    for name in store.cells():
+        with suppress(RunError, InputError, ValueError):
+            yield Cell.from_json(read_cell(store.examples_path(name)))
 
 
 def pending(plan: Plan, store: RunStore) -> Iterable[tuple[str, Cell]]:

@@ -194,7 +194,9 @@ def verify_run(
             audit.mismatches.append(str(error))
         else:
             audit.mismatches += _suite(store, plan, data, crafted)
-            audit.mismatches += likeness_mismatches(store, plan.suite, cache, audit.notes.append)
+            audit.mismatches += likeness_mismatches(
+                store.directory, plan.suite, crafted.cells.values(), cache, audit.notes.append
+            )
             if sample is not None:
                 audit.recrafted = recraft(store, plan, sample, cache, bars)
                 audit.mismatches += audit.recrafted.mismatches

@@ -16,6 +16,7 @@ import tomli_w
 from numpy.typing import NDArray
 
 from advens.benchmarks.likeness import NEAR, Answers, likeness, likeness_mismatches, residuals
+from advens.benchmarks.runner import readable_cells
 from advens.benchmarks.suites import Suite, parse
 from advens.benchmarks.worker_cache import WorkerCache
 from advens.cli import invoke
@@ -148,7 +149,7 @@ def test_what_is_no_mismatch_and_what_is(copy: Path) -> None:
         (copy / "likeness.parquet").unlink(missing_ok=True)
         if changed is not None:
             write_likeness(copy, changed)
-        return [*likeness_mismatches(RunStore(copy), suite, cache, notes.append)]
+        return [*likeness_mismatches(copy, suite, readable_cells(RunStore(copy)), cache, notes.append)]
 
     assert found(table.assign(likeness=table["likeness"] - 1e-5)) == []
     assert len(found(table.assign(likeness=table["likeness"] - 0.01))) == len(table)

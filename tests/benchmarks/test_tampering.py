@@ -114,6 +114,10 @@ FALSEHOODS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "leaderboard": (
         "crafted", lambda d: edited(d / "leaderboard.parquet", "mean_linf", lambda v: v / 2), "leaderboard"
     ),
+    "likeness": (
+        "crafted", lambda d: edited(d / "likeness.parquet", "near_duplicate", lambda v: not v),
+        "the likeness of",
+    ),
     "no matrix": ("crafted", lambda d: (d / "matrix.parquet").unlink(), "matrix.parquet is missing"),
     "a board of another goal": (
         "crafted", lambda d: shutil.copy(d / "matrix.parquet", d / "robustness.parquet"), "no table of this"
@@ -221,14 +225,15 @@ def test_every_kind_of_file_is_tampered_with(runs: Path) -> None:
     boards = {BOARDS.get(name).file for name in BOARDS.names()} - {"study.parquet"}
     assert kinds == boards | {
         "examples", "samples", "traces", "images", "measures", "suite.toml", "plan.json", "environment.json",
-        "trial.json",
+        "trial.json", "likeness.parquet",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("name", "pattern"),
     [
-        *(("crafted", f"{each}*") for each in ("examples/", "samples/", "traces/", "matrix", "leaderboard")),
+        *(("crafted", f"{each}*") for each in ("examples/", "samples/", "traces/", "matrix", "leaderboard",
+                                               "likeness")),
         ("robustness", "robustness*"),
         *(("defended", f"{each}*") for each in ("images", "models", "measures/", "defenses")),
     ],

@@ -384,7 +384,8 @@ def test_the_program_itself_asks_for_names_by_the_careful_functions() -> None:
         "advens/__init__.py", "advens/models/__init__.py", "advens/datasets/__init__.py",
         "advens/datasets/loading.py", "advens/commands.py", "defenses/adopt.py",
         "advens/zoo/training.py",
-        "advens/models/robustbench.py", "benchmarks/studies/selection.py", "defenses/ensembles.py",
+        "advens/models/robustbench.py", "benchmarks/studies/selection.py", "benchmarks/studies/likeness.py",
+        "defenses/ensembles.py",
     }  # fmt: skip
     users = set()
     for folder in ("advens", "attacks", "benchmarks", "defenses", "results"):
