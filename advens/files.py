@@ -87,6 +87,31 @@ def read_regular(path: Path) -> bytes:
         return file.read()
 
 
+class LinkError(InputError):
+    """A link in a folder from elsewhere that leads out of it."""
+
+
+def inside(folder: Path, *parts: str) -> Path:
+    """The path of something in a folder from elsewhere, whether or not it is there.
+
+    Raises:
+        LinkError: it is a link, or lies in one, that leads out of the folder.
+    """
+    path = folder
+    for part in parts:
+        path = path / part
+        if path.is_symlink() and not _leads_into(folder, path):
+            raise LinkError(f"'{path}' is a link that leads out of {folder}")
+    return path
+
+
+def _leads_into(folder: Path, link: Path) -> bool:
+    try:
+        return link.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        return False
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -13,9 +13,10 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advens.benchmarks.suites import AnySuite, load, parse, set_key, suite_from
+from advens.benchmarks.suites import AnySuite, load, set_key, stored, suite_from
 from advens.errors import InputError, RunError
-from advens.results.boards.board import BOARDS, read_board
+from advens.files import inside
+from advens.results.boards.board import BOARDS, path_of, read_board
 from advens.results.boards.rows import Rows
 from advens.results.reading import Examples, compare, read_examples, read_samples
 from advens.results.store import RunStore
@@ -42,7 +43,7 @@ class Run:
 
     def __init__(self, directory: Path | str) -> None:
         self.directory = Path(directory)
-        if not (self.directory / "suite.toml").is_file():
+        if not inside(self.directory, "suite.toml").is_file():
             RunStore.open(self.directory)  # says what is missing
 
     def __repr__(self) -> str:
@@ -52,17 +53,17 @@ class Run:
         """A notebook shows a run by its tables."""
         shown = [f"<p><code>{self.directory}</code></p>"]
         for name in ("leaderboard", "robustness", "study", "defenses"):
-            if (self.directory / BOARDS.get(name).file).is_file():
+            if path_of(self.directory, BOARDS.get(name)).is_file():
                 shown.append(f"<h4>{name}</h4>{self.board(name)._repr_html_()}")
         return "\n".join(shown)
 
     @property
     def suite(self) -> AnySuite:
         """The suite, with every default written out. Raises InputError when there is none."""
-        path = self.directory / "suite.toml"
+        path = inside(self.directory, "suite.toml")
         if not path.is_file():
             raise InputError(f"{self.directory} holds no suite.toml")
-        return parse(path.read_text(encoding="utf-8"), str(path))
+        return stored(path)
 
     @property
     def matrix(self) -> pd.DataFrame:
@@ -92,7 +93,7 @@ class Run:
             RunError: a damaged file.
         """
         board = BOARDS.get(name)
-        if (self.directory / board.file).is_file():
+        if path_of(self.directory, board).is_file():
             return read_board(self.directory, name)
         return board.compute(Rows(self.directory))
 

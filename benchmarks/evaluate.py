@@ -9,7 +9,7 @@ from advens.benchmarks.cells import Cell
 from advens.benchmarks.merge import union
 from advens.benchmarks.plan import Plan
 from advens.benchmarks.runner import Report, Runner, goal_of
-from advens.benchmarks.suites import Suite, expanded, parse
+from advens.benchmarks.suites import Suite, expanded, stored
 from advens.datasets import find_data
 from advens.errors import InputError, RunError, first_line
 from advens.models import describe
@@ -41,7 +41,7 @@ def evaluate_targets(
         for name, card in cards.items():
             if card.num_classes != classes:
                 raise InputError(f"{name} has {card.num_classes} classes; this run has {classes}")
-        suite = parse(store.suite.read_text(), str(store.suite))
+        suite = stored(store.suite)
         if not isinstance(suite, Suite):
             raise InputError(f"{directory} evaluates defenses; give one of the runs in it")
         suite = suite.model_copy(

@@ -156,7 +156,7 @@ def suite_for(
 def write_pngs(store: RunStore, sample_ids: Sequence[str], surrogates: str, suite: Suite) -> None:
     """The images of one attack on one set, each under the name of its sample."""
     files = png_names(sample_ids)
-    folder = (store.directory / "images").resolve()
+    folder = store.path("images").resolve()
     for name in store.cells():
         path = store.examples_path(name)
         cell = Cell.from_json(read_cell(path))

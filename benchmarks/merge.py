@@ -7,7 +7,15 @@ from functools import singledispatch
 from pathlib import Path
 from typing import Any, TypeVar
 
-from advens.benchmarks.suites import AnySuite, AttackEntry, DefenseSuite, Suite, Surrogates, parse
+from advens.benchmarks.suites import (
+    AnySuite,
+    AttackEntry,
+    DefenseSuite,
+    Suite,
+    Surrogates,
+    parse,
+    stored,
+)
 from advens.errors import InputError
 
 S = TypeVar("S", Suite, DefenseSuite)
@@ -25,7 +33,7 @@ def agree(path: Path, suite: S) -> S:
     """
     if not path.is_file():
         return suite
-    before = parse(path.read_text(), str(path))
+    before = stored(path)
     again = parse(suite.toml(), str(path))  # a tuple from the command line is a list in a file
     if before.goal != again.goal:
         raise _conflict(path, "goal", before.goal, again.goal)

@@ -43,7 +43,7 @@ from advens.digest import value_digest
 from advens.errors import InputError, RunError
 from advens.files import os_errors
 from advens.models import find_model
-from advens.results.boards.board import BOARDS, suite_digest, write_board
+from advens.results.boards.board import BOARDS, path_of, suite_digest, write_board
 from advens.results.boards.defenses import write_models
 from advens.results.boards.likeness import FILE as LIKENESS
 from advens.results.boards.likeness import write_likeness
@@ -166,11 +166,11 @@ class Runner:
         report = Report(directory)
         with store.lock():
             write_bytes(store.suite, suite.toml().encode())
-            write_bytes(directory / "trial.json", defense_goal.trial(suite))
+            write_bytes(store.path("trial.json"), defense_goal.trial(suite))
             for number, (folder, part) in enumerate(parts.items(), 1):
                 progress = self.progress.of(f"{folder} ({number} of {len(parts) + 1} parts)")
                 report.add(
-                    Runner(self.executor, progress, held_out=False).of(part, directory / folder)
+                    Runner(self.executor, progress, held_out=False).of(part, store.path(folder))
                 )
             if report.failures:
                 return report
@@ -320,7 +320,7 @@ class Runner:
         measured = {
             task.name: read_table(paths[task], models.table).to_pylist()[0] for task in tasks
         }
-        write_models(store.directory / models.file, defense_goal.rows_of(suite, trained, measured))
+        write_models(path_of(store.directory, models), defense_goal.rows_of(suite, trained, measured))
 
 
 def write_boards(store: RunStore, suite: AnySuite) -> dict[str, pd.DataFrame]:
@@ -350,7 +350,7 @@ def pending(plan: Plan, store: RunStore) -> Iterable[tuple[str, Cell]]:
 def _forget(store: RunStore, cells: set[str], goal: Goal) -> None:
     """Remove what will not be true any more: boards, and rows on images that are crafted again."""
     stale = [store.samples_path(*pair) for pair in store.evaluated() if pair[0] in cells]
-    for path in (*(store.directory / BOARDS.get(name).file for name in goal.boards), *stale):
+    for path in (*(path_of(store.directory, BOARDS.get(name)) for name in goal.boards), *stale):
         with os_errors("remove", path):
             path.unlink(missing_ok=True)
 
@@ -397,4 +397,4 @@ def measures_path(store: RunStore, task: Measure) -> Path:
         task.eps,
         task.seed,
     ]
-    return store.directory / "measures" / f"{value_digest(about, 20)}.parquet"
+    return store.path("measures", f"{value_digest(about, 20)}.parquet")

@@ -52,7 +52,7 @@ class Planned:
 
 def plan_path(store: RunStore) -> Path:
     """Where a run keeps the list of its cells."""
-    return store.directory / "plan.json"
+    return store.path("plan.json")
 
 
 def read_plan(path: Path) -> Planned:
@@ -78,13 +78,14 @@ def save_plan(plan: Plan, path: Path) -> None:
 def failure_path(store: RunStore, cell: str, target_key: str | None = None) -> Path:
     """Where the last failure of a cell, or of evaluating a target on it, is noted."""
     name = cell if target_key is None else f"{cell}.{target_key}"
-    return store.directory / "failures" / f"{name}.json"
+    return store.path("failures", f"{name}.json")
 
 
 def read_failures(store: RunStore) -> dict[str, str]:
     """What failed last, and why, by cell or by cell and target. Raises InputError for a damaged note."""
     found = {}
-    for path in sorted((store.directory / "failures").glob("*.json")):
+    for each in sorted(store.path("failures").glob("*.json")):
+        path = store.path("failures", each.name)
         try:
             note = json.loads(read_regular(path))
             found[path.stem] = f"{note['task']}: {note['error']}"
@@ -98,10 +99,11 @@ def runs_in(directory: Path) -> list[RunStore]:
 
     A directory with samples or images of its own is a run, as it is for boards, whatever lies in its folders.
     """
-    inside = sorted(path.parent for path in directory.glob("*/suite.toml"))
-    if not inside or RunStore(directory).has_cells():
+    store = RunStore(directory)
+    inside = sorted(path.parent.name for path in store.directory.glob("*/suite.toml"))
+    if not inside or store.has_cells():
         return [RunStore.open(directory)]
-    return [RunStore(folder) for folder in inside]
+    return [RunStore(store.path(name)) for name in inside]
 
 
 def status_lines(store: RunStore) -> list[str]:

@@ -32,6 +32,7 @@ from pydantic import (
 
 from advens.digest import value_digest
 from advens.errors import InputError, InputWarning, first_line, nearest, unknown
+from advens.files import os_errors, read_regular
 from advens.printable import printable
 from advens.spec import literal
 from advens.threat import Threat, parse_eps
@@ -526,6 +527,16 @@ def text_of(name: str) -> str:
 
 def _is_path(name: str) -> bool:
     return name.endswith(".toml") or Path(name).is_file()
+
+
+def stored(path: Path) -> AnySuite:
+    """The suite in a file of a run. Raises InputError when it is missing or damaged."""
+    with os_errors("read", path):
+        data = read_regular(path)
+    try:
+        return parse(data.decode(), str(path))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not TOML: {error.reason}") from None
 
 
 def parse(text: str, where: str, changes: Mapping[str, Any] | None = None) -> AnySuite:

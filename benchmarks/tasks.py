@@ -406,7 +406,7 @@ def stored_pixels(table: Any) -> Tensor:
 
 def trace_path(store: RunStore, cell: str) -> Path:
     """Where the trace of a cell lies."""
-    return store.directory / "traces" / f"{cell}.parquet"
+    return store.path("traces", f"{cell}.parquet")
 
 
 def write_trace(

@@ -37,13 +37,15 @@ from advens.benchmarks.suites import (
     load,
     parse,
     settings_digest,
+    stored,
     suite_identity,
 )
 from advens.benchmarks.worker_cache import WorkerCache
 from advens.datasets import Batch, Dataset, find_data
 from advens.errors import InputError, RunError, first_line
+from advens.files import LinkError, open_regular
 from advens.models import check_name, find_model, known_card, origins
-from advens.results.boards.board import BOARDS, board_mismatches, suite_digest
+from advens.results.boards.board import BOARDS, board_mismatches, path_of, suite_digest
 from advens.results.boards.rows import Rows
 from advens.results.store import RunStore, is_whole, read_cell, read_table
 from advens.threat import Threat
@@ -124,14 +126,22 @@ def verify_directory(
         yield "", audit
 
 
+def _stored_suite(store: RunStore) -> AnySuite:
+    """The suite of a run. Raises InputError when it is missing or damaged."""
+    if not store.suite.is_file():
+        name = store.suite.name
+        raise InputError(f"{name} is missing: nothing says which cells, targets or runs belong together")
+    return stored(store.suite)
+
+
 def _hold(store: RunStore, held: AnySuite, audit: Audit) -> None:
     """Hold a run to the settings of a suite."""
     about = suite_identity(held)
     name = f"suite '{about['name']}', version {about['version']}"
     audit.notes.append(f"held to {name}, settings {about['digest']}")
     try:
-        suite = parse(store.suite.read_text(), str(store.suite))
-    except (OSError, InputError, UnicodeDecodeError):
+        suite = _stored_suite(store)
+    except InputError:
         return  # what is wrong with the suite is said elsewhere
     lines, more = departures(suite, held)
     audit.mismatches += [f"not {name}: {line}" for line in lines]
@@ -142,14 +152,10 @@ def _hold(store: RunStore, held: AnySuite, audit: Audit) -> None:
 def _folder(directory: Path, device: str, progress: Progress) -> list[str]:
     """What is wrong with a folder of runs beside the runs."""
     store = RunStore(directory)
-    if not store.suite.is_file():
-        return [
-            f"{store.suite.name} is missing: nothing says which runs and models belong together"
-        ]
     try:
-        suite = parse(store.suite.read_text(), str(store.suite))
-    except (InputError, UnicodeDecodeError) as error:
-        return [f"{store.suite.name}: {first_line(error)}"]
+        suite = _stored_suite(store)
+    except InputError as error:
+        return [str(error)]
     if not isinstance(suite, DefenseSuite):
         return [f"{store.suite.name} is no suite of defenses, and here are several runs"]
     with store.lock():
@@ -180,7 +186,7 @@ def verify_run(
             for name in sorted(pairs, key=lambda name: _shard(store, name)):
                 try:
                     _cell(store, clean, name, pairs[name], audit, crafted)
-                except RunError as error:
+                except (RunError, LinkError) as error:
                     audit.mismatches.append(str(error))
                 advance(name)
         if audit.borderline > max(1.0, MOST_BORDERLINE * audit.rows):
@@ -212,8 +218,8 @@ def verify_run(
 def _built_again(store: RunStore, device: str, progress: Progress, audit: Audit) -> Sets:
     """The surrogate sets that the suite of a run builds: built again, unless the cache holds them."""
     try:
-        suite = parse(store.suite.read_text(), str(store.suite))
-    except (OSError, InputError, UnicodeDecodeError):
+        suite = _stored_suite(store)
+    except InputError:
         return {}  # what is wrong with the suite is said elsewhere
     if not isinstance(suite, Suite) or not (wanted := built_sets(suite)):
         return {}
@@ -439,11 +445,8 @@ def _plan(
     Raises:
         InputError: there is no suite, or it gives no plan.
     """
-    name = store.suite.name
-    if not store.suite.is_file():
-        raise InputError(f"{name} is missing: nothing says which cells and targets belong to the run")
+    suite = _stored_suite(store)
     try:
-        suite = parse(store.suite.read_text(), str(store.suite))
         if isinstance(suite, DefenseSuite):
             raise InputError("it is a suite of defenses, and here are cells of attacks")
         named = {
@@ -452,8 +455,8 @@ def _plan(
         }  # fmt: skip
         data = cache.data(suite.source)
         return make_plan(suite, data, named if built is None else built, held_out=False), data
-    except (InputError, UnicodeDecodeError) as error:
-        raise InputError(f"the run does not follow from its {name}: {first_line(error)}") from error
+    except InputError as error:
+        raise InputError(f"the run does not follow from its {store.suite.name}: {error}") from error
 
 
 def _suite(store: RunStore, plan: Plan, data: Dataset, crafted: _Crafted) -> Iterator[str]:
@@ -528,12 +531,12 @@ def _environment(store: RunStore, plan: Plan, data: Mapping[str, str]) -> Iterat
 def _boards(store: RunStore) -> Iterator[str]:
     """What is wrong with the tables of a run: they are those of its goal, and follow from the rows."""
     try:
-        suite = parse(store.suite.read_text(), str(store.suite))
-    except (OSError, InputError, UnicodeDecodeError):
+        suite = _stored_suite(store)
+    except InputError:
         return  # what is wrong with the suite is said elsewhere
     rows, goal, digest = Rows(store.directory), goal_of(suite), settings_digest(suite)
     for name in BOARDS.names():
-        path = store.directory / BOARDS.get(name).file
+        path = path_of(store.directory, BOARDS.get(name))
         if name in goal.boards:
             yield from board_mismatches(rows, name)
             if is_whole(path, BOARDS.get(name).table) and suite_digest(store.directory, name) != digest:
@@ -559,7 +562,7 @@ def _notes(store: RunStore) -> Iterator[str]:
 
 def _pictures(store: RunStore, crafted: _Crafted) -> Iterator[str]:
     """What is wrong with the PNG files of ``advens craft``: each shows an image stored for its sample."""
-    folder = store.directory / "images"
+    folder = store.path("images")
     if not folder.is_dir():
         return
     from PIL import Image
@@ -570,9 +573,9 @@ def _pictures(store: RunStore, crafted: _Crafted) -> Iterator[str]:
             continue
         name = path.relative_to(folder).as_posix()
         try:
-            with Image.open(path) as picture:
+            with open_regular(store.path("images", *Path(name).parts)) as file, Image.open(file) as picture:
                 pixels = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+        except (OSError, ValueError, Image.DecompressionBombError) as error:  # of InputError, too
             yield f"images/{name} cannot be read: {first_line(error)}"
             continue
         found = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
@@ -582,14 +585,14 @@ def _pictures(store: RunStore, crafted: _Crafted) -> Iterator[str]:
 
 def _traces(store: RunStore, crafted: _Crafted) -> Iterator[str]:
     """What is wrong with stored traces: they are of cells of the run, of their samples and surrogates."""
-    for path in sorted((store.directory / "traces").glob("*")):
+    for path in sorted(store.path("traces").glob("*")):
         cell = crafted.cells.get(path.stem)
         if cell is None or path.suffix != ".parquet":
             yield f"traces/{path.name} is of no cell of the run"
             continue
         try:
-            table = read_table(path, "traces")
-        except RunError as error:
+            table = read_table(store.path("traces", path.name), "traces")
+        except (RunError, LinkError) as error:
             yield str(error)
             continue
         samples = set(table.column("sample_id").to_pylist())
@@ -606,7 +609,7 @@ def verify_defenses(
     Every model is measured again.
     """
     found, folder = [], store.directory
-    trial = folder / "trial.json"
+    trial = store.path("trial.json")
     if not trial.is_file() or trial.read_bytes() != defense_goal.trial(suite):
         found.append(f"{trial.name} is not what {store.suite.name} gives")
     try:
@@ -620,7 +623,7 @@ def verify_defenses(
             f"the folder does not follow from its {store.suite.name}: {first_line(error)}",
         ]
     for name, part in parts.items():
-        path = folder / name / "suite.toml"
+        path = store.path(name, "suite.toml")
         if not path.is_file() or parse(path.read_text(), str(path)) != parse(part.toml(), name):
             found.append(f"{name}/suite.toml is not what {store.suite.name} gives")
     found += [
@@ -639,11 +642,11 @@ def verify_defenses(
     kept = {measures_path(store, task).name for task in tasks_}
     found += [
         f"measures/{path.name} measures no model of the suite"
-        for path in sorted((folder / "measures").glob("*.parquet"))
+        for path in sorted(store.path("measures").glob("*.parquet"))
         if path.name not in kept
     ]
     found += _measured(
-        folder / BOARDS.get("models").file, [*defense_goal.rows_of(suite, trained, again)], folder
+        path_of(folder, BOARDS.get("models")), [*defense_goal.rows_of(suite, trained, again)], folder
     )
     return [*found, *_boards(store)]
 

@@ -62,6 +62,7 @@ class WorkerCache:
 
     def _read(self, source: str, start: int, stop: int) -> Batch:
         data = self.data(source)
+        stop = min(stop, len(data))  # a file may claim any shard
         slices = [slice(at, min(at + CHUNK, stop)) for at in range(start, stop, CHUNK)]
         workers = min(len(slices) - 1, os.cpu_count() or 1, 8)
         parts = list(data.batches(slices, workers=workers if workers > 1 else 0))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from advens.errors import InputError, RunError, first_line
+from advens.files import inside
 from advens.registry import Info, Registry
 from advens.results.columns import Column, Layout
 from advens.results.store import CorruptFile, read_table, schema, write_table
@@ -105,8 +106,13 @@ def write_board(directory: Path | str | Rows, name: str, **metadata: object) -> 
     frame = wanted.compute(rows)
     about = {key: frame.attrs.get(key) for key in wanted.about}
     kept = {key: value for key, value in about.items() if value != wanted.about[key]}
-    write_table(rows.directory / wanted.file, to_table(name, frame, **kept | metadata))
+    write_table(path_of(rows.directory, wanted), to_table(name, frame, **kept | metadata))
     return frame
+
+
+def path_of(directory: Path | str, board: Board) -> Path:
+    """Where the file of a board lies. Raises LinkError for a link that leads out of the directory."""
+    return inside(Path(directory), board.file)
 
 
 def to_table(name: str, frame: pd.DataFrame, **metadata: object) -> pa.Table:
@@ -122,7 +128,7 @@ def read_board(directory: Path | str, name: str) -> pd.DataFrame:
         CorruptFile: the file is damaged, or not sealed as files of older versions are not.
     """
     wanted = BOARDS.get(name)
-    path, remedy = Path(directory) / wanted.file, f"{wanted.remade} and --out {directory}"
+    path, remedy = path_of(directory, wanted), f"{wanted.remade} and --out {directory}"
     if not path.is_file():
         raise InputError(f"{directory} holds no {wanted.file}; make it with {remedy}")
     try:
@@ -137,7 +143,7 @@ def suite_digest(directory: Path | str, name: str) -> str | None:
     """The digest of the suite that a stored board was computed for; None where no sound file names one."""
     wanted = BOARDS.get(name)
     try:
-        metadata, _ = read_metadata(Path(directory) / wanted.file, wanted.table)
+        metadata, _ = read_metadata(path_of(directory, wanted), wanted.table)
     except (RunError, InputError):
         return None
     return metadata.get(f"{schema.PREFIX}suite_digest".encode(), b"").decode(errors="replace") or None
@@ -152,8 +158,8 @@ def board_mismatches(directory: Path | str | Rows, name: str) -> list[str]:
     from advens.results.boards.rows import NoRows
 
     rows, wanted = _rows(directory), BOARDS.get(name)
-    there = (rows.directory / wanted.file).exists()
     try:
+        there = path_of(rows.directory, wanted).exists()
         frame = wanted.compute(rows)
         found = _frame(wanted, to_table(name, frame))
     except NoRows:

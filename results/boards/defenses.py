@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from advens.errors import InputError, RunError
+from advens.files import inside
 from advens.results.boards.board import Board, declare, read_board, to_table
 from advens.results.boards.leaderboard import LEVEL
 from advens.results.boards.rows import NoRows, Rows
@@ -91,7 +92,7 @@ def read_trial(directory: Path) -> Trial:
         NoRows: the folder holds none.
         InputError: the file is damaged.
     """
-    path = directory / TRIAL
+    path = inside(directory, TRIAL)
     if not path.is_file():
         raise NoRows(f"{directory} holds no {TRIAL}, so that no defenses were evaluated there")
     said = read_json(path)
@@ -113,7 +114,7 @@ def write_models(path: Path, rows: Iterable[Mapping[str, Any]], **metadata: obje
 def models(rows: Rows) -> pd.DataFrame:
     """The models as they are stored, with diversity and transfer between members derived from all pairs."""
     read_trial(rows.directory)
-    if not (rows.directory / "models.parquet").is_file():
+    if not inside(rows.directory, "models.parquet").is_file():
         raise RunError("models.parquet is missing")
     table = read_board(rows.directory, "models")
     for name, source in (("diversity", "pairs"), ("shared", "rates")):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from advens.errors import InputError
+from advens.files import inside
 from advens.results.boards.likeness import marked
 from advens.results.boards.means import Means
 from advens.results.boards.outcomes import Contributions, contributions, expected
@@ -34,7 +35,7 @@ class Rows:
 
     def part(self, folder: str) -> Rows:
         """The rows of a run in one of its folders."""
-        return self._parts.setdefault(folder, Rows(self.directory / folder))
+        return self._parts.setdefault(folder, Rows(inside(self.directory, folder)))
 
     @property
     def samples(self) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from advens.errors import InputError, RunError, first_line, unknown
-from advens.files import os_errors, write_bytes
+from advens.files import inside, os_errors, write_bytes
 from advens.results.store import schema
 from advens.results.store.files import (
     CorruptFile,
@@ -55,15 +55,47 @@ class RunStore:
         self.directory = Path(directory)
         if self.directory.is_file():
             raise InputError(f"{self.directory} is a file; a run needs a directory")
-        self.suite = self.directory / "suite.toml"
-        self.environment = self.directory / "environment.json"
-        self.examples = self.directory / "examples"
-        self.samples = self.directory / "samples"
-        self.matrix = self.directory / "matrix.parquet"
-        self.leaderboard = self.directory / "leaderboard.parquet"
 
     def __repr__(self) -> str:
         return f"RunStore({str(self.directory)!r})"
+
+    def path(self, *parts: str) -> Path:
+        """Where something of the run lies: the only way to its files, for all that read or write them.
+
+        Raises:
+            LinkError: a link in the run leads out of it.
+        """
+        return inside(self.directory, *parts)
+
+    @property
+    def suite(self) -> Path:
+        """The suite as it was resolved."""
+        return self.path("suite.toml")
+
+    @property
+    def environment(self) -> Path:
+        """What the run depended on."""
+        return self.path("environment.json")
+
+    @property
+    def examples(self) -> Path:
+        """The folder of images."""
+        return self.path("examples")
+
+    @property
+    def samples(self) -> Path:
+        """The folder of rows."""
+        return self.path("samples")
+
+    @property
+    def matrix(self) -> Path:
+        """The transferability matrix."""
+        return self.path("matrix.parquet")
+
+    @property
+    def leaderboard(self) -> Path:
+        """The leaderboard."""
+        return self.path("leaderboard.parquet")
 
     @classmethod
     def open(cls, directory: Path | str) -> RunStore:
@@ -84,12 +116,12 @@ class RunStore:
 
     def examples_path(self, cell: str) -> Path:
         """Where the images of a cell lie."""
-        return self.examples / f"{_checked('cell', cell, dots=False)}.parquet"
+        return self.path("examples", f"{_checked('cell', cell, dots=False)}.parquet")
 
     def samples_path(self, cell: str, target_key: str) -> Path:
         """Where the rows of a cell for one target lie; in the key: letters, digits, ``_.=+@~-``."""
         target_key = _checked("target key", target_key, dots=True)
-        return self.samples / f"{_checked('cell', cell, dots=False)}.{target_key}.parquet"
+        return self.path("samples", f"{_checked('cell', cell, dots=False)}.{target_key}.parquet")
 
     def cells(self) -> list[str]:
         """The cells that were crafted, sorted; a file with its final name is whole."""
@@ -127,7 +159,7 @@ class RunStore:
                 raise unknown("column", name, schema.SAMPLES.names)
         wanted = None if cells is None else set(cells)
         paths = [
-            path for path in _parquet(self.samples)
+            self.path("samples", path.name) for path in _parquet(self.samples)
             if wanted is None or path.name.partition(".")[0] in wanted
         ]
         names = list(columns) if columns is not None else schema.SCHEMAS["samples"].names
@@ -154,7 +186,7 @@ class RunStore:
         """One row per crafted cell: ``cell``, ``samples`` (rows) and ``schema.CELL_FIELDS``."""
         import pandas as pd
 
-        paths = _parquet(self.examples)
+        paths = [self.path("examples", path.name) for path in _parquet(self.examples)]
         with ThreadPoolExecutor(8) as pool:
             footers = list(pool.map(lambda path: read_metadata(path, "examples"), paths))
         rows = [

@@ -567,12 +567,9 @@ FORGERIES: dict[str, Forgery] = {
     ),
     "41-picked-images": Forgery(picked_images, unknowable="comparison"),
 }  # fmt: skip
-WAITING = {"26-link": pytest.mark.xfail(reason="links are followed", strict=True)}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=WAITING.get(name, ())) for name in FORGERIES], ids=str
-)
+@pytest.mark.parametrize("name", FORGERIES)
 def test_a_forgery(name: str, honest: Any, tmp_path: Path, advens: Any) -> None:
     forgery = FORGERIES[name]
     run = Path(shutil.copytree(honest(forgery.run), tmp_path / "run"))
