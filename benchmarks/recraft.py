@@ -29,9 +29,13 @@ from advens.results.store import RunStore, read_cell, read_table
 from advens.threads import threads
 
 EQUAL_PIXELS = 0.9
-"""Least fraction of equal bytes in a cell that was crafted elsewhere: `advens.benchmarks.studies.recraft`."""
-EQUAL_OUTCOMES = 0.95
-"""Least fraction of equal outcomes on the targets of such a cell; from the same study."""
+"""Least fraction of equal bytes in a cell that was crafted elsewhere.
+
+By `advens.benchmarks.studies.recraft`: 0.992 at least are equal between honest runs, 0.663 at most when an
+attack has another seed, other steps or another radius.
+"""
+EQUAL_OUTCOMES = 0.98
+"""Least fraction of equal outcomes on the targets of such a cell: 1.0 and at most 0.975 in the same study."""
 
 
 @dataclass(frozen=True)

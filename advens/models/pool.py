@@ -25,6 +25,7 @@ class ModelPool:
         self.device = device
         self.budget = budget
         self._held: OrderedDict[str, Classifier] = OrderedDict()
+        self._sizes: dict[str, int] = {}
 
     def get(self, names: Sequence[str]) -> list[Classifier]:
         """The models of these names, in this order."""
@@ -36,13 +37,14 @@ class ModelPool:
                     model = find_model(name).to(self.device)
                 # convolutions are up to 1.5 times as fast, and nothing is slower
                 self._held[name] = model.to(memory_format=torch.channels_last)
+                self._sizes[name] = _bytes(model)
             self._held.move_to_end(name)
         self._evict(keep=names)
         return [self._held[name] for name in names]
 
     def _evict(self, keep: Sequence[str]) -> None:
         for name in list(self._held):
-            if sum(map(_bytes, self._held.values())) <= self.budget:
+            if sum(self._sizes[held] for held in self._held) <= self.budget:
                 return
             if name not in keep:
                 del self._held[name]
