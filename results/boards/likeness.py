@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from advens.files import inside
 from advens.results.store import read_table, schema, write_table
 
 FILE = "likeness.parquet"
@@ -27,12 +28,12 @@ FIRST = "alike"
 
 def write_likeness(directory: Path, frame: pd.DataFrame) -> None:
     """Writes the table of a run."""
-    write_table(directory / FILE, schema.to_table("likeness", frame))
+    write_table(inside(directory, FILE), schema.to_table("likeness", frame))
 
 
 def read_likeness(directory: Path) -> pd.DataFrame | None:
     """The table of a run; None where there is none. Raises CorruptFile for a damaged one."""
-    path = directory / FILE
+    path = inside(directory, FILE)
     if not path.is_file():
         return None
     frame: pd.DataFrame = read_table(path, "likeness").to_pandas(ignore_metadata=True)
