@@ -272,7 +272,8 @@ def likeness_mismatches(
             note(f"the run holds no {FILE}; compared now, no target is a near-duplicate")
         return
     keys = ["target", "surrogates", "model", "images"]
-    if not stored[keys].equals(found[keys]):
+    said, wanted = (frame[keys].fillna("").to_numpy().tolist() for frame in (stored, found))
+    if said != wanted:
         yield f"{FILE} does not compare the targets with what they are to be compared with"
         return
     off = (stored["likeness"] - found["likeness"]).abs()

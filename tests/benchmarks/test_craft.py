@@ -59,7 +59,7 @@ def test_pictures_are_the_stored_bytes_and_lie_in_the_ball(craft, tmp_path, norm
 def test_again_is_nothing_to_do(craft, tmp_path):
     first = craft()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.p*")}
-    assert len(before) == 12 + 1 + 2 + 2  # pictures, examples, samples of two targets, two boards
+    assert len(before) == 12 + 1 + 2 + 3  # pictures, examples, samples of two targets, three tables
     second = craft()
     assert second.out == first.out
     assert "crafting" in first.err
