@@ -15,7 +15,14 @@ import pytest
 import tomli_w
 from numpy.typing import NDArray
 
-from advens.benchmarks.likeness import NEAR, Answers, likeness, likeness_mismatches, residuals
+from advens.benchmarks.likeness import (
+    NEAR,
+    Answers,
+    Comparison,
+    likeness,
+    likeness_mismatches,
+    residuals,
+)
 from advens.benchmarks.runner import readable_cells
 from advens.benchmarks.suites import Suite, parse
 from advens.benchmarks.worker_cache import WorkerCache
@@ -208,3 +215,24 @@ def test_no_table_where_models_are_their_own_surrogates(advens: Any, tmp_path: P
     what = ("--models", "toys:centroid", "--data", "digits:test?limit=6", "--attack", "pgd")
     advens("robustness", *what, "--eps", 0.1, "--out", out).done()
     assert read_likeness(out) is None
+
+
+def test_a_member_that_is_a_copy_makes_an_ensemble_white_box_and_not_a_duplicate() -> None:
+    (one, labels), (other, _), (third, _) = (logits(seed) for seed in range(3))
+    answers = [residuals(each, labels) for each in (one, other, third)]
+
+    def said(name: str, whole: Array, members: tuple[Array, ...] = ()) -> Answers:
+        return Answers(frozenset({name}), frozenset(), 80, 10, 10, whole, members)
+
+    given = {
+        "surrogate": said("s", answers[0]),
+        "ensemble": said("e", answers[2], (answers[0], answers[1])),
+        "member": said("m", answers[1]),
+    }
+    compared = Comparison("", ("ensemble", "member"), {"set": ("surrogate",)}, {"set": frozenset("s")})
+    table = compared.table(given).set_index(["target", "model"])["near_duplicate"]
+    assert table.to_dict() == {
+        ("ensemble", "surrogate"): True,
+        ("member", "surrogate"): False,
+        ("member", "ensemble"): False,
+    }
