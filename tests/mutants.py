@@ -40,8 +40,9 @@ REACH = TREE / "reach.json"
 """Which functions every test reaches, and how long it takes."""
 FIGURE = ROOT / "results" / "reference" / "mutants.md"
 FOLDERS = ("results", "attacks", "defenses", "benchmarks")
-TESTS = ("tests/results", "tests/attacks", "tests/defenses", "tests/benchmarks/test_verify.py",
-         "tests/benchmarks/test_tampering.py")  # fmt: skip
+TESTS = ("tests/results", "tests/attacks", "tests/defenses", *(
+    f"tests/benchmarks/test_{name}.py" for name in ("forgeries", "likeness", "recraft", "tampering", "verify")
+))  # fmt: skip
 KILLED = ("killed", "timeout", "crash")
 LOOKS = (12.0, 120.0)
 """Seconds of CPU that a mutant's tests take without the mutant, at most; what survives is looked at again."""

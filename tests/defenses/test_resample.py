@@ -62,3 +62,13 @@ def test_what_has_no_members() -> None:
         resampled(half_plane(1, 0.05), *grey(), eps=EPS)
     with pytest.raises(InputError, match="two images"):
         resampled(Ensemble([half_plane(1, 0.05)] * 2), *grey(1), eps=EPS)
+
+
+def test_every_other_image_chooses() -> None:
+    """On three images, of which the third is broken for the first member only: it counts, the second does not."""
+    x, y = grey(3)
+    x[0, 0] = x[1, 0] = 1.0
+    sturdy, weak = half_plane(1, 0.15), half_plane(1, 0.05)
+    found, said = resampled(Ensemble([weak, sturdy]), x, y, eps=EPS)
+    assert found.probabilities.tolist() == pytest.approx([0, 1], abs=1e-3)
+    assert said["images"] == 1
