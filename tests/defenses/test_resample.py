@@ -65,7 +65,7 @@ def test_what_has_no_members() -> None:
 
 
 def test_every_other_image_chooses() -> None:
-    """On three images, of which the third is broken for the first member only: it counts, the second does not."""
+    """Of three images only the third can be broken, in the first member: it counts; the second does not."""
     x, y = grey(3)
     x[0, 0] = x[1, 0] = 1.0
     sturdy, weak = half_plane(1, 0.15), half_plane(1, 0.05)
