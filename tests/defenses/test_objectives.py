@@ -283,17 +283,24 @@ def test_trades(beta: float, team: Any, batch: Batch) -> None:
     close(defense.loss(team, batch), total)
 
 
-@pytest.mark.parametrize("name", ["at", "iat"])
-def test_adversarial_training(name: str, team: Any, batch: Batch) -> None:
-    """Cross-entropy at the end of PGD from a uniform point of the ball, every member at its own."""
-    eps, step, total = 0.05, 0.02, 0.0
+def own_pgd_by_hand(team: Any, batch: Batch, draws: str, eps: float, step: float) -> float:
+    """The members' summed cross-entropies at the end of three steps of each one's own PGD."""
+    total = 0.0
     for k, f in enumerate(team.members):
-        at = (batch.x + batch.draws.uniform(batch.x, -eps, eps, "start", k)).clamp(0, 1)
+        at = (batch.x + batch.draws.uniform(batch.x, -eps, eps, draws, k)).clamp(0, 1)
         for _ in range(3):
             g = torch.stack([input_gradient(f, at[i], int(batch.y[i])).detach() for i in range(N)])
             at = at + step * g.view_as(at).sign()
             at = torch.minimum(torch.maximum(at, batch.x - eps), batch.x + eps).clamp(0, 1)
         total += float(sum(ce(f(at)[i].detach(), int(batch.y[i])) for i in range(N))) / N
+    return total
+
+
+@pytest.mark.parametrize("name", ["at", "iat"])
+def test_adversarial_training(name: str, team: Any, batch: Batch) -> None:
+    """Cross-entropy at the end of PGD from a uniform point of the ball, every member at its own."""
+    eps, step = 0.05, 0.02
+    total = own_pgd_by_hand(team, batch, "start", eps, step)
     close(create_defense(name, members=3, eps=eps, step_size=step, steps=3).loss(team, batch), total)
 
 
@@ -387,14 +394,8 @@ def test_ascend_stays_in_the_ball_and_rises(team: Any, batch: Batch) -> None:
 @pytest.mark.parametrize("name", ["adp", "gal", "trs"])
 def test_adversarial_training_beside(name: str, team: Any, batch: Batch) -> None:
     """What `adversarial` adds: its weight times the cross-entropies at the end of each member's own PGD."""
-    eps, step, added = 0.05, 0.02, 0.0
-    for k, f in enumerate(team.members):
-        at = (batch.x + batch.draws.uniform(batch.x, -eps, eps, "adversarial", k)).clamp(0, 1)
-        for _ in range(3):
-            g = torch.stack([input_gradient(f, at[i], int(batch.y[i])).detach() for i in range(N)])
-            at = at + step * g.view_as(at).sign()
-            at = torch.minimum(torch.maximum(at, batch.x - eps), batch.x + eps).clamp(0, 1)
-        added += float(sum(ce(f(at)[i].detach(), int(batch.y[i])) for i in range(N))) / N
+    eps, step = 0.05, 0.02
+    added = own_pgd_by_hand(team, batch, "adversarial", eps, step)
     how = {"adversarial_eps": eps, "adversarial_step_size": step, "adversarial_steps": 3}
     with_it, without = (create_defense(name, adversarial=w, **how).loss(team, batch) for w in (0.7, 0.0))
     close(with_it - without, 0.7 * added)
