@@ -24,6 +24,7 @@ COMMANDS = {
     "status": ("advens.benchmarks.cli.status:status", "Cells done, left and failed of a run."),
     "matrix": ("advens.results.commands:matrix", "The transferability matrix of a run."),
     "leaderboard": ("advens.results.commands:leaderboard", "Attacks ranked, with significance."),
+    "report": ("advens.results.commands:report", "A run as one self-contained page."),
     "evaluate": ("advens.benchmarks.cli.evaluate:evaluate", "Evaluate new targets on stored examples."),
     "verify": ("advens.benchmarks.cli.verify:verify", "Audit and re-evaluate what a run stored."),
     "submit": ("advens.benchmarks.cli.submit:submit", "Pack a run as an entry that others verify."),
@@ -52,6 +53,9 @@ EXAMPLES = {
     "leaderboard": (
         "leaderboard runs/quickstart --where \"target_family == 'vit'\"",
         "leaderboard runs/a runs/b --compare svre adaea",
+    ),
+    "report": (
+        "report runs/quickstart", "report runs/digits-defenses --out defenses.html --no-images",
     ),
     "evaluate": (
         "evaluate runs/quickstart --targets digits:swin,digits:nfnet",

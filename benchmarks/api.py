@@ -122,6 +122,15 @@ class Run:
         """
         return compare(self.directory, a, b, denominator)
 
+    def report(self, out: Path | str | None = None, *, images: bool = True) -> Path:
+        """Write the run as one self-contained page; ``report.html`` in its directory by default.
+
+        See `advens.results.report.page.write_report`.
+        """
+        from advens.results.report.page import write_report
+
+        return write_report(self.directory, out, images=images)
+
     def verify(
         self, device: str = "cpu", *, recraft: float | None = None, challenge: str | None = None,
         suite: str | None = None,

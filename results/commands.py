@@ -1,4 +1,4 @@
-"""``advens matrix`` and ``advens leaderboard``: the boards of runs, as they are stored or of a part."""
+"""``advens matrix``, ``advens leaderboard`` and ``advens report``: boards of runs, and the page of one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from advens.errors import InputError, RunError
+from advens.printable import say
+from advens.trust import trust_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -101,6 +103,21 @@ def leaderboard(
         click.echo("\n".join(render_board("leaderboard", b, form) for b in found_boards), nl=False)
     else:
         click.echo(render_board("leaderboard", _joined(found_boards), form), nl=False)
+
+
+@click.command()
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Default: DIR/report.html.")
+@click.option("--no-images", is_flag=True, help="Leave the gallery out: a tenth of the size.")
+@trust_option
+def report(directory: Path, out: Path | None, no_images: bool) -> None:
+    """The run in DIR, or a folder of defenses, as one HTML file that loads nothing and can be sent.
+
+    The same run gives the same bytes. The gallery needs the data set at hand and is left out where it is not.
+    """
+    from advens.results.report.page import write_report
+
+    say(f"report: {write_report(directory, out, images=not no_images)}")
 
 
 def show_matrix(

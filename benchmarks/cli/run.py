@@ -31,9 +31,10 @@ from advens.trust import trust_option
 @set_option
 @click.option("--dry-run", is_flag=True, help="Print the plan; load and download nothing.")
 @click.option("--trace", is_flag=True, help="Write per-step losses and more to traces/.")
+@click.option("--no-report", is_flag=True, help="Do not write report.html.")
 def run(suite: str, out: Path | None, device: str, executor: str, workers: int, only: str | None,
         limit: int | None, seed: int | None, batch_size: int | None, settings: tuple[str, ...],
-        dry_run: bool, trace: bool) -> None:  # fmt: skip
+        dry_run: bool, trace: bool, no_report: bool) -> None:  # fmt: skip
     """Run SUITE (a bundled name or a TOML file); a rerun does only what is missing."""
     from advens.benchmarks.suites import load, parse_settings
 
@@ -58,3 +59,7 @@ def run(suite: str, out: Path | None, device: str, executor: str, workers: int, 
         trace=trace,
     )
     conclude(report, goal_of(found).shown)
+    if not no_report:
+        from advens.results.report.page import write_report
+
+        say(f"report: {write_report(directory)}")

@@ -22,6 +22,7 @@ READS = {
     "status": "{run}",
     "matrix": "{run}",
     "leaderboard": "{run}",
+    "report": "{run}",
     "evaluate": "{run} --targets digits:convmixer",
     "verify": "{run} --recraft 1",
     "craft": f"fgsm --surrogates {SURROGATE} --data {DATA} --eps 0.2 --steps 1 --out {{run}}",

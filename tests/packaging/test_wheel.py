@@ -43,7 +43,8 @@ def test_every_module_and_data_file_is_packed(wheel: Path) -> None:
         "benchmarks": "advens/benchmarks",
     }.items():
         for path in (REPOSITORY / folder).rglob("*"):
-            wanted = path.suffix in (".py", ".toml", ".safetensors") or path.name == "index.json"
+            packed_kinds = (".py", ".toml", ".safetensors", ".html", ".css", ".js")
+            wanted = path.suffix in packed_kinds or path.name == "index.json"
             if wanted and not {"__pycache__", "entries"} & set(path.parts):
                 name = f"{home}/{path.relative_to(REPOSITORY / folder).as_posix()}"
                 assert name in packed, f"{name} is not in the wheel"

@@ -105,7 +105,7 @@ def write_run(directory: Path, frame: pd.DataFrame, **cell: Any) -> RunStore:
             json.loads(json.dumps(cell_of(**about, seed=int(first["seed"]), **cell))),
         )
         for target, part in rows.groupby("target"):
-            key = str(target).replace(":", "-")
+            key = re.sub(r"[^A-Za-z0-9.]", "-", str(target))
             write_table(store.samples_path(str(name), key), schema.to_table("samples", part))
     return store
 

@@ -1,0 +1,1 @@
+"""A run as one page: numbers are collected from its boards, drawn, and rendered as a self-contained file."""

@@ -1,0 +1,891 @@
+"""What a report shows, as plain numbers from the tables of a run; nothing is computed again later."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from advens.errors import InputError, RunError
+from advens.files import inside
+from advens.results.boards import BOARDS, read_board
+from advens.results.boards.board import path_of
+from advens.results.boards.defenses import TRIAL, WHITE_BOX, read_trial
+from advens.results.boards.likeness import FIRST
+from advens.results.boards.outcomes import KEYS, target_families
+from advens.results.boards.rows import NoRows, Rows
+from advens.results.formats import shorten
+from advens.results.store import RunStore, read_json, read_table
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+LAST_FAMILIES = ("robust", "randomized", "")
+"""Families of targets that stand after the architectures."""
+_NORMS = {"linf": "l_inf", "l2": "l_2", "l1": "l_1"}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A fraction with its 95 % interval; the ends are None where nothing is known of it."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an attack of a row is, and what it was crafted on.
+
+    Args:
+        parts: names and values of its specification, in order.
+        surrogates: the models of the set.
+        json: the specification as it is stored.
+    """
+
+    parts: tuple[tuple[str, str], ...]
+    surrogates: tuple[str, ...]
+    json: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the leaderboard: an attack on a set of surrogates.
+
+    Args:
+        new: the mean rate with the interval for new models and new images.
+        these: the same mean with the interval for these targets and new images.
+        ranks: the interval of the rank for new models.
+        new_letters, these_letters: of both questions.
+        p_first: of the difference to the first row, for new models.
+        targets: held-out targets in the mean.
+    """
+
+    suite: str
+    attack: str
+    surrogates: str
+    set: str
+    rank: int
+    ranks: tuple[int, int] | None
+    new: Rate
+    these: Rate
+    new_letters: str
+    these_letters: str
+    p_first: float | None
+    white_box: float | None
+    forwards: float | None
+    backwards: float | None
+    seconds: float | None
+    pareto: bool
+    targets: int
+    n: int
+    family: str
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """How sentences call it."""
+        return f"{self.attack} on {self.set}"
+
+    @property
+    def compute(self) -> float | None:
+        """Passes per image, a backward pass counting as two, as the Pareto set counts them."""
+        if self.forwards is None or self.backwards is None:
+            return None
+        return self.forwards + 2 * self.backwards
+
+
+@dataclass(frozen=True)
+class Target:
+    """A column of the matrix."""
+
+    name: str
+    short: str
+    family: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An attack on a target."""
+
+    rate: Rate
+    n: int
+    clean: float | None
+    robust: float | None
+    error: float | None
+    white_box: bool
+    counted: bool
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """The leaderboard and the matrix of a run.
+
+    Args:
+        rows: by rank.
+        targets: by family.
+        cells: a row of cells for each of ``rows``; None where nothing was evaluated.
+        held_out: the targets that all means are over; None when each row has its own.
+        out_of_reach: whether too few targets are held out to say anything of new models.
+        notes: what a reader must see.
+        randomized: targets whose rates are expected over their members.
+        seeds: how many.
+    """
+
+    rows: tuple[Row, ...]
+    targets: tuple[Target, ...]
+    cells: tuple[tuple[Cell | None, ...], ...]
+    held_out: tuple[str, ...] | None
+    out_of_reach: bool
+    notes: tuple[str, ...]
+    randomized: tuple[str, ...]
+    seeds: int
+
+    @property
+    def families(self) -> list[tuple[str, int]]:
+        """Families of the targets in order, with the number of their targets."""
+        found: dict[str, int] = {}
+        for target in self.targets:
+            found[target.family] = found.get(target.family, 0) + 1
+        return list(found.items())
+
+    @property
+    def sets(self) -> list[str]:
+        """The sets of surrogates, by name."""
+        return sorted({row.set for row in self.rows})
+
+
+@dataclass(frozen=True)
+class Left:
+    """What an attack leaves to a model: a row of the board of robustness."""
+
+    attack: str
+    rate: Rate
+    letters: str
+    n: int
+    forwards: float | None
+    backwards: float | None
+    total_forwards: float | None
+    total_backwards: float | None
+    seconds: float | None
+    last_broke: float | None
+    rounds: int | None
+    converged: bool | None
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """A model and what every attack leaves to it, the weakest attack first.
+
+    Args:
+        worst: over all attacks; None when there was one attack alone.
+    """
+
+    model: str
+    short: str
+    n: int
+    clean: float | None
+    attacks: tuple[Left, ...]
+    worst: Rate | None
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check of an evaluation that passed or failed."""
+
+    model: str
+    check: str
+    passed: bool
+    value: float | None
+    bound: float | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """The board of robustness and the checks beside it."""
+
+    models: tuple[Attacked, ...]
+    notes: tuple[str, ...]
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table of defenses.
+
+    Args:
+        measures: rates by the name of their column, in order; those of transfer by budget among them.
+        numbers: what is no rate, as cost.
+        letters: by the name of a measure.
+    """
+
+    label: str
+    kind: str
+    members: int
+    trainings: int
+    measures: dict[str, Rate]
+    numbers: dict[str, float | None]
+    letters: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Members:
+    """How often images crafted on one member of an ensemble break another."""
+
+    model: str
+    rates: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Defenses:
+    """Tables of defenses.
+
+    Args:
+        tables: lines by the title of their table; one without a title for models that were given.
+        budgets: of transfer, as written.
+        members: transfer between the members of each ensemble that it was measured of.
+        pooled: whether lines are means over trainings.
+    """
+
+    tables: dict[str, tuple[Line, ...]]
+    budgets: tuple[str, ...]
+    members: tuple[Members, ...]
+    notes: tuple[str, ...]
+    pooled: bool
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values over the steps of an attack.
+
+    Args:
+        label: of the surrogate; empty for what is about all.
+        steps, values: means over images.
+    """
+
+    label: str
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What was observed of an attack on a set of surrogates while it ran.
+
+    Args:
+        curves: by what was observed, as ``weights``.
+        results: what was noted once, of the result: means by what it is and by surrogate.
+    """
+
+    attack: str
+    set: str
+    images: int
+    curves: dict[str, tuple[Series, ...]]
+    results: dict[str, tuple[tuple[str, float], ...]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A setting that a suite sweeps.
+
+    Args:
+        key: what is swept.
+        label: of everything that stays the same.
+        points: the value and the row.
+    """
+
+    key: str
+    label: str
+    points: tuple[tuple[float, Row], ...]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A set of surrogates that a builder makes."""
+
+    name: str
+    builder: str
+    models: tuple[str, ...]
+    members: int
+    options: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run comes from.
+
+    Args:
+        suite: as resolved, in TOML.
+        facts: versions and the like, in order.
+        models, data: digests by name.
+    """
+
+    suite: str
+    facts: tuple[tuple[str, str], ...]
+    models: tuple[tuple[str, str], ...]
+    data: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A run of attacks: the whole directory, or one of the folders of a suite of defenses."""
+
+    title: str
+    transfer: Transfer | None = None
+    robustness: Robustness | None = None
+    traces: tuple[Traced, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    built: tuple[Built, ...] = ()
+    threat: str = ""
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a page shows but its pictures."""
+
+    name: str
+    goal: str
+    parts: tuple[Part, ...]
+    defenses: Defenses | None
+    origin: Origin
+
+
+class Run:
+    """A directory of a run, read when it is needed.
+
+    Args:
+        directory: of a run of attacks.
+        aliases: what some models are called instead of their names.
+    """
+
+    def __init__(self, directory: Path, aliases: Mapping[str, str] | None = None) -> None:
+        self.store, self.rows = RunStore.open(directory), Rows(directory)
+        self.directory = directory
+        self.aliases = aliases or {}
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """The cells that were crafted."""
+        return self.store.read_cells()
+
+    def board(self, name: str) -> pd.DataFrame | None:
+        """A board as it is stored, computed where no file of now holds it; None without rows for it.
+
+        Raises:
+            RunError: a damaged file.
+        """
+        path = path_of(self.directory, BOARDS.get(name))
+        if path.is_file() and self.store.current(path):
+            return read_board(self.directory, name)
+        try:
+            return BOARDS.get(name).compute(self.rows)
+        except NoRows:
+            return None
+
+    def short(self, names: Sequence[str]) -> list[str]:
+        """What names of models are called: without the source that all share, or by their alias."""
+        sourced = [name for name in names if name not in self.aliases and ":" in name]
+        shown = dict(zip(sourced, shorten(sourced), strict=True)) | dict(self.aliases)
+        if len(set(shown) | set(names)) > len({shown.get(name, name) for name in (*shown, *names)}):
+            return list(names)  # a set is called what a model would be
+        return [shown.get(name, name) for name in names]
+
+
+def collect(directory: Path | str) -> Report:
+    """Everything that the page of a run shows, from its stored tables.
+
+    Raises:
+        InputError: there is no run, or nothing is finished.
+        RunError: a damaged file.
+    """
+    directory = Path(directory)
+    suite = _suite(directory)
+    if inside(directory, TRIAL).is_file():
+        return _of_defenses(directory, suite)
+    run = Run(directory)
+    if run.cells.empty:
+        raise InputError(f"{directory} holds no finished cells yet")
+    name = str(suite.get("name") or run.cells["suite"].iloc[0])
+    goal = str(suite.get("goal") or "transfer")
+    return Report(
+        name, goal, (_part(run, "", suite),), None, _origin([directory], suite, run.cells)
+    )
+
+
+def _of_defenses(directory: Path, suite: dict[str, Any]) -> Report:
+    trial, models = read_trial(directory), read_board(directory, "models")
+    aliases = _aliases(models)
+    folders = {f"Transfer, eps = {eps}": folder for eps, folder in trial.folders.items()}
+    parts, found, cells = [], [directory], []
+    for title, folder in {**folders, "White-box attacks": WHITE_BOX}.items():
+        where = inside(directory, folder)
+        if not where.is_dir():
+            continue
+        run = Run(where, aliases)
+        parts.append(_part(run, title, _suite(where)))
+        found.append(where)
+        cells.append(run.cells)
+    together: pd.DataFrame = pd.concat(cells, ignore_index=True)
+    return Report(
+        str(suite.get("name") or directory.name), "defense", tuple(parts),
+        _defenses(directory, models, trial.budgets, aliases), _origin(found, suite, together),
+    )  # fmt: skip
+
+
+def _part(run: Run, title: str, suite: dict[str, Any]) -> Part:
+    cells = run.cells
+    goals = set(cells["goal"].fillna("transfer"))
+    robust = goals == {"robustness"}
+    transfer = None if robust else _transfer(run)
+    rows = transfer.rows if transfer is not None else ()
+    threats = sorted(
+        {f"{_NORMS.get(n, n)} ≤ {e}" for n, e in zip(cells["norm"], cells["eps"], strict=True)}
+    )
+    images = max(int(shard[1]) for shard in cells["shard"])
+    return Part(
+        title, transfer, _robustness(run) if robust else None, _traces(run), _curves(rows),
+        _built(suite, cells), ", ".join(threats), images,
+    )  # fmt: skip
+
+
+# --- transfer -------------------------------------------------------------------------------------
+
+
+def _transfer(run: Run) -> Transfer | None:
+    board, matrix = run.board("leaderboard"), run.board("matrix")
+    if board is None or matrix is None:
+        return None
+    recipes = _recipes(run.cells)
+    sets = dict(zip(board["surrogates"], run.short(list(board["surrogates"])), strict=True))
+    rows = tuple(_row(row, sets, recipes) for row in board.to_dict(orient="records"))
+    families = _families(run, sorted(set(matrix["target"])))
+    names = sorted(families, key=lambda name: (*_order(families[name]), name))
+    targets = tuple(
+        Target(name, short, families[name])
+        for name, short in zip(names, run.short(names), strict=True)
+    )
+    found = {
+        (str(row["suite"]), str(row["attack"]), str(row["surrogates"]), str(row["target"])): row
+        for row in matrix.to_dict(orient="records")
+    }
+    held_out = board.attrs.get("targets")
+    cells = tuple(
+        tuple(
+            _cell(found.get((row.suite, row.attack, row.surrogates, t.name)), held_out)
+            for t in targets
+        )
+        for row in rows
+    )
+    notes = dict.fromkeys(
+        [*(board.attrs.get("notes") or []), *(matrix.attrs.get("near_duplicates") or [])]
+    )
+    return Transfer(
+        rows, targets, cells, None if held_out is None else tuple(map(str, held_out)),
+        bool(board["models_low"].isna().all()) and bool((board["targets"] > 0).any()),
+        tuple(map(str, notes)), tuple(map(str, matrix.attrs.get("randomized") or [])),
+        int(matrix["seeds"].max()),
+    )  # fmt: skip
+
+
+def _row(row: Mapping[str, Any], sets: Mapping[str, str], recipes: Mapping[Any, Recipe]) -> Row:
+    key = tuple(str(row[name]) for name in KEYS)
+    mean, low = _number(row["mean_asr"]), _whole(row["rank_low"])
+    high = _whole(row["rank_high"])
+    return Row(
+        suite=key[0], attack=key[1], surrogates=key[2], set=sets[row["surrogates"]], rank=int(row["rank"]),
+        ranks=None if low is None or high is None else (low, high),
+        new=Rate(mean, _number(row["models_low"]), _number(row["models_high"])),
+        these=Rate(mean, _number(row["asr_low"]), _number(row["asr_high"])),
+        new_letters=str(row["models_group"]), these_letters=str(row["group"]),
+        p_first=_number(row["p_first"]), white_box=_number(row["white_box_asr"]),
+        forwards=_number(row["forwards_per_sample"]), backwards=_number(row["backwards_per_sample"]),
+        seconds=_number(row["seconds_per_image"]), pareto=bool(row["pareto"]), targets=int(row["targets"]),
+        n=int(row["n"]), family=str(row["family"]), recipe=recipes.get(key, Recipe((), (), "")),
+    )  # fmt: skip
+
+
+def _cell(row: Mapping[str, Any] | None, held_out: Iterable[str] | None) -> Cell | None:
+    if row is None:
+        return None
+    white = bool(row["white_box"])
+    repeated = row.get(FIRST) not in (None, row["target"]) and not _missing(row.get(FIRST))
+    counted = not white and (row["target"] in held_out if held_out is not None else not repeated)
+    return Cell(
+        Rate(_number(row["asr"]), _number(row["asr_low"]), _number(row["asr_high"])), int(row["n"]),
+        _number(row["clean_accuracy"]), _number(row["robust_accuracy"]), _number(row["error_rate"]),
+        white, counted,
+    )  # fmt: skip
+
+
+def _families(run: Run, targets: Sequence[str]) -> dict[str, str]:
+    """The family of each target, from one file of rows for each."""
+    first: dict[str, Path] = {}
+    for cell, key in sorted(run.store.evaluated()):
+        first.setdefault(key, run.store.samples_path(cell, key))
+    columns = ["target", "target_family", "member"]
+    read = [read_table(path, "samples").select(columns).to_pandas() for path in first.values()]
+    if not read:
+        return dict.fromkeys(targets, "")
+    samples: pd.DataFrame = pd.concat(read, ignore_index=True)
+    samples = samples[samples["target"].isin(targets)]
+    names = sorted(set(samples["target"]))
+    place = pd.Index(names).get_indexer(pd.Index(samples["target"])).astype(np.int64)
+    known = dict(zip(names, target_families(samples, place, names), strict=True))
+    return {name: known.get(name, "") for name in targets}
+
+
+def _order(family: str) -> tuple[int, str]:
+    return (LAST_FAMILIES.index(family) + 1 if family in LAST_FAMILIES else 0), family
+
+
+def _recipes(cells: pd.DataFrame) -> dict[tuple[str, ...], Recipe]:
+    """What the attack of every row is; of cells that differ, the first."""
+    found = {}
+    for cell in cells.drop_duplicates(KEYS).to_dict(orient="records"):
+        params = cell["attack_params"]
+        params = json.loads(params) if isinstance(params, str) else params
+        spec = json.dumps(params, sort_keys=True)
+        key = tuple(str(cell[name]) for name in KEYS)
+        found[key] = Recipe(tuple(_parts(params)), tuple(map(str, cell["surrogate_specs"])), spec)
+    return found
+
+
+def _parts(params: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """A specification as names and values of one line each."""
+    for key, value in params.items():
+        if value in ([], {}, None) or key == "name":
+            continue
+        yield key.replace("_", " "), _value(value)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        name = str(value.get("name", ""))
+        others = [f"{key} {_value(each)}" for key, each in value.items() if key != "name"]
+        return f"{name} ({', '.join(others)})" if name and others else name or ", ".join(others)
+    if isinstance(value, (list, tuple)):
+        return "; ".join(map(_value, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# --- what suites sweep ----------------------------------------------------------------------------
+
+_LEAST_POINTS = 3
+
+
+def _curves(rows: Sequence[Row]) -> tuple[Curve, ...]:
+    """Settings that take three or more values while everything else stays the same."""
+    found: dict[tuple[str, str, str], dict[float, Row]] = {}
+    for row in rows:
+        if not row.recipe.json or row.new.value is None:
+            continue
+        for key, value, rest in _swept(json.loads(row.recipe.json)):
+            found.setdefault((key, rest, row.surrogates), {}).setdefault(value, row)
+    curves = [
+        Curve(
+            key,
+            f"{_stem(points.values())} on {next(iter(points.values())).set}",
+            tuple(sorted(points.items(), key=lambda point: point[0])),
+        )
+        for (key, _, _), points in found.items()
+        if len(points) >= _LEAST_POINTS
+    ]
+    return (*curves, *_by_size(rows))
+
+
+def _swept(spec: dict[str, Any]) -> Iterable[tuple[str, float, str]]:
+    """Each setting of an attack that may be swept, its value, and the attack without it."""
+    threat = spec.get("threat")
+    for key, holder in (("eps", threat), ("steps", spec), ("budget", spec)):
+        value = holder.get(key) if isinstance(holder, dict) else None
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            rest = spec | (
+                {"threat": threat | {"eps": None}} if key == "eps" and threat else {key: None}
+            )
+            yield key, float(value), json.dumps(rest, sort_keys=True)
+
+
+def _by_size(rows: Sequence[Row]) -> Iterable[Curve]:
+    """Attacks on sets of surrogates that contain each other."""
+    found: dict[str, dict[frozenset[str], Row]] = {}
+    for row in rows:
+        if row.recipe.surrogates and row.new.value is not None:
+            found.setdefault(row.recipe.json, {}).setdefault(frozenset(row.recipe.surrogates), row)
+    for sets in found.values():
+        chain = sorted(sets, key=len)
+        nested = all(a < b for a, b in itertools.pairwise(chain))
+        if nested and len(chain) >= _LEAST_POINTS:
+            points = tuple((float(len(each)), sets[each]) for each in chain)
+            yield Curve("surrogates", _stem(sets.values()), points)
+
+
+def _stem(rows: Iterable[Row]) -> str:
+    """What the labels of rows begin with, or the first of them."""
+    labels = [row.attack for row in rows]
+    first, last = min(labels), max(labels)
+    shared = 0
+    while shared < min(len(first), len(last)) and first[shared] == last[shared]:
+        shared += 1
+    return first[:shared].rstrip(" -_=,.0123456789") or labels[0]
+
+
+# --- robustness -----------------------------------------------------------------------------------
+
+
+def _robustness(run: Run) -> Robustness | None:
+    board = run.board("robustness")
+    if board is None:
+        return None
+    models = list(dict.fromkeys(map(str, board["model"])))
+    found = []
+    for model, short in zip(models, run.short(models), strict=True):
+        own = board[board["model"] == model].to_dict(orient="records")
+        left = [_left(row) for row in own]
+        worst = [each for each in left if each.attack == _WORST]
+        found.append(Attacked(
+            model, short, max(each.n for each in left), _number(own[0]["clean_accuracy"]),
+            tuple(each for each in left if each.attack != _WORST), worst[0].rate if worst else None,
+        ))  # fmt: skip
+    return Robustness(
+        tuple(found), tuple(map(str, board.attrs.get("notes") or [])), checks(run.directory)
+    )
+
+
+_WORST = "worst of all"
+
+
+def _left(row: Mapping[str, Any]) -> Left:
+    converged = row.get("converged")
+    return Left(
+        str(row["attack"]), Rate(*(_number(row[key]) for key in ("robust_accuracy", "low", "high"))),
+        str(row["group"]), int(row["n"]), _number(row["forwards_per_sample"]),
+        _number(row["backwards_per_sample"]), _number(row["total_forwards"]),
+        _number(row["total_backwards"]), _number(row["total_seconds"]), _number(row.get("last_broke")),
+        _whole(row.get("rounds")), None if _missing(converged) else bool(converged),
+    )  # fmt: skip
+
+
+def checks(directory: Path) -> tuple[Check, ...]:
+    """The board of checks of a run, where there is one."""
+    if "sanity" not in BOARDS or not path_of(directory, BOARDS.get("sanity")).is_file():
+        return ()
+    return tuple(
+        Check(str(row["model"]), str(row["check"]), bool(row["passed"]), _number(row["value"]),
+              _number(row["bound"]), str(row["detail"]))
+        for row in read_board(directory, "sanity").to_dict(orient="records")
+    )  # fmt: skip
+
+
+# --- defenses -------------------------------------------------------------------------------------
+
+_NUMBERS = (
+    "diversity", "mflops", "train_forwards", "train_backwards", "train_seconds",
+)  # fmt: skip
+
+
+def _defenses(
+    directory: Path, models: pd.DataFrame, budgets: tuple[str, ...], aliases: Mapping[str, str]
+) -> Defenses | None:
+    pooled = path_of(directory, BOARDS.get("study")).is_file()
+    name = "study" if pooled else "defenses"
+    if not path_of(directory, BOARDS.get(name)).is_file():
+        return None
+    board = read_board(directory, name)
+    tables: dict[str, list[Line]] = {}
+    for row in board.to_dict(orient="records"):
+        label = (
+            str(row["label"]) if pooled else aliases.get(str(row["defense"]), str(row["defense"]))
+        )
+        tables.setdefault(str(row["table"]) if pooled else "", []).append(_line(row, label))
+    if not pooled:  # names without the source and the folder that all share
+        lines = tables.get("", [])
+        short = shorten([line.label for line in lines])
+        tables[""] = [
+            Line(name, *(getattr(line, key) for key in list(Line.__dataclass_fields__)[1:]))
+            for name, line in zip(short, lines, strict=True)
+        ]
+    members = tuple(
+        Members(aliases.get(str(row["defense"]), str(row["defense"])), _square(row["rates"]))
+        for row in models.drop_duplicates("defense").to_dict(orient="records")
+        if isinstance(row["rates"], str)
+    )
+    notes = tuple(BOARDS.get(name).caption(board))
+    return Defenses(
+        {key: tuple(lines) for key, lines in tables.items()}, budgets, members, notes, pooled
+    )
+
+
+def _line(row: Mapping[str, Any], label: str) -> Line:
+    names = [
+        str(name) for name in row
+        if name not in ("table", "label", "members", "kind", "trainings", "defense", "seed", "n", "n open")
+        and not str(name).endswith((" low", " high", " group"))
+    ]  # fmt: skip
+    rates = {
+        name: Rate(_number(row[name]), _number(row.get(f"{name} low")), _number(row.get(f"{name} high")))
+        for name in names if name not in _NUMBERS
+    }  # fmt: skip
+    members = _whole(row.get("members"))
+    return Line(
+        label, str(row["kind"]), members or 1, _whole(row.get("trainings")) or 1,
+        {name: rate for name, rate in rates.items() if rate.value is not None},
+        {name: _number(row[name]) for name in names if name in _NUMBERS},
+        {name: str(row[f"{name} group"]) for name in names if row.get(f"{name} group")},
+    )  # fmt: skip
+
+
+def _square(text: str) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(map(float, row)) for row in json.loads(text))
+
+
+def _aliases(models: pd.DataFrame) -> dict[str, str]:
+    """What trained models are called: by the line of the table and the seed."""
+    found: dict[str, str] = {}
+    for row in models.to_dict(orient="records"):
+        if isinstance(row["label"], str):
+            seed = _whole(row["seed"])
+            found.setdefault(
+                str(row["defense"]), f"{row['label']} of {row['members']}, seed {seed}"
+            )
+    return found
+
+
+# --- why ------------------------------------------------------------------------------------------
+
+
+def _traces(run: Run) -> tuple[Traced, ...]:
+    """The means over images of what was observed of every row, in the order of the cells."""
+    folder = run.store.path("traces")
+    if not folder.is_dir():
+        return ()
+    found: dict[tuple[str, ...], list[pd.DataFrame]] = {}
+    for cell in run.cells.to_dict(orient="records"):
+        path = run.store.path("traces", f"{cell['cell']}.parquet")
+        if path.is_file():
+            frame: pd.DataFrame = read_table(path, "traces").to_pandas(ignore_metadata=True)
+            found.setdefault((str(cell["attack"]), str(cell["surrogates"])), []).append(frame)
+    names = run.short([surrogates for _, surrogates in found])
+    return tuple(
+        _traced(attack, name, pd.concat(frames, ignore_index=True))
+        for ((attack, _), frames), name in zip(found.items(), names, strict=True)
+    )
+
+
+def _traced(attack: str, name: str, frame: pd.DataFrame) -> Traced:
+    frame["surrogate"] = frame["surrogate"].fillna("")
+    means = frame.groupby(["what", "surrogate", "step"], sort=True)["value"].mean()
+    short = dict(
+        zip(labels := sorted(set(frame["surrogate"]) - {""}), shorten(labels), strict=True)
+    )
+    curves: dict[str, list[Series]] = {}
+    results: dict[str, list[tuple[str, float]]] = {}
+    for (what, surrogate), values in means.groupby(level=[0, 1], sort=True):
+        steps = [int(step) for step in values.index.get_level_values(2)]
+        label = short.get(surrogate, "")
+        if len(steps) > 1:
+            series = Series(label, tuple(steps), tuple(map(float, values)))
+            curves.setdefault(str(what), []).append(series)
+        else:
+            results.setdefault(str(what), []).append((label, float(values.iloc[0])))
+    return Traced(
+        attack, name, int(frame["sample_id"].nunique()),
+        {what: tuple(each) for what, each in curves.items()},
+        {what: tuple(each) for what, each in results.items()},
+    )  # fmt: skip
+
+
+def _built(suite: Mapping[str, Any], cells: pd.DataFrame) -> tuple[Built, ...]:
+    """The sets that builders make, as the suite describes them."""
+    sets = suite.get("surrogates")
+    found = []
+    for name, about in (sets if isinstance(sets, dict) else {}).items():
+        if not isinstance(about, dict) or "build" not in about:
+            continue
+        own = cells[cells["surrogates"] == name]
+        models = about.get("model", [])
+        options = tuple(
+            (str(key), _value(value))
+            for key, value in about.items()
+            if key not in ("build", "model")
+        )
+        found.append(Built(
+            str(name), str(about["build"]), tuple([models] if isinstance(models, str) else map(str, models)),
+            len(own["surrogate_specs"].iloc[0]) if len(own) else 0, options,
+        ))  # fmt: skip
+    return tuple(found)
+
+
+# --- where it comes from --------------------------------------------------------------------------
+
+
+def _suite(directory: Path) -> dict[str, Any]:
+    """The suite of a directory; empty where there is none. Raises RunError for a damaged one."""
+    path = inside(directory, "suite.toml")
+    if not path.is_file():
+        return {}
+    try:
+        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return found
+    except (ValueError, OSError) as error:
+        raise RunError(f"{path} is damaged ({error})") from None
+
+
+def _origin(directories: Sequence[Path], suite: Mapping[str, Any], cells: pd.DataFrame) -> Origin:
+    path = inside(directories[0], "suite.toml")
+    about: dict[str, Any] = {}
+    models: dict[str, str] = {}
+    data: dict[str, str] = {}
+    for directory in directories:
+        environment = inside(directory, "environment.json")
+        if not environment.is_file():
+            continue
+        found = read_json(environment)
+        if isinstance(found, dict):
+            about = about or found
+            models |= _texts(found.get("models"))
+            data |= _texts(found.get("data"))
+    facts = {
+        "advens": about.get("advens"), "commit": about.get("commit"), "Python": about.get("python"),
+        "platform": about.get("platform"), "device": about.get("device"),
+        **_texts(about.get("packages")),
+        "arithmetic": ", ".join(sorted(map(str, set(cells["arithmetic"].dropna())))),
+        "seeds": ", ".join(map(str, sorted(set(cells["seed"])))), "cells": len(cells),
+    }  # fmt: skip
+    return Origin(
+        path.read_text(encoding="utf-8") if path.is_file() else "",
+        tuple((key, str(value)) for key, value in facts.items() if value not in (None, "")),
+        tuple(sorted(models.items())), tuple(sorted(data.items())),
+    )  # fmt: skip
+
+
+def _texts(value: Any) -> dict[str, str]:
+    return (
+        {str(k): str(v) for k, v in value.items() if v is not None}
+        if isinstance(value, dict)
+        else {}
+    )
+
+
+def _missing(value: Any) -> bool:
+    return value is None or bool(pd.isna(value))
+
+
+def _number(value: Any) -> float | None:
+    return None if _missing(value) else float(value)
+
+
+def _whole(value: Any) -> int | None:
+    return None if _missing(value) else int(value)

@@ -1,0 +1,391 @@
+"""The page of a report: one HTML file that asks for nothing, the same bytes for the same run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from advens.files import write_bytes
+from advens.printable import printable
+from advens.results.formats import number, percent, shorten
+from advens.results.report import charts, colour
+from advens.results.report.collect import (
+    Attacked,
+    Defenses,
+    Part,
+    Rate,
+    Report,
+    Row,
+    Traced,
+    Transfer,
+    collect,
+)
+from advens.results.report.findings import findings, line_name
+
+HERE = Path(__file__).parent
+MOST_TRACED = 8
+"""Attacks whose traces are drawn."""
+WORDS = {
+    "loss": "loss", "cosine": "mean cosine between the surrogates' gradients", "weights": "weight",
+    "flatness": "rise of the loss around the result (0 is flat)",
+    "closeness": "distance to the surrogate's own optimum, l_2",
+}  # fmt: skip
+"""What an observation of a trace is called."""
+_ORDER = {"loss": 1, "cosine": 2}
+"""Observations that every attack has stand after its own."""
+MEASURES = {
+    "clean": "clean",
+    "missed": "missed",
+    "shared": "shared",
+    "open worst": "worst white-box",
+}
+
+
+def write_report(
+    directory: Path | str, out: Path | str | None = None, *, images: bool = True
+) -> Path:
+    """Write the page of a run. Returns where it is.
+
+    Args:
+        directory: of the run, or of a folder of runs as suites of defenses leave them.
+        out: the file; ``report.html`` in the directory by default.
+        images: whether adversarial images are shown.
+
+    Raises:
+        InputError: there is no run, nothing is finished, or the file cannot be written.
+        RunError: a damaged file.
+    """
+    path = Path(out) if out is not None else Path(directory) / "report.html"
+    write_bytes(path, render(collect(directory)).encode())
+    return path
+
+
+def render(report: Report) -> str:
+    """The page as text."""
+    style = _trimmed(_static("report.css") + "\n" + colour.stylesheet())
+    script = _trimmed(_static("report.js"))
+    text = _environment().get_template("report.html").render(
+        report=report, findings=findings(report), views=[_view(part) for part in report.parts],
+        defenses=None if report.defenses is None else _defenses(report.defenses),
+        style=Markup(style), script=Markup(script), policy=policy(style, script),
+        version=version("advens"), data=_json([_data(part.transfer) for part in report.parts]),
+        commands=_commands(report),
+    )  # fmt: skip
+    return _trimmed(text) + "\n"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, finalize=_shown,
+    )  # fmt: skip
+    environment.filters |= {
+        "pct": _percent, "ends": _ends, "num": _number, "rate": _rate, "level": colour.level, "code": _code,
+        "line_name": line_name, "word": lambda what: WORDS.get(what, what), "short": shorten,
+    }  # fmt: skip
+    return environment
+
+
+def policy(style: str, script: str) -> str:
+    """The content security policy of a page with this style sheet and script: nothing else runs or loads."""
+    allowed = {"style-src": style, "script-src": script}
+    hashed = [
+        f"{kind} 'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+        for kind, text in allowed.items()
+    ]
+    return "; ".join(
+        ["default-src 'none'", *hashed, "img-src data:", "base-uri 'none'", "form-action 'none'"]
+    )
+
+
+# --- the parts of the page ------------------------------------------------------------------------
+
+
+def _view(part: Part) -> dict[str, Any]:
+    """What a template shows of a part beside its numbers: charts."""
+    transfer = part.transfer
+    rows = transfer.rows if transfer is not None else ()
+    order = {(row.attack, row.set): row.rank for row in rows}
+    traced = sorted(part.traces, key=lambda each: order.get((each.attack, each.set), 0))
+    return {
+        "bars": [Markup(charts.bar((row.new, row.these))) for row in rows],
+        "axis": Markup(charts.axis_header()),
+        "recipes": _recipes(rows),
+        "cost": _cost(rows),
+        "curves": [Markup(_curve(curve)) for curve in part.curves],
+        "traces": [(each, _traced(each)) for each in traced[:MOST_TRACED]],
+        "untraced": max(len(traced) - MOST_TRACED, 0),
+        "robustness": [
+            ([Markup(charts.bar((left.rate,))) for left in model.attacks],
+             Markup(charts.bar((model.worst,))) if model.worst is not None else None, _left_by_cost(model))
+            for model in (part.robustness.models if part.robustness is not None else ())
+        ],
+    }  # fmt: skip
+
+
+def _recipes(rows: Sequence[Row]) -> list[int]:
+    """The place of the row whose recipe each row shows: rows with one recipe share it."""
+    first: dict[object, int] = {}
+    return [first.setdefault(row.recipe, k) for k, row in enumerate(rows)]
+
+
+def _cost(rows: Sequence[Row]) -> Markup | None:
+    points = [
+        charts.Point(
+            row.compute, row.new if row.new.low is not None else row.these, str(row.rank),
+            f"{row.rank}. {row.name}: {_percent(row.new.value)} %, {number(row.compute)} passes",
+            row.pareto, f"{row.suite}/{row.surrogates}" if row.pareto else None,
+        )
+        for row in rows if row.compute and row.new.value is not None
+    ]  # fmt: skip
+    if len(points) < 2:
+        return None
+    spread = max(p.x for p in points) / min(p.x for p in points)
+    return Markup(charts.scatter(
+        points, "compute per image: forward passes + 2 × backward passes", "mean success rate, %",
+        "Mean success rate over held-out targets against passes through surrogates; all numbers are in the "
+        "leaderboard", logarithmic=spread >= 3,
+    ))  # fmt: skip
+
+
+def _curve(curve: Any) -> str:
+    rates = tuple(row.new if row.new.low is not None else row.these for _, row in curve.points)
+    track = charts.Track(
+        "", tuple(x for x, _ in curve.points), tuple(r.value or 0.0 for r in rates), rates
+    )
+    said = ", ".join(
+        f"{x:g}: {_percent(r.value)} %" for (x, _), r in zip(curve.points, rates, strict=True)
+    )
+    return charts.lines(
+        [track], curve.key, f"{curve.label}, %", f"{curve.label}: mean success rate over {curve.key}; {said}",
+        shares=True,
+    )  # fmt: skip
+
+
+def _traced(traced: Traced) -> list[Markup]:
+    found = []
+    for what, series in sorted(
+        traced.curves.items(), key=lambda each: (_ORDER.get(each[0], -1), each[0])
+    ):
+        tracks = [
+            charts.Track(one.label, tuple(step + 1.0 for step in one.steps), one.values)
+            for one in series
+        ]
+        if what == "cosine" and len(traced.curves.get("loss", ())) < 2:
+            continue  # one surrogate agrees with itself
+        word = WORDS.get(what, what)
+        found.append(Markup(charts.lines(
+            tracks, "step", word, f"{traced.attack} on {traced.set}: {word} over the steps, mean over images"
+        )))  # fmt: skip
+    return found
+
+
+def _left_by_cost(model: Attacked) -> Markup | None:
+    points = [
+        charts.Point(
+            compute, left.rate, left.attack, f"{left.attack}: {_rate(left.rate)} %, {number(compute)} passes"
+        )
+        for left in model.attacks
+        if (compute := _compute(left.total_forwards, left.total_backwards)) and left.rate.value is not None
+    ]  # fmt: skip
+    if len(points) < 2:
+        return None
+    return Markup(charts.scatter(
+        points, "passes per image with the stages before: forward + 2 × backward", "accuracy left, %",
+        f"{model.short}: accuracy that every attack leaves, against its passes; all numbers are in the table",
+        logarithmic=True,
+    ))  # fmt: skip
+
+
+def _defenses(defenses: Defenses) -> dict[str, Any]:
+    tables = []
+    for title, lines in defenses.tables.items():
+        measures = list(dict.fromkeys(name for line in lines for name in line.measures))
+        numbers = [
+            name
+            for name in dict.fromkeys(name for line in lines for name in line.numbers)
+            if any(line.numbers.get(name) is not None for line in lines)
+        ]
+        tables.append({
+            "title": title, "lines": lines, "measures": [(name, _measure(name)) for name in measures],
+            "numbers": [(name, _measure(name)) for name in numbers],
+            "curve": _budgets(lines, defenses.budgets), "cost": _defense_cost(lines),
+        })  # fmt: skip
+    members = [
+        (each.model, Markup(charts.square(
+            each.rates, f"{each.model}: rate in % at which images crafted on the member in the row break "
+            "that in the column"
+        ))) for each in defenses.members
+    ]  # fmt: skip
+    return {
+        "tables": tables,
+        "members": members,
+        "notes": defenses.notes,
+        "pooled": defenses.pooled,
+    }
+
+
+def _budgets(lines: Sequence[Any], budgets: Sequence[str]) -> Markup | None:
+    tracks = []
+    for line in lines:
+        found = [(0.0, line.measures.get("clean"))]
+        found += [
+            (float(Fraction(eps.replace(" ", ""))), line.measures.get(f"transfer {eps}"))
+            for eps in budgets
+        ]
+        known = [(x, rate) for x, rate in found if rate is not None and rate.value is not None]
+        if len(known) > 1:
+            tracks.append(charts.Track(
+                line_name(line), tuple(x for x, _ in known), tuple(rate.value or 0.0 for _, rate in known),
+                tuple(rate for _, rate in known),
+            ))  # fmt: skip
+    if not tracks:
+        return None
+    return Markup(charts.lines(
+        tracks, "eps (0: no attack)", "accuracy on transferred images, %",
+        "Accuracy on transferred images over the budget; all numbers are in the table",
+        shares=True, width=480, height=280,
+    ))  # fmt: skip
+
+
+def _defense_cost(lines: Sequence[Any]) -> Markup | None:
+    points = [
+        charts.Point(line.numbers["mflops"], rate, line_name(line), f"{line_name(line)}: {_rate(rate)} %")
+        for line in lines
+        if line.numbers.get("mflops") and (rate := line.measures.get("open worst")) is not None
+    ]  # fmt: skip
+    if len(points) < 2:
+        return None
+    return Markup(charts.scatter(
+        points, "cost of one inference, MFLOP", "accuracy under the worst white-box attack, %",
+        "Accuracy under the worst white-box attack against the cost of an inference; see the table",
+        logarithmic=max(p.x for p in points) > 4 * min(p.x for p in points),
+    ))  # fmt: skip
+
+
+def _measure(name: str) -> str:
+    """The header of a measure of defenses."""
+    if name.startswith("transfer "):
+        return f"transfer, eps {name.removeprefix('transfer ')}"
+    names = {
+        "mflops": "MFLOP", "train_seconds": "training, s", "train_forwards": "training, forward passes",
+        "train_backwards": "training, backward passes",
+    }  # fmt: skip
+    return MEASURES.get(name, names.get(name, name.removeprefix("open ").replace("_", " ")))
+
+
+def _commands(report: Report) -> list[tuple[str, str]]:
+    name = report.name
+    bundled = {"robustness": "advens robustness", "defend": "advens defend"}
+    again = f"advens run suite.toml --out runs/{name}"
+    if name in bundled:
+        again = f"advens run suite.toml --out runs/{name}   # made by '{bundled[name]}'"
+    return [
+        ("Make the run again from the suite below", again),
+        ("Check that everything follows from the stored bytes", f"advens verify runs/{name}"),
+        (
+            "Craft a random tenth of the images again as well",
+            f"advens verify runs/{name} --recraft 0.1",
+        ),
+        ("Make this page", f"advens report runs/{name}"),
+    ]
+
+
+# --- data for the script --------------------------------------------------------------------------
+
+
+def _data(transfer: Transfer | None) -> dict[str, Any] | None:
+    """The matrix for the script: rates in tenths of a percent, rounded as they are shown."""
+    if transfer is None:
+        return None
+    return {
+        "targets": [[printable(t.short), printable(t.name)] for t in transfer.targets],
+        "rows": [
+            {"attack": printable(row.attack), "set": printable(row.set), "family": printable(row.family),
+             "mean": _tenths(row.new.value)}
+            for row in transfer.rows
+        ],
+        "cells": [
+            [
+                0 if cell is None else [
+                    _tenths(cell.rate.value), _tenths(cell.rate.low), _tenths(cell.rate.high), cell.n,
+                    _tenths(cell.clean), _tenths(cell.robust), _tenths(cell.error), int(cell.white_box),
+                    int(cell.counted),
+                ]
+                for cell in cells
+            ]
+            for cells in transfer.cells
+        ],
+    }  # fmt: skip
+
+
+def _tenths(value: float | None) -> int | None:
+    return None if value is None else round(float(percent(value, 1)) * 10)
+
+
+def _json(value: Any) -> Markup:
+    """JSON inside a script element: no ``<`` can end it."""
+    text = json.dumps(value, separators=(",", ":"))
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)
+
+
+# --- how values are written -----------------------------------------------------------------------
+
+
+def _shown(value: Any) -> Any:
+    """Text from a run is one line without control characters; the template then escapes it."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else percent(value, digits)
+
+
+def _ends(rate: Rate) -> str:
+    if rate.low is None or rate.high is None:
+        return "–"
+    return f"{percent(rate.low, 1)}–{percent(rate.high, 1)}"
+
+
+def _rate(rate: Rate) -> str:
+    ends = "" if rate.low is None else f" [{_ends(rate)}]"
+    return f"{_percent(rate.value)}{ends}"
+
+
+def _number(value: float | None, scale: float = 1) -> str:
+    return "–" if value is None else number(scale * value)
+
+
+def _compute(forwards: float | None, backwards: float | None) -> float | None:
+    return None if forwards is None or backwards is None else forwards + 2 * backwards
+
+
+def _code(text: str) -> Markup:
+    """Text of several lines, each printable, line breaks kept as elements so that no markup can appear."""
+    return Markup("<br>").join(Markup.escape(line) for line in _printable_lines(text))
+
+
+def _printable_lines(text: str) -> Iterable[str]:
+    return (printable(line).replace(" ", "\u00a0") for line in text.splitlines())
+
+
+def _trimmed(text: str) -> str:
+    """Lines without the blanks around them, and no empty ones."""
+    return "\n".join(line for line in (line.strip() for line in text.split("\n")) if line)
+
+
+def _static(name: str) -> str:
+    return (HERE / "static" / name).read_text(encoding="utf-8")
