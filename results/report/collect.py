@@ -340,9 +340,10 @@ class Origin:
 
 @dataclass(frozen=True)
 class Part:
-    """A run of attacks: the whole directory, or one of the folders of a suite of defenses."""
+    """A run of attacks: the directory itself, or one of the folders of a suite of defenses, with a title."""
 
     title: str
+    folder: str = ""
     transfer: Transfer | None = None
     robustness: Robustness | None = None
     traces: tuple[Traced, ...] = ()
@@ -435,7 +436,7 @@ def _of_defenses(directory: Path, suite: dict[str, Any]) -> Report:
         if not where.is_dir():
             continue
         run = Run(where, aliases)
-        parts.append(_part(run, title, _suite(where)))
+        parts.append(_part(run, title, _suite(where), folder))
         found.append(where)
         cells.append(run.cells)
     together: pd.DataFrame = pd.concat(cells, ignore_index=True)
@@ -445,7 +446,7 @@ def _of_defenses(directory: Path, suite: dict[str, Any]) -> Report:
     )  # fmt: skip
 
 
-def _part(run: Run, title: str, suite: dict[str, Any]) -> Part:
+def _part(run: Run, title: str, suite: dict[str, Any], folder: str = "") -> Part:
     cells = run.cells
     goals = set(cells["goal"].fillna("transfer"))
     robust = goals == {"robustness"}
@@ -456,7 +457,7 @@ def _part(run: Run, title: str, suite: dict[str, Any]) -> Part:
     )
     images = max(int(shard[1]) for shard in cells["shard"])
     return Part(
-        title, transfer, _robustness(run) if robust else None, _traces(run), _curves(rows),
+        title, folder, transfer, _robustness(run) if robust else None, _traces(run), _curves(rows),
         _built(suite, cells), ", ".join(threats), images,
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from advens.files import write_bytes
+from advens.files import inside, write_bytes
 from advens.printable import printable
 from advens.results.formats import number, percent, shorten
 from advens.results.report import charts, colour
@@ -26,11 +26,13 @@ from advens.results.report.collect import (
     Rate,
     Report,
     Row,
+    Run,
     Traced,
     Transfer,
     collect,
 )
 from advens.results.report.findings import findings, line_name
+from advens.results.report.gallery import Gallery, gallery
 
 HERE = Path(__file__).parent
 MOST_TRACED = 8
@@ -66,12 +68,27 @@ def write_report(
         RunError: a damaged file.
     """
     path = Path(out) if out is not None else Path(directory) / "report.html"
-    write_bytes(path, render(collect(directory)).encode())
+    report = collect(directory)
+    write_bytes(
+        path, render(report, pictures(Path(directory), report) if images else None).encode()
+    )
     return path
 
 
-def render(report: Report) -> str:
-    """The page as text."""
+def pictures(directory: Path, report: Report) -> Gallery | None:
+    """The pictures of a report: of a suite of defenses those of transfer at the largest budget."""
+    if report.defenses is None:
+        return gallery(Run(directory), report.parts[0])
+    parts = [part for part in report.parts if part.transfer is not None]
+    return gallery(Run(inside(directory, parts[-1].folder)), parts[-1]) if parts else None
+
+
+def render(report: Report, shown: Gallery | None = None) -> str:
+    """The page as text.
+
+    Args:
+        shown: its pictures; none without.
+    """
     style = _trimmed(_static("report.css") + "\n" + colour.stylesheet())
     script = _trimmed(_static("report.js"))
     text = _environment().get_template("report.html").render(
@@ -79,7 +96,7 @@ def render(report: Report) -> str:
         defenses=None if report.defenses is None else _defenses(report.defenses),
         style=Markup(style), script=Markup(script), policy=policy(style, script),
         version=version("advens"), data=_json([_data(part.transfer) for part in report.parts]),
-        commands=_commands(report),
+        commands=_commands(report), gallery=shown,
     )  # fmt: skip
     return _trimmed(text) + "\n"
 

@@ -58,7 +58,7 @@ const element = event.target.closest("td,button");
 if (element) { settle(element); say(element); }
 });
 table.addEventListener("pointerover", (event) => { if (event.target.closest) say(event.target); });
-table.addEventListener("click", (event) => { const td = event.target.closest("td"); if (td && td.tabIndex >= -1 && !td.colSpan > 1) td.focus(); });
+table.addEventListener("click", (event) => { const td = event.target.closest("td"); if (td && td.parentElement.dataset.row) td.focus(); });
 table.addEventListener("keydown", (event) => {
 const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 const [found, y, x] = at(event.target);

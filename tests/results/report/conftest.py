@@ -60,7 +60,7 @@ def transfer(rows: Sequence[Row], rates: Sequence[Sequence[float]] = (), **given
 
 def report(made: Transfer, name: str = "made-up") -> Report:
     """A report of one transfer."""
-    return Report(name, "transfer", (Part("", made, images=100),), None, Origin("", (), (), ()))
+    return Report(name, "transfer", (Part("", transfer=made, images=100),), None, Origin("", (), (), ()))
 
 
 @dataclass

@@ -23,7 +23,7 @@ from tests.results.report.conftest import PLAIN, row, transfer
 
 
 def said(made: Transfer) -> dict[str, str]:
-    return {finding.about: finding.text for finding in of_transfer(made, Part("", made))}
+    return {finding.about: finding.text for finding in of_transfer(made, Part("", transfer=made))}
 
 
 def test_the_first_row_and_both_intervals() -> None:
@@ -69,7 +69,8 @@ def test_rows_over_other_targets_are_not_compared() -> None:
 
 
 def test_no_held_out_target() -> None:
-    (only,) = of_transfer(made := transfer([row(1, None, new=Rate(None), targets=0)]), Part("", made))
+    made = transfer([row(1, None, new=Rate(None), targets=0)])
+    (only,) = of_transfer(made, Part("", transfer=made))
     assert "No target is held out" in only.text
 
 

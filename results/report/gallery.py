@@ -1,0 +1,320 @@
+"""Pictures of a run: clean images, adversarial ones, what differs, and what each model says of them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from advens.errors import InputError, RunError
+from advens.results.formats import shorten
+from advens.results.report.collect import Part, Run
+from advens.results.report.findings import baseline
+from advens.results.statistics import content_seed
+from advens.results.store import read_table
+
+if TYPE_CHECKING:
+    from advens.datasets import Dataset
+
+IMAGES = 4
+"""Images that are shown, each with every attack that is."""
+ATTACKS = 6
+"""Attacks that are shown."""
+LOSSLESS = 64
+"""Pixels of a side up to which images are shown as they are."""
+PREVIEW = 160
+"""Pixels of the longer side of a preview of a larger image."""
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What some targets say of an image.
+
+    Args:
+        said: the class.
+        right: whether it is the true one.
+        targets: who says so; of a randomized ensemble what it says most often.
+    """
+
+    said: str
+    right: bool
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Shot:
+    """An adversarial image.
+
+    Args:
+        attack, set: what crafted it.
+        image, difference: as ``data:`` addresses; no difference without the clean image.
+        answers: of the targets, the largest group first.
+        fooled, of: held-out targets that are fooled, of those that were right before.
+    """
+
+    attack: str
+    set: str
+    image: str
+    difference: str | None
+    answers: tuple[Answer, ...]
+    fooled: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of the data set with what the attacks made of it.
+
+    Args:
+        why: how it was picked.
+        clean: as ``data:`` address; None without the data at hand.
+    """
+
+    name: str
+    label: str
+    why: str
+    clean: str | None
+    shots: tuple[Shot, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The pictures of a run.
+
+    Args:
+        preview: whether images are shown smaller and compressed.
+        factor: what differences are multiplied with.
+        missing: why there are no clean images; empty when there are.
+        width: of an image on the page.
+    """
+
+    pictures: tuple[Picture, ...]
+    preview: bool
+    factor: float
+    missing: str
+    width: int
+
+
+def gallery(run: Run, part: Part) -> Gallery | None:
+    """The pictures of a run of attacks; None when it holds none that can be shown.
+
+    Images are picked by what the first-ranked attack does with its first seed: the one that fools most
+    held-out targets, the one that fools fewest, and some drawn by the content of the run. Attacks are the
+    first-ranked ones and the plain baseline; of robustness runs the one that leaves least to each model.
+
+    Raises:
+        RunError: a damaged file.
+    """
+    keys = _keys(part)
+    cells = run.cells.sort_values(["seed", "attack", "surrogates"], kind="stable")
+    cells = cells[cells["seed"] == cells["seed"].min()]
+    chosen = [cells[(cells["attack"] == a) & (cells["surrogates"] == s)] for a, s in keys]
+    keys = [key for key, own in zip(keys, chosen, strict=True) if len(own)]
+    chosen = [own for own in chosen if len(own)]
+    if not keys:
+        return None
+    counted = _counted(part)
+    picks = _picked(run, chosen[0], counted)
+    made = [_examples(run, own, [name for name, _ in picks]) for own in chosen]
+    said = [_samples(run, own, [name for name, _ in picks]) for own in chosen]
+    sizes = {(row["height"], row["width"]) for rows in made for row in rows.values()}
+    if not sizes:
+        return None
+    data, missing = _data(str(cells["data"].iloc[0]))
+    clean = _clean(data, made) if data is not None else {}
+    if data is not None and not clean:
+        missing = "the data that are found by this name are not those that were attacked"
+    differences = [
+        np.abs(_pixels(row).astype(int) - clean[name]).max()
+        for rows in made for name, row in rows.items() if name in clean
+    ]  # fmt: skip
+    factor = float(max(1, 127 // max(*differences, 1))) if differences else 1.0
+    attacks, sets = ([key[k] for key in keys] for k in (0, 1))
+    shorts = dict(zip(keys, zip(attacks, run.short(sets), strict=True), strict=True))
+    classes = data.class_names if data is not None else None
+    pictures = []
+    for name, why in picks:
+        shots = []
+        for key, rows, answers in zip(keys, made, said, strict=True):
+            if name not in rows:
+                continue
+            own = answers[answers["sample_id"] == name]
+            pixels = _pixels(rows[name])
+            shots.append(_shot(shorts[key], pixels, clean.get(name), factor, own, counted, classes))
+        if shots:
+            first = next(rows[name] for rows in made if name in rows)
+            pictures.append(Picture(
+                name, _class(first["label"], classes), why, _address(clean.get(name)), tuple(shots)
+            ))  # fmt: skip
+    side = max(max(size) for size in sizes)
+    return Gallery(tuple(pictures), side > LOSSLESS, factor, missing, min(max(side, 96), PREVIEW))
+
+
+def _keys(part: Part) -> list[tuple[str, str]]:
+    """The attacks and sets that are shown."""
+    if part.transfer is not None:
+        rows = list(part.transfer.rows[:ATTACKS])
+        plain = baseline(part.transfer)
+        if plain is not None and plain not in rows:
+            rows[-1] = plain
+        return [(row.attack, row.surrogates) for row in rows]
+    models = part.robustness.models if part.robustness is not None else ()
+    return [(model.attacks[-1].attack, model.model) for model in models[:ATTACKS] if model.attacks]
+
+
+def _counted(part: Part) -> set[str] | None:
+    """The held-out targets; None for all."""
+    if part.transfer is None:
+        return None
+    if part.transfer.held_out is not None:
+        return set(part.transfer.held_out)
+    return {
+        target.name for target, cell in zip(part.transfer.targets, part.transfer.cells[0], strict=True)
+        if cell is not None and cell.counted
+    }  # fmt: skip
+
+
+def _samples(run: Run, cells: pd.DataFrame, names: Sequence[str] | None) -> pd.DataFrame:
+    columns = [
+        "target", "sample_id", "label", "clean_correct", "adv_pred", "success", "weight", "white_box",
+    ]  # fmt: skip
+    filters = None if names is None else [("sample_id", "in", list(names))]
+    return run.store.read_samples(columns, cells=set(cells["cell"]), filters=filters)
+
+
+def _picked(run: Run, cells: pd.DataFrame, counted: set[str] | None) -> list[tuple[str, str]]:
+    """The images that are shown, and why."""
+    samples = _samples(run, cells, None)
+    if counted is not None:
+        samples = samples[samples["target"].isin(counted)]
+    if samples.empty:
+        return []
+    fooled = (samples["success"] * samples["weight"]).groupby(samples["sample_id"]).sum()
+    names = sorted(fooled.index)
+    most = max(names, key=lambda name: fooled[name])
+    least = min(names, key=lambda name: fooled[name])
+    found = {most: "fools most targets", least: "fools fewest targets"}
+    rng = np.random.default_rng(content_seed("gallery", names))
+    others = [names[k] for k in rng.permutation(len(names)) if names[k] not in found]
+    found |= dict.fromkeys(others[: IMAGES - len(found)], "drawn")
+    return list(found.items())
+
+
+def _examples(run: Run, cells: pd.DataFrame, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The stored images of a row, by name."""
+    found: dict[str, dict[str, Any]] = {}
+    for cell in cells["cell"]:
+        table = read_table(run.store.examples_path(cell), "examples")
+        for k, name in enumerate(table.column("sample_id").to_pylist()):
+            if name in names and name not in found:
+                found[name] = table.slice(k, 1).to_pylist()[0]
+    return found
+
+
+def _data(source: str) -> tuple[Dataset | None, str]:
+    from advens.datasets import find_data
+
+    try:
+        return find_data(source), ""
+    except InputError as error:
+        return None, str(error)
+
+
+def _clean(data: Dataset, made: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Pixels]:
+    """The clean images by name: those from which the stored ones differ as much as is stored."""
+    place = {name: k for k, name in enumerate(data.sample_ids)}
+    found: dict[str, Pixels] = {}
+    for rows in made:
+        for name, row in rows.items():
+            if name not in place:
+                return {}
+            if name not in found:
+                try:
+                    found[name] = data.pixels(place[name])
+                except InputError:
+                    return {}
+            adversarial = _pixels(row)
+            if adversarial.shape != found[name].shape:
+                return {}
+            linf = np.abs(adversarial.astype(int) - found[name]).max() / 255
+            if abs(linf - row["linf"]) > 1e-6:
+                return {}
+    return found
+
+
+def _pixels(row: dict[str, Any]) -> Pixels:
+    pixels: Pixels = np.frombuffer(row["image"], np.uint8)
+    shape = (3, row["height"], row["width"])
+    if pixels.size != math.prod(shape):
+        wanted = " x ".join(map(str, shape))
+        raise RunError(f"the image '{row['sample_id']}' holds {pixels.size} bytes, not {wanted}")
+    return pixels.reshape(shape)
+
+
+def _shot(
+    names: tuple[str, ...], image: Pixels, clean: Pixels | None, factor: float, samples: pd.DataFrame,
+    counted: set[str] | None, classes: Sequence[str] | None,
+) -> Shot:  # fmt: skip
+    difference = None
+    if clean is not None:
+        shown = 128 + factor * (image.astype(float) - clean)
+        difference = _address(np.clip(np.round(shown), 0, 255).astype(np.uint8))
+    weights = samples.groupby(["target", "adv_pred"], observed=True)["weight"].sum().reset_index()
+    heaviest = weights.sort_values(["weight", "adv_pred"], ascending=[False, True], kind="stable")
+    heaviest = heaviest.drop_duplicates("target")
+    label = int(samples["label"].iloc[0]) if len(samples) else -1
+    targets = sorted(map(str, heaviest["target"]))
+    short = dict(zip(targets, shorten(targets), strict=True))
+    answers = [
+        Answer(
+            _class(said, classes),
+            int(said) == label,
+            tuple(sorted(short[str(t)] for t in own["target"])),
+        )
+        for said, own in heaviest.groupby("adv_pred")
+    ]
+    answers.sort(key=lambda answer: (answer.right, -len(answer.targets), answer.said))
+    held = samples if counted is None else samples[samples["target"].isin(counted)]
+    share = (held["success"] * held["weight"]).groupby(held["target"].astype(str)).sum()
+    before = (held["clean_correct"] * held["weight"]).groupby(held["target"].astype(str)).sum()
+    address = _address(image)
+    assert address is not None
+    return Shot(
+        names[0], names[1], address, difference, tuple(answers), int((share >= 0.5).sum()),
+        int((before >= 0.5).sum()),
+    )  # fmt: skip
+
+
+def _class(number: Any, names: Sequence[str] | None) -> str:
+    number = int(number)
+    return names[number] if names is not None and 0 <= number < len(names) else str(number)
+
+
+def _address(pixels: Pixels | None) -> str | None:
+    """An image as a ``data:`` address: PNG up to `LOSSLESS` pixels, a WebP preview above."""
+    if pixels is None:
+        return None
+    grey = bool((pixels[0] == pixels[1]).all() and (pixels[1] == pixels[2]).all())
+    image = (
+        Image.fromarray(pixels[0])
+        if grey
+        else Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    )
+    buffer = io.BytesIO()
+    if max(image.size) <= LOSSLESS:
+        image.save(buffer, "PNG", optimize=True)
+        kind = "png"
+    else:
+        image.thumbnail((PREVIEW, PREVIEW))
+        image.convert("RGB").save(buffer, "WEBP", quality=80)
+        kind = "webp"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
