@@ -36,7 +36,7 @@ def IFGSM() -> ComposedAttack:
     return ComposedAttack()
 
 
-@recipe("pgd", family="gradient", paper="Madry et al., ICLR 2018", year=2018)
+@recipe("pgd", family="gradient", norms=("linf", "l2", "l1"), paper="Madry et al., ICLR 2018", year=2018)
 def PGD() -> ComposedAttack:
     """Iterated FGSM from a uniform point of the ball."""
     return ComposedAttack(start=Uniform())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 from functools import update_wrapper
+from inspect import signature
 from typing import Any
 
 from advens.attacks.interfaces import Attack
@@ -25,14 +26,19 @@ class Recipe:
     ``AdaEA(eps=8/255, steps=20)`` is the same as ``create_attack("adaea", eps=8/255, steps=20)``.
     """
 
-    def __init__(self, name: str, build: Callable[[], Attack]) -> None:
+    def __init__(self, name: str, build: Callable[..., Attack]) -> None:
         update_wrapper(self, build)
         self.__name__: str
         self.name = name
-        self.build = build
+        self._build = build
+        self._by_norm = bool(signature(build).parameters)
+
+    def build(self, norm: str = Threat().norm) -> Attack:
+        """The composition, with the defaults that its paper has in a norm."""
+        return self._build(norm) if self._by_norm else self._build()
 
     def __call__(self, **overrides: Any) -> Attack:
-        return _made(self.name, self.build(), overrides)
+        return _made(self.name, self.build(_norm(overrides)), overrides)
 
 
 RECIPES: Registry[Recipe] = Registry("attack", package=PACKAGE, group=PACKAGE)
@@ -40,14 +46,15 @@ RECIPES: Registry[Recipe] = Registry("attack", package=PACKAGE, group=PACKAGE)
 
 def recipe(
     name: str, symbol: str | None = None, **info: Any
-) -> Callable[[Callable[[], Attack]], Recipe]:
+) -> Callable[[Callable[..., Attack]], Recipe]:
     """Register a function that composes a method with its paper's defaults.
 
+    The function takes the norm where the defaults depend on it, else nothing.
     ``from advens.attacks import SYMBOL`` finds it; the function's own name by default. Keywords go
     to `advens.registry.Info`: family, paper, year, targeted, norms, couples, builder.
     """
 
-    def decorate(build: Callable[[], Attack]) -> Recipe:
+    def decorate(build: Callable[..., Attack]) -> Recipe:
         made = Recipe(name, build)
         made.__name__ = symbol or build.__name__
         RECIPES.register(Info(name, summary=one_line(build.__doc__), **info), made)
@@ -71,13 +78,21 @@ def create_attack(name: str, **overrides: Any) -> Attack:
             option of one of its parts (``copies=5``, or ``{"estimator.copies": 5}`` where two have it).
 
     Raises:
-        InputError: an unknown name or option, or a value that does not fit.
+        InputError: an unknown name or option, a value that does not fit, or a norm in which the attack is
+            not defined.
     """
-    return _made(name, _compose(name), overrides)
+    return _made(name, _compose(name, _norm(overrides)), overrides)
+
+
+def _norm(overrides: dict[str, Any]) -> str:
+    """The norm that is asked for, as threats name it."""
+    return Threat(overrides["norm"], 1).norm if "norm" in overrides else Threat().norm
 
 
 def _made(name: str, attack: Attack, overrides: dict[str, Any]) -> Attack:
     """`override`, whose complaints name the attack as the user knows it."""
+    if "norm" in overrides and _norm(overrides) not in (norms := attack_info(name).norms):
+        raise InputError(f"attack '{name}' is not defined for {_norm(overrides)}; only {', '.join(norms)}")
     try:
         return override(attack, **overrides)
     except InputError as error:
@@ -107,9 +122,9 @@ def split(name: str) -> tuple[list[tuple[str, str]], str]:
     return registered().split(name)
 
 
-def _compose(name: str) -> Attack:
+def _compose(name: str, norm: str) -> Attack:
     prefixes, base = split(name)
-    attack = RECIPES.get(base).build()
+    attack = RECIPES.get(base).build(norm)
     changes: dict[str, Any] = {}
     field_of = {kind: field for field, kind in FIELD_KINDS.items()}
     for kind, token in prefixes:

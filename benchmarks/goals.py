@@ -115,9 +115,9 @@ class AttackGoal:
     craft: Callable[[Work], Crafted]
     given: tuple[str, ...] = ()
 
-    def stages(self, name: str) -> list[tuple[str, dict[str, Any]]]:
+    def stages(self, name: str, norm: str = "linf") -> list[tuple[str, dict[str, Any]]]:
         """The attacks that an attack's name in a suite stands for, with their options in a sequence."""
-        return named_stages(name) if self.sequences else [(name, {})]
+        return named_stages(name, norm) if self.sequences else [(name, {})]
 
     def possible(self, spent: tuple[float | None, float | None], cell: Cell, members: int) -> bool:
         """Whether a cell can have spent these forward and backward passes per sample.
@@ -131,11 +131,14 @@ class AttackGoal:
         return spent[1] is not None and 0 <= spent[1] <= attack.passes(members).backward + 1e-6
 
 
-def named_stages(name: str) -> list[tuple[str, dict[str, Any]]]:
+def named_stages(name: str, norm: str = "linf") -> list[tuple[str, dict[str, Any]]]:
     """``a+b``, or the name of a published sequence, as single attacks with their options in it."""
-    from advens.attacks.whitebox.cascade import SEQUENCES
+    from advens.attacks.whitebox.cascade import SEQUENCES, members
 
-    return [stage for part in name.split("+") for stage in SEQUENCES.get(part, {part: {}}).items()]
+    parts: list[dict[str, dict[str, Any]]] = [
+        members(part, norm) if part in SEQUENCES else {part: {}} for part in name.split("+")
+    ]
+    return [stage for part in parts for stage in part.items()]
 
 
 def transfer_images(work: Work) -> Crafted:

@@ -207,7 +207,7 @@ def stages_of(suite: Suite, entry: AttackEntry, surrogates: int) -> list[tuple[s
     """
     from advens.attacks import attack_info
 
-    stages = ATTACK_GOALS[suite.goal].stages(entry.name)
+    stages = ATTACK_GOALS[suite.goal].stages(entry.name, suite.threat.threat().norm)
     names = {name for name, _ in stages}
     found: list[tuple[str, Stage]] = []
     for number, (name, options) in enumerate(stages):

@@ -128,4 +128,5 @@ def sample_rows(
         "success": success,
         "linf": table.column("linf").to_numpy(),
         "l2": table.column("l2").to_numpy(),
+        "l1": table.column("l1").to_numpy() if "l1" in table.column_names else [None] * n,
     }

@@ -120,7 +120,7 @@ class ThreatTable(BaseModel):
     """The ``[threat]`` table: which images are allowed, and the iterations that every attack gets.
 
     Args:
-        norm: ``linf`` or ``l2``.
+        norm: ``linf``, ``l2`` or ``l1``.
         eps: radius of the ball, images being in [0, 1]; a fraction such as ``"8/255"`` is kept as written.
         steps: iterations; each attack's own without. Attacks of a single step stay so.
         targeted: whether the attacker wants a class: that of the data, or one drawn for every image.

@@ -40,7 +40,7 @@ from advens.results.store import (
     write_examples,
     write_table,
 )
-from advens.threat import Threat, norms
+from advens.threat import NORMS, Threat, norms
 
 AUDIT_TOLERANCE = 1e-9
 
@@ -378,21 +378,19 @@ def example_rows(key: str, clean: Tensor, adversarial: Tensor, threat: Threat) -
             f"{int((excess > AUDIT_TOLERANCE).sum())} images leave the ball by up to {excess.max():.3g}"
         )
     n, _, height, width = adversarial.shape
-    linf, l2 = measured(adversarial, clean)
     return {
         "cell": [key] * n,
         "image": [image.numpy().tobytes() for image in adversarial],
         "height": np.full(n, height, np.int32),
         "width": np.full(n, width, np.int32),
-        "linf": linf,
-        "l2": l2,
+        **measured(adversarial, clean),
     }
 
 
-def measured(adversarial: Tensor, clean: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """l_inf and l_2 norms (N,) of the difference of two stacks of bytes, images in [0, 1]."""
+def measured(adversarial: Tensor, clean: Tensor) -> dict[str, np.ndarray]:
+    """Each norm (N,) of the difference of two stacks of bytes, images in [0, 1]."""
     delta = (adversarial.double() - clean.double()) / 255
-    return norms(delta, "linf").flatten().numpy(), norms(delta, "l2").flatten().numpy()
+    return {norm: norms(delta, norm).flatten().numpy() for norm in NORMS}
 
 
 def stored_pixels(table: Any) -> Tensor:

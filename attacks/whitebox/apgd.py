@@ -12,6 +12,7 @@ from advens.attacks.interfaces import Loss, Passes
 from advens.attacks.losses import DLR, CrossEntropy
 from advens.attacks.parts import one, part
 from advens.attacks.registry import recipe
+from advens.attacks.whitebox import apgd_l1
 from advens.attacks.whitebox.engine import WhiteBox
 from advens.attacks.whitebox.margins import note_nearest
 from advens.attacks.whitebox.oracle import RowLoss, RowOracle
@@ -22,9 +23,10 @@ from advens.threat import TINY, Threat, norms
 
 MOMENTUM = 0.75
 PAPER = "Croce & Hein, ICML 2020 (AutoAttack)"
+NORMS = ("linf", "l2", "l1")
 
 
-@part("attack", "apgd", family="white-box", paper=PAPER, year=2020)
+@part("attack", "apgd", family="white-box", norms=NORMS, paper=PAPER, year=2020)
 class AutoPGD(WhiteBox):
     """Projected ascent with momentum that needs no step size: it starts at 2 eps and halves itself.
 
@@ -35,6 +37,15 @@ class AutoPGD(WhiteBox):
     The rule is that of the authors' AutoAttack code, with one exception: the first step of a run is
     compared with the start, as in the paper, where the code reads a loss that was never set.
 
+    In l_1 it is the rule of Croce & Hein 2021, with its schedule of balls. A run starts from a normal
+    point and spends 30 % of its steps in the ball of radius 3 eps, 30 % in 2 eps and the others in eps;
+    each part starts from the best point of the one before, projected. A step of length alpha is divided
+    evenly among the k largest gradient values. At checkpoints k becomes two thirds of the number of pixel
+    values that the best point changes; if that number fell by 5 %, alpha is the radius again and the
+    search goes on from the best point, else alpha is divided by 1.5, down to a tenth of the radius. There
+    is no momentum. The last points of all three parts are looked at by a forward pass alone, and only
+    points within eps count.
+
     Args:
         threat: the ball.
         loss: what is ascended.
@@ -42,10 +53,11 @@ class AutoPGD(WhiteBox):
         restarts: runs (for each class, with ``targets``), each from a start of its own.
         targets: 0 to leave the label; otherwise one run towards each of so many classes, those the
             model finds likeliest on the clean image beside the label. Fewer where there are fewer.
-        rho: part of the steps since the last checkpoint that must raise the loss to keep the step.
+        rho: part of the steps since the last checkpoint that must raise the loss to keep the step; not in
+            l_1.
         eot: passes averaged at each point, for models with randomness of their own.
 
-    Source: Croce & Hein 2020.
+    Source: Croce & Hein 2020; Croce & Hein 2021 (Mind the box), algorithm 1.
     """
 
     threat: Threat = Threat()
@@ -69,10 +81,12 @@ class AutoPGD(WhiteBox):
     def passes(self, surrogates: int) -> Passes:
         """Passes per sample: a gradient per step, a look at the end of each run, one for the targets.
 
-        Models with fewer classes than ``targets + 1`` take fewer.
+        In l_1 each of the three parts of a run has an end. Models with fewer classes than ``targets + 1``
+        take fewer.
         """
         gradients = self.iterations * self.eot
-        looks = (self.runs + (1 if self.targets else 0)) * self.eot
+        ends = len(apgd_l1.stages(self.steps)) if self.threat.norm == "l1" else 1
+        looks = (self.runs * ends + (1 if self.targets else 0)) * self.eot
         return Passes(surrogates * (gradients + looks), surrogates * gradients)
 
     def begin(self, oracle: RowOracle, rows: Rows) -> None:
@@ -83,12 +97,15 @@ class AutoPGD(WhiteBox):
             )
         x, zeros = rows.x, torch.zeros_like(rows.x[:, 0, 0, 0])
         lowest = torch.full_like(zeros, -torch.inf)
-        rows.memory = {
-            "x": x.clone(), "before": x.clone(), "alpha": zeros, "loss": zeros,
-            "rises": torch.zeros_like(rows.t), "halved": torch.ones_like(rows.t, dtype=torch.bool),
-            "best_x": x.clone(), "best_g": torch.zeros_like(x), "best": lowest, "checked": lowest,
-            "near_x": x.clone(), "near": lowest,
-        }  # fmt: skip
+        if self.threat.norm == "l1":
+            rows.memory = apgd_l1.memory(rows)
+        else:
+            rows.memory = {
+                "x": x.clone(), "before": x.clone(), "alpha": zeros, "loss": zeros,
+                "rises": torch.zeros_like(rows.t), "halved": torch.ones_like(rows.t, dtype=torch.bool),
+                "best_x": x.clone(), "best_g": torch.zeros_like(x), "best": lowest, "checked": lowest,
+                "near_x": x.clone(), "near": lowest,
+            }  # fmt: skip
         if self.targets:
             logits = oracle.logits(x, rows).scatter(1, rows.y[:, None], -torch.inf)
             count = min(self.targets, logits.shape[1] - 1)
@@ -96,8 +113,23 @@ class AutoPGD(WhiteBox):
 
     def advance(self, oracle: RowOracle, rows: Rows) -> None:
         """The gradient at the point at hand, the checkpoint if it is one, and the next point."""
-        at, memory = rows.t % self.steps, rows.memory
-        starts, ends = at == 0, at == self.steps - 1
+        at = rows.t % self.steps
+        if self.threat.norm == "l1":
+            apgd_l1.advance(oracle, rows, at, self.steps, self._loss)
+        else:
+            self._climb(oracle, rows, at)
+        if self.targets and bool((at == self.steps - 1).any()):
+            # where classes are few, the last run comes early
+            runs = self.restarts * rows.memory["classes"].shape[1]
+            rows.t = torch.where(rows.t + 1 >= runs * self.steps, self.iterations - 1, rows.t)
+
+    def last(self, rows: Rows) -> Tensor:
+        """The points nearest to breaking the model, by the logit margin."""
+        return rows.memory["near_x"]
+
+    def _climb(self, oracle: RowOracle, rows: Rows, at: Tensor) -> None:
+        """`advance` in l_inf and l_2."""
+        starts, ends, memory = at == 0, at == self.steps - 1, rows.memory
         if bool(starts.any()):
             self._start(oracle, rows, starts)
         answer = oracle.gradient(memory["x"], rows, self._loss(rows))
@@ -111,13 +143,6 @@ class AutoPGD(WhiteBox):
         if bool(ends.any()):
             ended = rows.pick(ends)
             note_nearest(rows, oracle.logits(ended.memory["x"], ended), ends)
-            if self.targets:  # where classes are few, the last run comes early
-                runs = self.restarts * memory["classes"].shape[1]
-                rows.t = torch.where(rows.t + 1 >= runs * self.steps, self.iterations - 1, rows.t)
-
-    def last(self, rows: Rows) -> Tensor:
-        """The points nearest to breaking the model, by the logit margin."""
-        return rows.memory["near_x"]
 
     def _start(self, oracle: RowOracle, rows: Rows, where: Tensor) -> None:
         """A run begins in some rows: at a random point, with nothing behind it."""
@@ -186,25 +211,25 @@ def _checkpoints(steps: int, rho: float) -> list[int]:
     return allowed
 
 
-@recipe("apgd", family="white-box", paper=PAPER, year=2020)
+@recipe("apgd", family="white-box", norms=NORMS, paper=PAPER, year=2020)
 def APGD() -> AutoPGD:
     """Auto-PGD on cross-entropy."""
     return AutoPGD()
 
 
-@recipe("apgd-ce", family="white-box", paper=PAPER, year=2020)
+@recipe("apgd-ce", family="white-box", norms=NORMS, paper=PAPER, year=2020)
 def APGDCE() -> AutoPGD:
     """Auto-PGD on cross-entropy, by the name AutoAttack gives it."""
     return AutoPGD()
 
 
-@recipe("apgd-dlr", family="white-box", paper=PAPER, year=2020)
+@recipe("apgd-dlr", family="white-box", norms=NORMS, paper=PAPER, year=2020)
 def APGDDLR() -> AutoPGD:
     """Auto-PGD on the difference of logits ratio."""
     return AutoPGD(loss=DLR())
 
 
-@recipe("apgd-t", family="white-box", paper=PAPER, year=2020, targeted=False)
+@recipe("apgd-t", family="white-box", norms=NORMS, paper=PAPER, year=2020, targeted=False)
 def APGDT() -> AutoPGD:
     """Auto-PGD on the difference of logits ratio towards nine classes, one after the other."""
     return AutoPGD(loss=DLR(), targets=9)

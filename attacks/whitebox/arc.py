@@ -174,7 +174,7 @@ def ARC() -> RandomizedEnsembleAttack:
 
 
 @recipe("adaptive-pgd", symbol="AdaptivePGD", family="white-box", year=2023,
-        paper="Dbouk & Shanbhag, ICML 2023 (BARRE)")  # fmt: skip
+        norms=("linf", "l2", "l1"), paper="Dbouk & Shanbhag, ICML 2023 (BARRE)")  # fmt: skip
 def AdaptivePGD() -> Descent:
     """PGD on the cross-entropy of a randomized ensemble's expected probabilities."""
     return Descent(loss=CrossEntropy(), steps=20, step_size=StepSize("eps/4"))

@@ -30,8 +30,13 @@ SEQUENCES: dict[str, dict[str, dict[str, Any]]] = {
 """Published sequences: the attacks in their order, and the options in which they differ from the
 attacks alone. In ``autoattack-rand`` every answer averages 20 passes."""
 
+IN_L1: dict[str, dict[str, Any]] = {"apgd-ce": {"restarts": 5}, "apgd-t": {"targets": 5}}
+"""What the authors of AutoAttack change in l_1 (Croce & Hein, ICML 2021)."""
 
-@part("attack", "cascade", family="white-box", paper=AUTOATTACK, year=2020)
+NORMS = ("linf", "l2", "l1")
+
+
+@part("attack", "cascade", family="white-box", norms=NORMS, paper=AUTOATTACK, year=2020)
 class Cascade(WhiteBox):
     """Attacks one after the other, each on the samples that are not broken yet.
 
@@ -75,16 +80,23 @@ class Cascade(WhiteBox):
         return Passes(sum(p.forward for p in each) + looks, sum(p.backward for p in each))
 
 
-def sequence(name: str) -> Cascade:
+def members(name: str, norm: str) -> dict[str, dict[str, Any]]:
+    """The attacks of a published sequence in a norm, and the options that are not their defaults."""
+    changed = IN_L1 if norm == "l1" else {}
+    return {attack: {**options, **changed.get(attack, {})} for attack, options in SEQUENCES[name].items()}
+
+
+def sequence(name: str, norm: str = "linf") -> Cascade:
     """A published sequence."""
-    return Cascade(attacks=tuple(create_attack(a, **options) for a, options in SEQUENCES[name].items()))
+    attacks = members(name, norm).items()
+    return Cascade(attacks=tuple(create_attack(attack, **options) for attack, options in attacks))
 
 
-@recipe("autoattack", symbol="AutoAttack", family="white-box", paper=AUTOATTACK, year=2020,
+@recipe("autoattack", symbol="AutoAttack", family="white-box", norms=NORMS, paper=AUTOATTACK, year=2020,
         targeted=False)  # fmt: skip
-def AutoAttack() -> Cascade:
+def AutoAttack(norm: str) -> Cascade:
     """APGD on cross-entropy, targeted APGD, targeted FAB and Square, on what still stands."""
-    return sequence("autoattack")
+    return sequence("autoattack", norm)
 
 
 @recipe("autoattack-rand", symbol="AutoAttackRand", family="white-box", paper=AUTOATTACK, year=2020,
@@ -94,14 +106,15 @@ def AutoAttackRand() -> Cascade:
     return sequence("autoattack-rand")
 
 
-@recipe("pma-plus", symbol="PMAPlus", family="white-box", paper=PMA_PAPER, year=2025, targeted=False)
-def PMAPlus() -> Cascade:
-    """PMA, then targeted APGD on what still stands."""
-    return sequence("pma-plus")
-
-
-@recipe("pma-plus-plus", symbol="PMAPlusPlus", family="white-box", paper=PMA_PAPER, year=2025,
+@recipe("pma-plus", symbol="PMAPlus", family="white-box", norms=NORMS, paper=PMA_PAPER, year=2025,
         targeted=False)  # fmt: skip
-def PMAPlusPlus() -> Cascade:
+def PMAPlus(norm: str) -> Cascade:
+    """PMA, then targeted APGD on what still stands."""
+    return sequence("pma-plus", norm)
+
+
+@recipe("pma-plus-plus", symbol="PMAPlusPlus", family="white-box", norms=NORMS, paper=PMA_PAPER, year=2025,
+        targeted=False)  # fmt: skip
+def PMAPlusPlus(norm: str) -> Cascade:
     """PMA, then AutoAttack's parts; the paper's largest ensemble, by our reading."""
-    return sequence("pma-plus-plus")
+    return sequence("pma-plus-plus", norm)

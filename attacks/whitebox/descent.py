@@ -30,8 +30,10 @@ from advens.fields import Count
 from advens.seeding import Draws
 from advens.threat import Threat
 
+NORMS = ("linf", "l2", "l1")
 
-@part("start", "odi", family="white-box", paper="Tashiro et al., NeurIPS 2020", year=2020)
+
+@part("start", "odi", family="white-box", norms=NORMS, paper="Tashiro et al., NeurIPS 2020", year=2020)
 class ODI:
     """A uniform point, then steps of eps along a random direction of the logits.
 
@@ -77,7 +79,7 @@ def _known(start: Start) -> Start:
     return start
 
 
-@part("attack", "descent", family="white-box", paper="Madry et al., ICLR 2018 (PGD)", year=2018)
+@part("attack", "descent", family="white-box", norms=NORMS, paper="Madry et al., ICLR 2018 (PGD)", year=2018)
 class Descent(WhiteBox):
     """Projected gradient ascent of a loss on the model itself, by sign or unit steps.
 
@@ -215,37 +217,37 @@ def _plan(attack: Descent) -> list[list[tuple[float, float, float]]]:
     ]
 
 
-@recipe("pgd-ce", family="white-box", paper="Madry et al., ICLR 2018", year=2018)
+@recipe("pgd-ce", family="white-box", norms=NORMS, paper="Madry et al., ICLR 2018", year=2018)
 def PGDCE() -> Descent:
     """White-box PGD on cross-entropy."""
     return Descent(loss=CrossEntropy(), step_size=StepSize("eps/4"))
 
 
-@recipe("cw", family="white-box", paper="Carlini & Wagner, S&P 2017", year=2017)
+@recipe("cw", family="white-box", norms=NORMS, paper="Carlini & Wagner, S&P 2017", year=2017)
 def CW() -> Descent:
     """White-box PGD on the logit margin of Carlini and Wagner."""
     return Descent(loss=Margin(), step_size=StepSize("eps/4"))
 
 
-@recipe("pgd-dlr", family="white-box", paper="Croce & Hein, ICML 2020", year=2020)
+@recipe("pgd-dlr", family="white-box", norms=NORMS, paper="Croce & Hein, ICML 2020", year=2020)
 def PGDDLR() -> Descent:
     """White-box PGD on the difference of logits ratio."""
     return Descent(loss=DLR(), step_size=StepSize("eps/4"))
 
 
-@recipe("pma-simple", family="white-box", paper="Xie et al., CVPR 2025", year=2025)
+@recipe("pma-simple", family="white-box", norms=NORMS, paper="Xie et al., CVPR 2025", year=2025)
 def PMASimple() -> Descent:
     """White-box PGD on the probability margin."""
     return Descent(loss=ProbabilityMargin(), step_size=StepSize("eps/4"))
 
 
-@recipe("md", family="white-box", paper="Ma et al., Machine Learning 2023", year=2023)
+@recipe("md", family="white-box", norms=NORMS, paper="Ma et al., Machine Learning 2023", year=2023)
 def MD() -> Descent:
     """Margin decomposition: half a run on one logit, half on the logit margin."""
     return Descent(loss=Margin(), step_size=Halves(), decomposed=True)
 
 
-@recipe("pma", family="white-box", paper="Xie et al., CVPR 2025", year=2025)
+@recipe("pma", family="white-box", norms=NORMS, paper="Xie et al., CVPR 2025", year=2025)
 def PMA() -> Descent:
     """Probability margin attack: half a run on one probability, half on their margin."""
     return Descent(

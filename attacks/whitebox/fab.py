@@ -20,11 +20,12 @@ from advens.fields import Count, Share, Whole
 from advens.threat import TINY, Threat, norms
 
 PAPER = "Croce & Hein, ICML 2020 (FAB)"
+NORMS = ("linf", "l2", "l1")
 SHORTEST = 1e-8
 """Steps count as at least this long when two are weighed."""
 
 
-@part("attack", "fab", family="white-box", paper=PAPER, year=2020)
+@part("attack", "fab", family="white-box", norms=NORMS, paper=PAPER, year=2020)
 class FastAdaptiveBoundary(WhiteBox):
     """Steps to the linearised decision boundary, biased towards the clean image; once across, moves back.
 
@@ -175,13 +176,13 @@ def _above(aim: Tensor, label: Tensor) -> RowLoss:
     return lambda logits: (logits.gather(1, aim) - logits.gather(1, label)).squeeze(1)
 
 
-@recipe("fab", family="white-box", paper=PAPER, year=2020, targeted=False)
+@recipe("fab", family="white-box", norms=NORMS, paper=PAPER, year=2020, targeted=False)
 def FAB() -> FastAdaptiveBoundary:
     """Fast adaptive boundary: the nearest wrong point, over the boundaries of nine classes."""
     return FastAdaptiveBoundary()
 
 
-@recipe("fab-t", family="white-box", paper=PAPER, year=2020, targeted=False)
+@recipe("fab-t", family="white-box", norms=NORMS, paper=PAPER, year=2020, targeted=False)
 def FABT() -> FastAdaptiveBoundary:
     """Fast adaptive boundary towards nine classes, one after the other."""
     return FastAdaptiveBoundary(targets=9)

@@ -14,10 +14,11 @@ from advens.attacks.whitebox.oracle import RowOracle
 from advens.fields import Count
 from advens.threat import Threat
 
+NORMS = ("linf", "l2", "l1")
 PAPER = "Dbouk & Shanbhag, ICML 2022 (ARC): attacks on subsets of members; the composition is ours"
 
 
-@part("attack", "members", family="white-box", paper=PAPER, year=2022)
+@part("attack", "members", family="white-box", norms=NORMS, paper=PAPER, year=2022)
 class MemberAware(WhiteBox):
     """One attack on a randomized ensemble's expectation, then on its members alone and in small groups.
 
@@ -69,7 +70,7 @@ def groups(members: list[int], largest: int) -> list[list[int]]:
     return [list(group) for size in sizes for group in combinations(members, size)]
 
 
-@recipe("pma-members", symbol="PMAMembers", family="white-box", paper=PAPER, year=2022)
+@recipe("pma-members", symbol="PMAMembers", family="white-box", norms=NORMS, paper=PAPER, year=2022)
 def PMAMembers() -> MemberAware:
     """PMA on all members of a randomized ensemble, on each alone and on every pair."""
     return MemberAware()

@@ -181,9 +181,12 @@ class RowOracle:
         if threat.norm == "linf":
             noise = (2 * self.numbers(rows, shape, "start", *tag) - 1) * threat.radius
             return threat.project(rows.x + noise.to(rows.x.dtype), rows.x)
-        direction = threat.steepest(self.normals(rows, shape, "start", *tag))
-        length = self.numbers(rows, (1, 1, 1), "radius", *tag) ** (1 / rows.x[0].numel())
-        return threat.project(rows.x + (threat.radius * length * direction).to(rows.x.dtype), rows.x)
+        if threat.norm == "l1":
+            u = 2 * self.numbers(rows, shape, "start", *tag) - 1
+        else:
+            u = self.normals(rows, shape, "start", *tag)
+        noise = threat.inside(u, self.numbers(rows, (1, 1, 1), "radius", *tag))
+        return threat.project(rows.x + noise.to(rows.x.dtype), rows.x)
 
     def on_sphere(self, rows: Rows, radius: float | Tensor, *tag: object) -> Tensor:
         """A random vector of length ``radius`` for each row, float64 (N, C, H, W)."""
@@ -298,9 +301,7 @@ class RowOracle:
         self.broken_at[place] = found.t[lower]
 
     def _inside(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        delta = (x_adv - x).flatten(1)
-        size = delta.abs().amax(1) if self.threat.norm == "linf" else delta.norm(dim=1)
-        flat = x_adv.flatten(1)
+        size, flat = norms(x_adv - x, self.threat.norm).flatten(), x_adv.flatten(1)
         boxed = (flat.amin(1) >= -INSIDE) & (flat.amax(1) <= 1 + INSIDE)
         return boxed & (size <= self.threat.radius * (1 + INSIDE))
 

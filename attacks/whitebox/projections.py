@@ -9,13 +9,12 @@ from torch import Tensor
 
 from advens.attacks.whitebox.oracle import Answer
 from advens.errors import InputError, nearest
-from advens.threat import NORMS, TINY
+from advens.threat import NORMS, TINY, norms
 
 
 def dual_norm(w: Tensor, norm: str) -> Tensor:
     """||w||_q, (N,), of the norm that is dual to ``norm``."""
-    flat = w.flatten(1)
-    return flat.abs().sum(1) if norm == "linf" else flat.norm(dim=1)
+    return norms(w, {"linf": "l1", "l2": "l2", "l1": "linf"}[norm]).flatten()
 
 
 def nearest_plane(
@@ -44,14 +43,15 @@ def to_plane(x: Tensor, w: Tensor, gap: Tensor, norm: str) -> Tensor:
 
     In l_inf every coordinate goes as far as the others unless it meets the box; in l_2 as far as its
     weight says. So ``|d_i| = min(level, room_i)`` or ``min(level |w_i|, room_i)``, and the level is
-    found in a few steps of Newton. Where the box does not reach the hyperplane, the step leads
+    found in a few steps of Newton. In l_1 the heaviest coordinates go as far as the box allows, one after
+    the other, until the hyperplane is reached. Where the box does not reach the hyperplane, the step leads
     to the corner nearest to it. Coordinates that weigh less than 1e-12 of the heaviest stay.
 
     Args:
         x: points (N, n) in [0, 1].
         w: normals of the hyperplanes (N, n), each of any length.
         gap: (N,) ``<w, x> - b`` for the hyperplane ``<w, z> = b``: what is known without rounding.
-        norm: ``"linf"`` or ``"l2"``.
+        norm: ``"linf"``, ``"l2"`` or ``"l1"``.
 
     Source: Croce & Hein 2020 (FAB), section 2.1; their code searches the level by bisection.
     """
@@ -65,6 +65,12 @@ def to_plane(x: Tensor, w: Tensor, gap: Tensor, norm: str) -> Tensor:
     length = gap.abs() / scale.squeeze(1)
     if norm == "linf":
         return ahead * torch.minimum(_level(size, room, length), room)
+    if norm == "l1":
+        heaviest = size.argsort(dim=1, descending=True, stable=True)
+        reach = (size * room).gather(1, heaviest).double()
+        left = (length.double()[:, None] - reach.cumsum(1) + reach).clamp_min(0).to(w.dtype)
+        left = torch.zeros_like(size).scatter(1, heaviest, left)
+        return ahead * torch.minimum(left / size.masked_fill(size == 0, 1.0), room)
     limit = room / size.masked_fill(size == 0, 1.0)
     step = torch.minimum(_level(size.square(), limit, length), limit) * size
     return ahead * torch.minimum(step, room)

@@ -27,7 +27,7 @@ HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Those of them after which p is halved."""
 
 
-@part("attack", "square", family="white-box", paper=PAPER, year=2020)
+@part("attack", "square", family="white-box", norms=("linf", "l2", "l1"), paper=PAPER, year=2020)
 class SquareAttack(WhiteBox):
     """Random search: a change of one square of pixels is kept when it raises the loss.
 
@@ -37,8 +37,9 @@ class SquareAttack(WhiteBox):
     the first half of the schedule.
     In l_inf the square goes to one corner of the ball, a random sign per channel; the start is
     vertical stripes. In l_2 two opposite hills are added to the square, which takes over the length
-    of another square, set to zero; the start is a grid of such hills. The first point that fools the
-    model is kept whatever its loss.
+    of another square, set to zero; the start is a grid of such hills. In l_1 it is the same with steeper
+    hills and l_1 lengths, and the result is projected on the ball and [0, 1] together (Croce & Hein 2021).
+    The first point that fools the model is kept whatever its loss.
 
     The rule is that of the authors' AutoAttack code. As there, a square never covers the last row
     and column, and in l_2 every channel of the new square gets the length of both old ones over all
@@ -60,7 +61,7 @@ class SquareAttack(WhiteBox):
         restarts: runs, each from a start of its own.
         eot: passes averaged at each point, for models with randomness of their own.
 
-    Source: Andriushchenko et al. 2020.
+    Source: Andriushchenko et al. 2020; Croce & Hein 2021 (Mind the box), in l_1.
     """
 
     threat: Threat = Threat()
@@ -81,8 +82,11 @@ class SquareAttack(WhiteBox):
         return Passes(surrogates * self.iterations * self.eot, 0)
 
     def sides(self, h: int, w: int) -> tuple[int, ...]:
-        """Sides of the squares in images (h, w), from p = ``p_init`` to the ninth halving; odd in l_2."""
-        odd, longest = self.threat.norm == "l2", max(1, min(h, w) - 1)
+        """Sides of the squares in images (h, w), from p = ``p_init`` to the ninth halving.
+
+        They are odd in l_2 and l_1.
+        """
+        odd, longest = self.threat.norm != "linf", max(1, min(h, w) - 1)
         if odd:
             longest -= 1 - longest % 2
         found = []
@@ -123,19 +127,20 @@ class SquareAttack(WhiteBox):
     def _placed(self, oracle: RowOracle, rows: Rows) -> Tensor:
         """Starts (N, C, H, W): vertical stripes at +-eps, or a grid of hills of length eps in all."""
         n, c, h, w = rows.x.shape
-        if self.threat.norm == "linf":
+        norm = self.threat.norm
+        if norm == "linf":
             stripes = _signs(oracle.numbers(rows, (c, 1, w), "stripes"), rows.x)
             return self.threat.project(rows.x + self.threat.radius * stripes, rows.x)
         s = max(1, min(h, w) // 5)
         first = max(0, min(h, w) - 5 * s) // 2
         down, across = (h - first) // s, (w - first) // s
         u = oracle.numbers(rows, (1 + c, down, across), "grid")
-        hills = _hills((s,), rows.x.dtype, rows.x.device)[0][(u[:, 0] > 0.5).long()]
+        hills = _hills((s,), norm, rows.x.dtype, rows.x.device)[0][(u[:, 0] > 0.5).long()]
         hills = hills.transpose(2, 3).reshape(n, 1, down * s, across * s)
         signs = _signs(u[:, 1:], rows.x).repeat_interleave(s, 2).repeat_interleave(s, 3)
         delta = torch.zeros_like(rows.x)
         delta[:, :, first : first + down * s, first : first + across * s] = signs * hills
-        return self._stretched(delta, rows.x)
+        return self._held(delta, rows.x)
 
     def _changed(self, oracle: RowOracle, rows: Rows, query: Tensor) -> Tensor:
         """The points at hand with one square changed, (N, C, H, W); ``query`` (N,) counts from 0."""
@@ -155,16 +160,23 @@ class SquareAttack(WhiteBox):
         i = (torch.arange(h, device=x.device) - top[:, None]).clamp(0, max(sides) - 1)
         j = (torch.arange(w, device=x.device) - left[:, None]).clamp(0, max(sides) - 1)
         turned = (u[:, 4] > 0.5).long()[:, None, None]
-        hills = _hills(sides, x.dtype, x.device)
+        hills = _hills(sides, threat.norm, x.dtype, x.device)
         eta = hills[level[:, None, None], turned, i[:, :, None], j[:, None]][:, None]
-        new = signs * eta * square + _unit(delta * square)
+        new = signs * eta * square + _unit(delta * square, threat.norm)
+        if threat.norm == "l1":
+            spent = (delta * (square | other)).abs().sum((2, 3), keepdim=True)
+            spare = (threat.radius - norms(delta, "l1")).clamp_min(0)
+            new = _unit(new, "l1") * (spare + c * spent)
+            return self._held(torch.where(square, new, delta * ~other), x)
         spent = norms(delta * (square | other), "l2").square()
         spare = (threat.radius**2 - norms(delta, "l2").square()).clamp_min(0)
-        new = _unit(new) * (spare / c + spent).sqrt()
-        return self._stretched(torch.where(square, new, delta * ~other), x)
+        new = _unit(new, "l2") * (spare / c + spent).sqrt()
+        return self._held(torch.where(square, new, delta * ~other), x)
 
-    def _stretched(self, delta: Tensor, x: Tensor) -> Tensor:
-        """``x`` and ``delta`` at length eps, cut to [0, 1]."""
+    def _held(self, delta: Tensor, x: Tensor) -> Tensor:
+        """``x`` and ``delta``: at length eps and cut to [0, 1] in l_2, projected in l_1."""
+        if self.threat.norm == "l1":
+            return self.threat.project(x + delta, x)
         return (x + delta / (norms(delta, "l2") + TINY) * self.threat.radius).clamp_(0.0, 1.0)
 
 
@@ -173,8 +185,10 @@ def _signs(u: Tensor, like: Tensor) -> Tensor:
     return torch.where(u > 0.5, 1.0, -1.0).to(like.dtype)
 
 
-def _unit(delta: Tensor) -> Tensor:
+def _unit(delta: Tensor, norm: str) -> Tensor:
     """Every channel at length 1; zero stays zero."""
+    if norm == "l1":
+        return delta / (delta.abs().sum((2, 3), keepdim=True) + TINY)
     return delta / (delta.square().sum((2, 3), keepdim=True).sqrt() + TINY)
 
 
@@ -194,26 +208,30 @@ def _levels(queries: int, rescale: bool, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _hills(sides: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _hills(sides: tuple[int, ...], norm: str, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A bump above its negative, and the same turned side by side, for some sides: (sides, 2, S, S).
 
-    S is the longest side. Each pair has length 1 and is zero beyond its own side.
+    S is the longest side. Each pair has length 1 in the norm and is zero beyond its own side.
     """
+    order = 1 if norm == "l1" else 2
     found = torch.zeros(len(sides), 2, max(sides), max(sides), dtype=torch.float64)
     for i, s in enumerate(sides):
-        pair = torch.cat([_hill(s // 2, s), -_hill(s - s // 2, s)])
-        found[i, 0, :s, :s] = pair / pair.norm()
+        pair = torch.cat([_hill(s // 2, s, order), -_hill(s - s // 2, s, order)])
+        found[i, 0, :s, :s] = pair / pair.norm(order)
         found[i, 1, :s, :s] = found[i, 0, :s, :s].T
     return found.to(device, dtype)
 
 
-def _hill(h: int, w: int) -> Tensor:
-    """Steps up to the centre, of length 1 (h, w): at k steps from it the sum of 1/(l+1)^2 over l >= k."""
-    steps = torch.arange(1, max(h, w) // 2 + 2, dtype=torch.float64).pow(-2)
+def _hill(h: int, w: int, order: int) -> Tensor:
+    """Steps up to the centre, of length 1 (h, w): at k steps from it the sum of 1/(l+1)^2 over l >= k.
+
+    In l_1 (``order`` 1) the power is 4.
+    """
+    steps = torch.arange(1, max(h, w) // 2 + 2, dtype=torch.float64).pow(-4 if order == 1 else -2)
     height = steps.flip(0).cumsum(0).flip(0)
     i, j = ((torch.arange(n) - n // 2).abs() for n in (h, w))
     hill = height[torch.maximum(i[:, None], j)]
-    unit: Tensor = hill / hill.norm()
+    unit: Tensor = hill / hill.norm(order)
     return unit
 
 
@@ -221,6 +239,7 @@ def _hill(h: int, w: int) -> Tensor:
     "square",
     symbol="Square",
     family="white-box",
+    norms=("linf", "l2", "l1"),
     paper=PAPER,
     year=2020,
 )

@@ -29,7 +29,7 @@ from advens.trust import trust_option, typed
     "--build", help="Build surrogates first; 'none' to leave out what ATTACK is made for."
 )
 @click.option("--train", metavar="DATA", help="What they are built on.")
-@click.option("--norm", default="linf", help="linf or l2.")
+@click.option("--norm", default="linf", help="linf, l2 or l1.")
 @click.option("--eps", default="8/255", help="The budget.")
 @click.option("--steps", type=click.IntRange(1), help="Iterations.")
 @click.option("--targeted", is_flag=True, help="To wanted classes: the data's, else drawn.")

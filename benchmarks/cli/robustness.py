@@ -30,7 +30,7 @@ NAME = "robustness"
 @click.option("--attack", "--attacks", "attacks", default="pma-plus", show_default=True,
               help="Attacks: A,B. A+B attacks with B what withstood A.")
 @click.option("--out", type=click.Path(path_type=Path), help="Default: runs/robustness.")
-@click.option("--norm", default="linf", help="linf or l2.")
+@click.option("--norm", default="linf", help="linf, l2 or l1.")
 @click.option("--eps", default="8/255", help="The budget.")
 @click.option("--steps", type=click.IntRange(1), help="Iterations, for attacks that have them.")
 @click.option("--limit", type=click.IntRange(1), help="Only so many images.")

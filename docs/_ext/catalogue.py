@@ -157,7 +157,7 @@ def _facts(info: Any, *more: tuple[str, str]) -> str:
 
 
 def _ability(info: Any) -> list[tuple[str, str]]:
-    norms = ", ".join({"linf": "l_inf", "l2": "l_2"}.get(norm, norm) for norm in info.norms)
+    norms = ", ".join({"linf": "l_inf", "l2": "l_2", "l1": "l_1"}.get(norm, norm) for norm in info.norms)
     return [("targeted", "yes" if info.targeted else "no, untargeted only"), ("norms", norms)]
 
 
@@ -182,7 +182,7 @@ def parameters_of(value: Any) -> Iterator[tuple[str, str, str]]:
     for field in fields(value):
         default = getattr(value, field.name)
         if type(default).__name__ == "Threat":
-            yield "norm", code(default.norm), "norm of the ball: `linf` or `l2`."
+            yield "norm", code(default.norm), "norm of the ball: `linf`, `l2` or `l1`."
             yield "eps", code(default.eps), "radius of the ball, as a number or a fraction."
         elif is_dataclass(default) and not hasattr(default, "part_name"):
             yield from parameters_of(default)

@@ -59,6 +59,8 @@ SAMPLES = Layout("samples", (
            unit="fraction"),
     Column("target_family", TEXT, "architecture of the target (cnn, vit, ...); null in older runs",
            nullable=True),
+    Column("l1", REAL, "l_1 norm of the stored perturbation; missing in older runs",
+           unit="intensity in [0, 1]", nullable=True),
 ))  # fmt: skip
 
 EXAMPLES = Layout("examples", (
@@ -73,6 +75,8 @@ EXAMPLES = Layout("examples", (
     Column("linf", REAL, "l_inf norm of the stored perturbation", unit="intensity in [0, 1]"),
     Column("l2", REAL, "l_2 norm of the stored perturbation", unit="intensity in [0, 1]"),
     Column("sha256", TEXT, "digest of the image bytes", unit="hex"),
+    Column("l1", REAL, "l_1 norm of the stored perturbation; missing in older runs",
+           unit="intensity in [0, 1]", nullable=True),
 ))  # fmt: skip
 
 TRACES = Layout("traces", (

@@ -55,7 +55,7 @@ def test_eps_as_written(eps: float | str, value: float) -> None:
                      '(did you mean "8/255"?)'),
         ({"eps": "256/255"}, "eps = 256/255 is out of range"),
         ({"norm": "linff"}, "unknown norm 'linff'; did you mean 'linf'?"),
-        ({"norm": ""}, "unknown norm ''; one of: l2, linf"),
+        ({"norm": ""}, "unknown norm ''; one of: l1, l2, linf"),
     ],
 )  # fmt: skip
 def test_errors(options: dict[str, Any], message: str) -> None:

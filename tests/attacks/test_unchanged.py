@@ -29,7 +29,7 @@ from advens.errors import InputError
 from tests.attacks.conftest import CLASSES, bytes_like, net_of, small_attack
 
 RECORDED, SPECS = (Path(__file__).with_name(name) for name in ("crafted.json", "specs.json"))
-EPS = {"linf": "32/255", "l2": 1.5}
+EPS = {"linf": "32/255", "l2": 1.5, "l1": 9.0}
 EVERY = 16
 """One pixel in so many is recorded."""
 PARTS_OF = {"estimator": "estimator", "update": "update", "loss": "loss", "start": "start",

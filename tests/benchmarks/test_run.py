@@ -75,10 +75,11 @@ def test_what_a_run_leaves(advens, suite, tmp_path, rows):
     assert cell["seconds_per_image"] > 0
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_stored_images_lie_in_the_ball(advens, suite, tmp_path, norm):
-    eps = {"linf": "13/255", "l2": 0.77}[norm]
-    path = suite(threat__norm=norm, threat__eps=eps, attacks=[{"name": "pgd"}, {"name": "bsr"}])
+    eps = {"linf": "13/255", "l2": 0.77, "l1": 9.0}[norm]
+    attacks = [{"name": "pgd"}, {"name": "apgd-ce" if norm == "l1" else "bsr"}]
+    path = suite(threat__norm=norm, threat__eps=eps, attacks=attacks)
     advens("run", path, "--out", tmp_path / "out").done()
     store, data = RunStore(tmp_path / "out"), load_data("digits:test?limit=20")
     clean = {name: data.pixels(i) for i, name in enumerate(data.sample_ids)}
@@ -87,7 +88,7 @@ def test_stored_images_lie_in_the_ball(advens, suite, tmp_path, norm):
         before = np.stack([clean[name] for name in table.column("sample_id").to_pylist()])
         delta = (stored_pixels(table).numpy().astype(np.float64) - before) / 255
         flat = delta.reshape(len(delta), -1)
-        size = abs(flat).max(1) if norm == "linf" else np.sqrt((flat**2).sum(1))
+        size = np.linalg.norm(flat, {"linf": np.inf, "l2": 2, "l1": 1}[norm], axis=1)
         limit = Threat(norm, eps).radius
         assert (size <= limit + 1e-9).all()
         assert size.max() > 0.9 * limit  # and the budget is used
@@ -106,8 +107,8 @@ def test_batch_size_changes_nothing_but_rounding(advens, suite, tmp_path, images
     assert wrong < 2e-4
     one, two = rows(tmp_path / "3"), rows(tmp_path / "20")
     assert (one["adv_pred"] == two["adv_pred"]).mean() > 0.98
-    same_rows(one.drop(columns=["adv_pred", "success", "l2"]),
-              two.drop(columns=["adv_pred", "success", "l2"]))  # fmt: skip
+    same_rows(one.drop(columns=["adv_pred", "success", "l2", "l1"]),
+              two.drop(columns=["adv_pred", "success", "l2", "l1"]))  # fmt: skip
 
 
 def test_global_random_state_is_neither_used_nor_changed(advens, suite, tmp_path, rows, images):

@@ -22,7 +22,7 @@ def sample(**given: Any) -> dict[str, Any]:
     row = {
         "suite": "s", "attack": "pgd", "attack_params": "{}", "surrogates": "cnns", "seed": 0,
         "target": "digits:vit", "sample_id": "0", "label": 1, "target_label": None,
-        "clean_pred": 1, "adv_pred": 2, "linf": 0.1, "l2": 0.5, "cell": "c0", "white_box": False,
+        "clean_pred": 1, "adv_pred": 2, "linf": 0.1, "l2": 0.5, "l1": 2.0, "cell": "c0", "white_box": False,
         "member": None, "weight": 1.0, "target_family": "cnn", **given,
     }
     row["clean_correct"] = row["clean_pred"] == row["label"]
@@ -89,7 +89,7 @@ def examples_frame(cell: str, ids: list[str]) -> pd.DataFrame:
     return pd.DataFrame({
         "cell": cell, "sample_id": ids, "label": 1, "target_label": pd.array([None] * len(ids)),
         "image": [rng.integers(0, 256, 3 * SIDE**2, dtype=np.uint8).tobytes() for _ in ids],
-        "height": SIDE, "width": SIDE, "linf": 0.1, "l2": 0.5,
+        "height": SIDE, "width": SIDE, "linf": 0.1, "l2": 0.5, "l1": 2.0,
     })
 
 

@@ -242,7 +242,7 @@ def test_eot(name: str, scene: Scene) -> None:
         ({"rho": 0.0}, "'apgd': rho = 0.0: Input should be greater than 0"),
         ({"rho": 1.5}, "'apgd': rho = 1.5: Input should be less than or equal to 1"),
         ({"loss": "drl"}, "unknown loss 'drl'; did you mean 'dlr'?"),
-        ({"norm": "l1"}, "unknown norm 'l1'; did you mean 'l2'?"),
+        ({"norm": "l3"}, "unknown norm 'l3'; did you mean 'l2'?"),
         ({"step": 3}, "this attack has no option 'step'; did you mean 'steps'?"),
     ],
 )

@@ -191,7 +191,7 @@ def test_eot(name: str, scene: Scene) -> None:
         ({"alpha_max": 1.5}, "'fab': alpha_max = 1.5: Input should be less than or equal to 1"),
         ({"eta": 0.9}, "'fab': eta = 0.9: Input should be greater than or equal to 1"),
         ({"beta": 0.0}, "'fab': beta = 0.0: Input should be greater than 0"),
-        ({"norm": "l1"}, "unknown norm 'l1'; did you mean 'l2'?"),
+        ({"norm": "l3"}, "unknown norm 'l3'; did you mean 'l2'?"),
         ({"step": 3}, "this attack has no option 'step'; did you mean 'steps'?"),
     ],
 )

@@ -11,12 +11,12 @@ from torch import Tensor
 from advens.attacks.whitebox.projections import to_plane
 from advens.errors import InputError
 
-both = pytest.mark.parametrize("norm", ["linf", "l2"])
+every = pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 Case = tuple[Tensor, Tensor, Tensor]
 
 
 def size(d: Tensor, norm: str) -> Tensor:
-    return d.abs().amax(1) if norm == "linf" else d.norm(dim=1)
+    return d.norm(p={"linf": torch.inf, "l2": 2, "l1": 1}[norm], dim=1)
 
 
 def reach(x: Tensor, w: Tensor, gap: Tensor) -> Tensor:
@@ -52,6 +52,13 @@ def solved(x: Tensor, w: Tensor, gap: float, norm: str) -> float:
         )  # fmt: skip
         assert found.success
         return float(found.fun)
+    if norm == "l1":  # d = up - down
+        found = linprog(
+            np.ones(2 * n), A_eq=[[*w.tolist(), *(-w).tolist()]], b_eq=[-gap],
+            bounds=[*((0, h) for h in high), *((0, -h) for h in low)],
+        )  # fmt: skip
+        assert found.success
+        return float(found.fun)
     weights = w.numpy()
     found = minimize(
         lambda d: d @ d, np.zeros(n), jac=lambda d: 2 * d, method="SLSQP",
@@ -62,7 +69,7 @@ def solved(x: Tensor, w: Tensor, gap: float, norm: str) -> float:
     return float(found.fun) ** 0.5
 
 
-@both
+@every
 @pytest.mark.parametrize("n", [1, 2, 5, 12])
 def test_solver(n: int, norm: str) -> None:
     x, w, gap = cases(n, n, 60)
@@ -84,7 +91,7 @@ def test_solver(n: int, norm: str) -> None:
     assert compared >= 20
 
 
-@both
+@every
 def test_out_of_reach(norm: str) -> None:
     """The corner nearest to the hyperplane; coordinates without weight stay."""
     x, w, gap = cases(3, 9, 80)
@@ -97,7 +104,7 @@ def test_out_of_reach(norm: str) -> None:
     torch.testing.assert_close(x + d, torch.where(w == 0, x, corner), rtol=0, atol=1e-15)
 
 
-@both
+@every
 def test_light_weights(norm: str) -> None:
     """Rounding of what is left, divided by weights next to nothing, must not turn a step round."""
     generator = torch.Generator().manual_seed(8)
@@ -112,18 +119,18 @@ def test_light_weights(norm: str) -> None:
         torch.testing.assert_close((w * d).sum(1), full * part, rtol=1e-10, atol=0)
 
 
-@both
+@every
 def test_by_hand(norm: str) -> None:
-    """x1 + 2 x2 = 1.8 from (0.5, 0.5): inside; and = 2.9, where x2 meets the box."""
+    """x1 + 2 x2 = 1.8 from (0.5, 0.5): inside; and = 2.9, where x2 meets the box in l_2 and l_1."""
     x = torch.full((2, 2), 0.5, dtype=torch.float64)
     w = torch.tensor([[1.0, 2.0], [1.0, 2.0]], dtype=torch.float64)
     d = to_plane(x, w, torch.tensor([1.5 - 1.8, 1.5 - 2.9], dtype=torch.float64), norm)
-    first = [0.1, 0.1] if norm == "linf" else [0.06, 0.12]
-    torch.testing.assert_close(d, torch.tensor([first, [0.4, 0.5]]).double() if norm == "l2"
-                               else torch.tensor([first, [1.4 / 3, 1.4 / 3]]).double())  # fmt: skip
+    first = {"linf": [0.1, 0.1], "l2": [0.06, 0.12], "l1": [0.0, 0.15]}[norm]
+    second = [1.4 / 3, 1.4 / 3] if norm == "linf" else [0.4, 0.5]
+    torch.testing.assert_close(d, torch.tensor([first, second]).double())
 
 
-@both
+@every
 def test_nothing_to_do(norm: str) -> None:
     """On the hyperplane; no weights at all; on the edge with the way out barred."""
     x = torch.tensor([[0.2, 1.0], [0.2, 1.0], [0.0, 1.0], [0.0, 0.0]])
@@ -132,7 +139,7 @@ def test_nothing_to_do(norm: str) -> None:
     assert torch.equal(d, torch.zeros_like(d))
 
 
-@both
+@every
 def test_scale_of_the_weights_does_not_matter(norm: str) -> None:
     """A hyperplane is the same with its normal a billionth or a billion times as long, even in float32."""
     x, w, gap = cases(5, 50, 40)
@@ -148,7 +155,7 @@ def test_scale_of_the_weights_does_not_matter(norm: str) -> None:
         assert moved.max() <= 1
 
 
-@both
+@every
 def test_rows_mind_no_others(norm: str) -> None:
     x, w, gap = cases(6, 30, 10)
     together = to_plane(x, w, gap, norm)
@@ -158,5 +165,5 @@ def test_rows_mind_no_others(norm: str) -> None:
 
 def test_wrong_norm() -> None:
     x = torch.zeros(1, 2)
-    with pytest.raises(InputError, match="unknown norm 'l1'; did you mean 'l2'"):
-        to_plane(x, x, x[:, 0], "l1")
+    with pytest.raises(InputError, match="unknown norm 'l3'; did you mean 'l2'"):
+        to_plane(x, x, x[:, 0], "l3")

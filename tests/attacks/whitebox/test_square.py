@@ -252,7 +252,7 @@ def test_randomness(scene: Scene) -> None:
         ({"p_init": 0.0}, "'square': p_init = 0.0: Input should be greater than 0"),
         ({"p_init": 1.5}, "'square': p_init = 1.5: Input should be less than or equal to 1"),
         ({"loss": "margn"}, "unknown loss 'margn'; did you mean 'margin'?"),
-        ({"norm": "l1"}, "unknown norm 'l1'; did you mean 'l2'?"),
+        ({"norm": "l3"}, "unknown norm 'l3'; did you mean 'l2'?"),
         ({"querys": 3}, "this attack has no option 'querys'; did you mean 'queries'?"),
     ],
 )

@@ -47,7 +47,7 @@ def test_the_contract_columns_come_first():
     assert ", ".join(names) == (
         "suite, attack, attack_params, surrogates, seed, target, sample_id, label, target_label, "
         "clean_pred, adv_pred, clean_correct, success, linf, l2, cell, white_box, "
-        "member, weight, target_family"
+        "member, weight, target_family, l1"
     )
 
 
@@ -227,7 +227,7 @@ def test_columns_of_few_values_are_dictionaries_and_the_others_compressed(tmp_pa
     row_group = pq.ParquetFile(path).metadata.row_group(0)
     columns = [row_group.column(k) for k in range(row_group.num_columns)]
     packed = {c.path_in_schema for c in columns if c.compression == "ZSTD"}
-    assert packed == {"sample_id", "image", "linf", "l2", "sha256"}
+    assert packed == {"sample_id", "image", "linf", "l2", "sha256", "l1"}
     listed = {c.path_in_schema for c in columns if any("DICTIONARY" in e for e in c.encodings)}
     assert listed == {c.path_in_schema for c in columns} - packed
     assert all(c.statistics is None for c in columns)
