@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from advens.benchmarks.plan import outline
-from advens.benchmarks.suites import DefenseSuite, Suite, expanded, from_table
+from advens.benchmarks.suites import DefenseSuite, SanityTable, Suite, expanded, from_table
 from advens.benchmarks.tasks import Measure, Train
 from advens.errors import InputError
 from advens.threat import parse_eps
@@ -148,13 +148,21 @@ def parts_of(
     ]  # fmt: skip
     found[FOLDER] = from_table(
         common | {
-            "name": FOLDER, "goal": "robustness", "crossed": False,
+            "name": FOLDER, "goal": "robustness", "crossed": False, "sanity": _sanity(suite, surrogates),
             "limit": min((n for n in (suite.white_box_limit, suite.limit) if n), default=None),
             "threat": {"norm": "linf", "eps": suite.budgets[-1]},
             "surrogates": {name: [name] for name in models}, "attacks": attacks,
         }, FOLDER,
     )  # fmt: skip
     return found
+
+
+def _sanity(suite: DefenseSuite, surrogates: Sequence[str]) -> bool | dict[str, Any]:
+    """The sanity report of the white-box run, in which the surrogates of the suite transfer images."""
+    if suite.sanity is False:
+        return False
+    table = SanityTable() if suite.sanity is True else suite.sanity
+    return table.model_dump() | {"surrogates": table.surrogates or list(surrogates)}
 
 
 def check(suite: DefenseSuite) -> None:

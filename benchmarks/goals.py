@@ -223,6 +223,6 @@ TRANSFER = AttackGoal(
 )  # fmt: skip
 ROBUSTNESS = AttackGoal(
     "robustness", boards=("robustness",), shown="robustness", held_out=False, sequences=True, exact=False,
-    craft=white_box_images,
+    craft=white_box_images, given=("sanity", "curves"),
 )  # fmt: skip
 ATTACK_GOALS = {goal.name: goal for goal in (TRANSFER, ROBUSTNESS)}

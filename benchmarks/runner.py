@@ -27,6 +27,14 @@ from advens.benchmarks.likeness import Answer, Comparison
 from advens.benchmarks.merge import agree
 from advens.benchmarks.plan import Plan, Sets, make_plan, outline
 from advens.benchmarks.progress import Progress
+from advens.benchmarks.sanity import (
+    CheckModel,
+    keep,
+    read_kept,
+    tasks_of,
+    unmeasured,
+    write_report,
+)
 from advens.benchmarks.status import failure_path, plan_path, save_plan
 from advens.benchmarks.suites import (
     AnySuite,
@@ -68,6 +76,7 @@ class Report:
         evaluated: (cell, target) pairs evaluated now.
         failures: what failed, and why.
         warnings: for people.
+        unsound: checks of the sanity report that failed, a line each.
     """
 
     directory: Path
@@ -76,6 +85,7 @@ class Report:
     evaluated: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    unsound: list[str] = field(default_factory=list)
 
     def add(self, part: Report) -> None:
         """Count what a part of the run did."""
@@ -84,6 +94,7 @@ class Report:
         self.evaluated += part.evaluated
         self.failures += part.failures
         self.warnings += part.warnings
+        self.unsound += part.unsound
 
 
 def run_suite(
@@ -214,6 +225,10 @@ class Runner:
             frames = write_boards(store, suite)
             report.warnings += doubtful(frames[goal.shown])
         report.warnings += silent_lines(store.read_cells()) if report.crafted else []
+        if "sanity" in goal.given:
+            cells = {cell.key: cell for cell in (*plan.cells, *readable_cells(store))}
+            checks = tasks_of(suite, cells.values())
+            report.unsound += self._checked(checks, store, suite.sanity is False)
         return report
 
     def built(self, suite: Suite, data: Dataset) -> Sets:
@@ -297,6 +312,17 @@ class Runner:
                 given[task.name] = outcome
         write_likeness(store.directory, compared.table(given))
         return True
+
+    def _checked(self, tasks: Sequence[CheckModel], store: RunStore, off: bool) -> list[str]:
+        """Check the models that were not checked yet, and write the sanity report; what failed in it."""
+        reports = {task: read_kept(store, task) for task in tasks}
+        missing = [task for task, report in reports.items() if report is None]
+        for task, outcome in self.outcomes("checking", missing) if missing else ():
+            failed = isinstance(outcome, RunError)
+            reports[task] = unmeasured(outcome) if failed else outcome
+            if not failed:
+                keep(store, task, outcome)
+        return write_report(store, {task.name: found for task, found in reports.items() if found}, off)
 
     def record(self, store: RunStore, plan: Plan, data: Mapping[str, str]) -> None:
         """Write what the run depends on, and its plan."""

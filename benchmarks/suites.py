@@ -138,6 +138,24 @@ class ThreatTable(BaseModel):
         return Threat(self.norm, self.eps)
 
 
+class SanityTable(BaseModel):
+    """The ``[sanity]`` table: when a check of the sanity report fails.
+
+    Args:
+        images: how many, evenly spread over the data, each model is checked on at most.
+        share: part of them that may differ before a check fails; two always may.
+        level: of the exact sign test that a difference must also pass.
+        surrogates: models that images are transferred from, as a black-box attack beside Square.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    images: int = Field(64, ge=1)
+    share: float = Field(0.03, ge=0, lt=1)
+    level: float = Field(0.01, gt=0, lt=1)
+    surrogates: list[str] = []
+
+
 class AttackEntry(BaseModel):
     """One ``[[attacks]]`` entry; keys that are not listed here are options of the attack.
 
@@ -195,6 +213,7 @@ class Suite(BaseModel):
             its own, and a table with ``build`` is a set that is built first.
         attacks: the attacks; an entry whose ``name`` is a list stands for one entry of each name, and
             ``{name}`` in its label stands for that name.
+        sanity: whether, under ``robustness``, every model gets a sanity report, and when its checks fail.
         shard: images of one cell, which are crafted, kept, or lost in a crash together.
         batch_size: images worked on at once; it does not change results.
     """
@@ -214,6 +233,7 @@ class Suite(BaseModel):
     defaults: dict[str, Any] = {}
     surrogates: dict[str, Surrogates]
     attacks: list[AttackEntry] = Field(min_length=1)
+    sanity: bool | SanityTable = True
     shard: int = Field(250, ge=1)
     batch_size: int | None = Field(None, ge=1)
     _origin: Origin = PrivateAttr(Origin())
@@ -348,6 +368,7 @@ class DefenseSuite(BaseModel):
         training: what all trainings have in common.
         defenses: what is trained.
         measured: images that diversity and transfer between members are measured on.
+        sanity: whether every model gets a sanity report, and when its checks fail.
         batch_size: images attacked at once (does not change results).
     """
 
@@ -369,6 +390,7 @@ class DefenseSuite(BaseModel):
     training: TrainingTable | None = None
     defenses: list[DefenseEntry] = []
     measured: int = Field(200, ge=1)
+    sanity: bool | SanityTable = True
     batch_size: int | None = Field(None, ge=1)
 
     @model_validator(mode="before")
@@ -411,8 +433,8 @@ AnySuite = Suite | DefenseSuite
 
 
 def settings_digest(suite: AnySuite) -> str:
-    """The digest of a suite that boards carry, which its version is no part of."""
-    return value_digest(suite.model_dump(exclude={"version"}))
+    """The digest of a suite that boards carry, which neither its version nor the sanity report is part of."""
+    return value_digest(suite.model_dump(exclude={"version", "sanity"}))
 
 
 def built_sets(suite: Suite) -> dict[str, BuiltSet]:
@@ -469,7 +491,7 @@ def read(
 
 def suite_identity(suite: AnySuite) -> dict[str, Any]:
     """Which suite this is: name, version and the digest of all settings that results depend on."""
-    settings = suite.model_dump(mode="json", exclude={"batch_size"})
+    settings = suite.model_dump(mode="json", exclude={"batch_size", "sanity"})
     return {"name": suite.name, "version": suite.version, "digest": value_digest(settings)}
 
 

@@ -27,6 +27,7 @@ from advens.benchmarks.predictions import Member, logits_of, members_of, sample_
 from advens.benchmarks.progress import Progress
 from advens.benchmarks.recraft import Recrafted, Sample, recraft
 from advens.benchmarks.runner import Runner, goal_of, measures_path
+from advens.benchmarks.sanity import sanity_mismatches, tasks_of
 from advens.benchmarks.status import Planned, plan_path, read_failures, read_plan, runs_in
 from advens.benchmarks.suites import (
     AnySuite,
@@ -203,6 +204,11 @@ def verify_run(
             audit.mismatches += likeness_mismatches(
                 store.directory, plan.suite, crafted.cells.values(), cache, audit.notes.append
             )
+            if "sanity" in goal_of(plan.suite).given:
+                checks = tasks_of(plan.suite, (*plan.cells, *crafted.cells.values()))
+                audit.mismatches += sanity_mismatches(
+                    store, plan.suite, checks, audit.notes, None if sample is None else device
+                )
             if sample is not None:
                 audit.recrafted = recraft(store, plan, sample, cache, bars)
                 audit.mismatches += audit.recrafted.mismatches
@@ -626,7 +632,7 @@ def verify_defenses(
         ]
     for name, part in parts.items():
         path = store.path(name, "suite.toml")
-        if not path.is_file() or parse(path.read_text(), str(path)) != parse(part.toml(), name):
+        if not path.is_file() or _settings(parse(path.read_text(), str(path))) != _settings(part):
             found.append(f"{name}/suite.toml is not what {store.suite.name} gives")
     found += [
         f"{path.parent.name}/ is no run that {store.suite.name} asks for"
@@ -651,6 +657,11 @@ def verify_defenses(
         path_of(folder, BOARDS.get("models")), [*defense_goal.rows_of(suite, trained, again)], folder
     )
     return [*found, *_boards(store)]
+
+
+def _settings(suite: AnySuite) -> str:
+    """What the results of a run in a folder depend on, which its sanity report is no part of."""
+    return suite.model_copy(update={"sanity": True}).toml()
 
 
 def _measured(path: Path, expected: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:

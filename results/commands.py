@@ -139,10 +139,13 @@ def show_matrix(
 def show_robustness(directory: Path | str, form: str = "table") -> None:
     """Prints the accuracy that attacks leave to the models of a robustness run."""
     from advens.results.boards.robustness import robustness
+    from advens.results.boards.sanity import sanity_of
     from advens.results.boards.summary import load
 
     frame = _stored(directory, "robustness")
     show_board("robustness", robustness(*load([directory])) if frame is None else frame, form)
+    if form == "table":
+        click.echo("".join(f"{line}\n" for line in sanity_of(Path(directory))), nl=False)
 
 
 def show_board(name: str, frame: pd.DataFrame, form: str = "table") -> None:

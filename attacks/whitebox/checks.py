@@ -55,9 +55,9 @@ def inspect(
             which = f"member {place}: " if len(members) > 1 else ""
             found += [which + line for line in said if line]
         found.append(few_classes(_outputs(members[0], x[:1]).shape[1]))
-        silent = zero_gradients(model, x, y, threat, eot=eot)
-        found.append(silent)
-        if silent is None or "no gradient" not in silent:
+        zero = zero_gradients(model, x, y, threat, eot=eot)
+        found.append(zero)
+        if zero is None or "no gradient" not in zero:
             found.append(no_rise(model, x, y, threat, eot=eot, steps=steps))
     return [line for line in found if line]
 
@@ -100,15 +100,9 @@ def zero_gradients(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, eot: int = 1
 ) -> str | None:
     """Samples whose cross-entropy has a gradient of exactly zero, or none at all, where attacks start."""
-    with borrowed([model]), _same_chance(x.device, model):
-        oracle = RowOracle([model], threat, x, y, eot=eot)
-        rows = oracle.rows(torch.arange(len(x), device=x.device))
-        counts = []
-        for at in (rows.x, oracle.random_start(rows)):
-            answer = _answer(oracle, at, y)
-            if answer is None:
-                return "no gradient reaches the images: only attacks without gradients mean anything"
-            counts.append(int((answer.gradient.flatten(1) == 0).all(1).sum()))
+    counts = silent(model, x, y, threat, eot=eot)
+    if counts is None:
+        return "no gradient reaches the images: only attacks without gradients mean anything"
     if not any(counts):
         return None
     return (
@@ -117,29 +111,54 @@ def zero_gradients(
     )
 
 
+def silent(
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, eot: int = 1
+) -> tuple[int, int] | None:
+    """How many clean images and random starts have a gradient of zero; None when none is connected."""
+    with borrowed([model]), _same_chance(x.device, model):
+        oracle = RowOracle([model], threat, x, y, eot=eot)
+        rows = oracle.rows(torch.arange(len(x), device=x.device))
+        counts = []
+        for at in (rows.x, oracle.random_start(rows)):
+            answer = _answer(oracle, at, y)
+            if answer is None:
+                return None
+            counts.append(int((answer.gradient.flatten(1) == 0).all(1).sum()))
+    return counts[0], counts[1]
+
+
 def no_rise(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, eot: int = 1, steps: int = 10
 ) -> str | None:
     """A cross-entropy that a short PGD from the clean images, steps of eps/4, does not raise."""
+    count = stuck(model, x, y, threat, eot=eot, steps=steps)
+    if count is None:
+        return "no gradient reaches the images, so that no gradient step raises the loss"
+    if count <= STUCK * len(x):
+        return None
+    return (
+        f"the loss does not rise for {count} of {len(x)} images over {steps} steps of PGD: gradients "
+        "lead nowhere, so that gradient attacks overrate robustness"
+    )
+
+
+def stuck(
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, eot: int = 1, steps: int = 10
+) -> int | None:
+    """How many losses a short PGD does not raise; None when no gradient is connected with the images."""
     with borrowed([model]), _same_chance(x.device, model):
         oracle = RowOracle([model], threat, x, y, eot=eot)
         rows = oracle.rows(torch.arange(len(x), device=x.device))
         first = _answer(oracle, rows.x, y)
         if first is None:
-            return "no gradient reaches the images, so that no gradient step raises the loss"
+            return None
         pgd = Descent(threat=threat, start=Clean(), steps=steps)
         pgd.begin(oracle, rows)
         for _ in range(steps):
             pgd.advance(oracle, rows)
             rows.t = rows.t + 1
         last = CrossEntropy()(oracle.logits(rows.memory["x"], rows), y, None)
-    stuck = int((last <= first.loss).sum())
-    if stuck <= STUCK * len(x):
-        return None
-    return (
-        f"the loss does not rise for {stuck} of {len(x)} images over {steps} steps of PGD: gradients "
-        "lead nowhere, so that gradient attacks overrate robustness"
-    )
+    return int((last <= first.loss).sum())
 
 
 def few_classes(classes: int) -> str | None:

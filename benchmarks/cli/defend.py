@@ -13,6 +13,7 @@ from advens.benchmarks.cli.options import (
     format_option,
     names_in,
     progress,
+    sanity_option,
     worker_options,
 )
 from advens.trust import trust_option, typed
@@ -41,10 +42,11 @@ from advens.trust import trust_option, typed
 @worker_options
 @trust_option
 @batch_option
+@sanity_option
 def defend(defenses: tuple[str, ...], data: str, surrogates: str | None, attacks: str | None, eps: str | None,
            white_box: str | None, old_white_box: str | None, limit: int | None, white_box_limit: int | None,
            old_white_box_limit: int | None, seed: int, out: Path, form: str, device: str, executor: str,
-           workers: int, batch_size: int | None) -> None:  # fmt: skip
+           workers: int, batch_size: int | None, sanity: bool) -> None:  # fmt: skip
     """Evaluate defenses (folders of 'advens train', or models): transfer, white-box attacks, cost."""
     from advens.benchmarks.defense_goal import defense_suite
     from advens.benchmarks.runner import run_suite
@@ -63,6 +65,7 @@ def defend(defenses: tuple[str, ...], data: str, surrogates: str | None, attacks
         defenses, data, names(surrogates, "--surrogates"), names(attacks, "--attacks"), names(eps, "--eps"),
         names(white_box or old_white_box, "--white-box"), limit=limit,
         white_box_limit=white_box_limit or old_white_box_limit, seed=seed, batch_size=batch_size,
+        sanity=sanity,
     )  # fmt: skip
     report = run_suite(
         suite, out, executor=executor_of(executor, device, workers), progress=progress()

@@ -29,6 +29,10 @@ time_limit_option = click.option(
     "--time-limit", type=click.FloatRange(0, min_open=True), default=60.0, metavar="MINUTES",
     help="For the process that verifies an entry.",
 )  # fmt: skip
+sanity_option = click.option(
+    "--no-sanity", "sanity", flag_value=False, type=bool, default=True,
+    help="Do not check that gradients of the models can be trusted.",
+)
 format_option = click.option(
     "--format", "form", default="table", show_default=True,
     type=click.Choice(["table", "csv", "json", "markdown"]), help="How to write it.",
@@ -109,19 +113,24 @@ def progress() -> Progress:
 def conclude(report: Report, board: str, form: str = "table") -> None:
     """Print a board of a run and what was done. Raises RunError when something failed."""
     from advens.results.boards import read_board
+    from advens.results.boards.sanity import sanity_of
     from advens.results.commands import show_board
 
     for warning in report.warnings:
         say(f"warning: {warning}", err=True)
     for _, why in report.failures:
         say(f"failed: {why}", err=True)
+    quiet = form != "table"
     if not report.failures:
         show_board(board, read_board(report.directory, board), form)
-    quiet = form != "table"
+    for line in sanity_of(report.directory):
+        say(line, err=quiet)
     if report.crafted or report.evaluated:
         say(f"{report.crafted} cells crafted, {report.evaluated} evaluations", err=quiet)
     else:
         say(f"nothing to do: all {report.cells} cells are there", err=quiet)
+    for line in report.unsound:
+        say(line, err=True)
     if report.failures:
         raise RunError(
             f"{len(report.failures)} cells failed; see 'advens status {report.directory}'"
@@ -131,3 +140,8 @@ def conclude(report: Report, board: str, form: str = "table") -> None:
         f"files in {report.directory}: {', '.join(files)}, and the runs' samples/ and examples/",
         err=quiet,
     )
+    if report.unsound:
+        raise RunError(
+            f"{len(report.unsound)} checks of the sanity report failed: what attacks leave of these models "
+            "overstates their robustness"
+        )

@@ -14,6 +14,7 @@ from advens.benchmarks.cli.options import (
     format_option,
     names_in,
     progress,
+    sanity_option,
     set_option,
     worker_options,
 )
@@ -41,10 +42,11 @@ NAME = "robustness"
 @worker_options
 @trust_option
 @batch_option
+@sanity_option
 @set_option
 def robustness(directory: Path | None, models: str | None, data: str | None, attacks: str, out: Path | None,
                norm: str, eps: str, steps: int | None, limit: int | None, shard: int, seed: int,
-               executor: str, workers: int, form: str, device: str, batch_size: int | None,
+               executor: str, workers: int, form: str, device: str, batch_size: int | None, sanity: bool,
                settings: tuple[str, ...]) -> None:  # fmt: skip
     """Attack models white-box, broken samples leaving at once; or show the run in DIRECTORY.
 
@@ -85,6 +87,7 @@ def robustness(directory: Path | None, models: str | None, data: str | None, att
             "surrogates": {name: [name] for name in names},
             "attacks": [entry(name) for name in names_in(attacks, "--attack")],
             "shard": shard,
+            "sanity": sanity,
             "batch_size": batch_size,
         },
         NAME,

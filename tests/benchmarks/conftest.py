@@ -68,7 +68,7 @@ class Said:
     def _one_line(self, *words: str) -> str:
         kinds = (
             "building: ", "training: ", "crafting: ", "crafting again: ", "evaluating: ", "comparing: ",
-            "verifying: ", "measuring: ", "failed: ", "MISMATCH  ", "warning: ", "note: ",
+            "checking: ", "verifying: ", "measuring: ", "failed: ", "MISMATCH  ", "warning: ", "note: ",
         )  # fmt: skip
         lines = [line for line in self.err.splitlines() if not line.startswith(kinds)]
         assert len(lines) == 1, self.err
