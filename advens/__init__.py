@@ -17,6 +17,7 @@ _HOMES = {
     "list_models": "advens.models",
     "load_model": "advens.models",
     "load_data": "advens.datasets",
+    "sanity_report": "advens.attacks.whitebox.sanity",
     "trusting": "advens.trust",
     "list_defenses": "advens.defenses",
     "create_defense": "advens.defenses",
@@ -29,6 +30,7 @@ _HOMES = {
 if TYPE_CHECKING:
     from advens.attacks.registry import create_attack as create_attack
     from advens.attacks.registry import list_attacks as list_attacks
+    from advens.attacks.whitebox.sanity import sanity_report as sanity_report
     from advens.benchmarks.api import Run as Run
     from advens.benchmarks.api import open_run as open_run
     from advens.benchmarks.api import run as run
@@ -62,5 +64,6 @@ __all__ = [
     "load_model",
     "open_run",
     "run",
+    "sanity_report",
     "trusting",
 ]

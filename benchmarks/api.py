@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from warnings import warn
 
 from advens.benchmarks.suites import AnySuite, load, set_key, stored, suite_from
-from advens.errors import InputError, RunError
+from advens.errors import InputError, InputWarning, RunError
 from advens.files import inside
 from advens.results.boards.board import BOARDS, path_of, read_board
 from advens.results.boards.rows import Rows
@@ -79,6 +80,11 @@ class Run:
     def robustness(self) -> pd.DataFrame:
         """Accuracy that white-box attacks leave, a row for every model and attack."""
         return self.board("robustness")
+
+    @property
+    def sanity(self) -> pd.DataFrame:
+        """Checks that gradient attacks can measure each model, a row for every model and check."""
+        return self.board("sanity")
 
     @property
     def defenses(self) -> pd.DataFrame:
@@ -179,6 +185,8 @@ def run(
         settings: keys of the suite to override, by their dotted names: ``{"threat.eps": 0.1}``.
         progress: where to say how far the run is; nowhere by default.
 
+    Failed checks of the sanity report are given as a warning; see ``Run.sanity``.
+
     Raises:
         InputError: the suite, a model or the data cannot be used, or the directory holds another run.
         RunError: some cells failed; finished ones are kept, and the same call goes on.
@@ -198,6 +206,8 @@ def run(
             f"{len(report.failures)} cells failed ({report.failures[0][1]}); "
             f"see 'advens status {directory}'"
         )
+    if report.unsound:
+        warn("; ".join(report.unsound), InputWarning, stacklevel=2)
     return Run(directory)
 
 

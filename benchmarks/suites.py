@@ -150,9 +150,9 @@ class SanityTable(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    images: int = Field(64, ge=1)
-    share: float = Field(0.03, ge=0, lt=1)
-    level: float = Field(0.01, gt=0, lt=1)
+    images: Annotated[int, Field(ge=1)] = 64
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.01
     surrogates: list[str] = []
 
 

@@ -49,7 +49,7 @@ def inspect(
         return []
     members = _members(model)
     found: list[str | None] = []
-    with borrowed([model]), torch.inference_mode(False), _same_chance(x.device, *members):
+    with borrowed([model]), torch.inference_mode(False), same_chance(x.device, *members):
         for place, member in enumerate(members):
             said = [wrong_outputs(member, x), random_outputs(member, x) if eot == 1 else None]
             which = f"member {place}: " if len(members) > 1 else ""
@@ -64,7 +64,7 @@ def inspect(
 
 def wrong_outputs(model: nn.Module, x: Tensor) -> str | None:
     """Probabilities or their logarithms where logits are expected."""
-    with borrowed([model]), _same_chance(x.device, model):
+    with borrowed([model]), same_chance(x.device, model):
         out = _outputs(model, x).double()
     if out.shape[1] < 2:
         return f"the model has {out.shape[1]} outputs a sample, not logits of at least two classes"
@@ -83,7 +83,7 @@ def wrong_outputs(model: nn.Module, x: Tensor) -> str | None:
 
 def random_outputs(model: nn.Module, x: Tensor, passes: int = 5) -> str | None:
     """Outputs that differ between forward passes, which a plain attack is not made for."""
-    with borrowed([model]), _same_chance(x.device, model):
+    with borrowed([model]), same_chance(x.device, model):
         outs = [_outputs(model, x).double() for _ in range(passes)]
     units = [out / out.norm(dim=1, keepdim=True).clamp_min(1e-12) for out in outs]
     difference = max(float((unit - units[0]).norm(dim=1).max()) for unit in units)
@@ -115,7 +115,7 @@ def silent(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, eot: int = 1
 ) -> tuple[int, int] | None:
     """How many clean images and random starts have a gradient of zero; None when none is connected."""
-    with borrowed([model]), _same_chance(x.device, model):
+    with borrowed([model]), same_chance(x.device, model):
         oracle = RowOracle([model], threat, x, y, eot=eot)
         rows = oracle.rows(torch.arange(len(x), device=x.device))
         counts = []
@@ -146,7 +146,7 @@ def stuck(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, eot: int = 1, steps: int = 10
 ) -> int | None:
     """How many losses a short PGD does not raise; None when no gradient is connected with the images."""
-    with borrowed([model]), _same_chance(x.device, model):
+    with borrowed([model]), same_chance(x.device, model):
         oracle = RowOracle([model], threat, x, y, eot=eot)
         rows = oracle.rows(torch.arange(len(x), device=x.device))
         first = _answer(oracle, rows.x, y)
@@ -195,7 +195,7 @@ def _answer(oracle: RowOracle, x: Tensor, y: Tensor) -> Answer | None:
 
 
 @contextmanager
-def _same_chance(device: torch.device, *models: nn.Module) -> Iterator[None]:
+def same_chance(device: torch.device, *models: nn.Module) -> Iterator[None]:
     """The same random numbers every time, and afterwards the global states as they were.
 
     What the attacks' oracle would warn of is for the checks to say.

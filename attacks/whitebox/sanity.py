@@ -32,7 +32,14 @@ from torch import Tensor, nn
 from advens.attacks.expectation import is_randomized
 from advens.attacks.registry import attack_info, create_attack
 from advens.attacks.steps import StepSize
-from advens.attacks.whitebox.checks import STUCK, random_outputs, silent, stuck, wrong_outputs
+from advens.attacks.whitebox.checks import (
+    STUCK,
+    random_outputs,
+    same_chance,
+    silent,
+    stuck,
+    wrong_outputs,
+)
 from advens.attacks.whitebox.descent import Descent
 from advens.attacks.whitebox.engine import RowAttack, search
 from advens.attacks.whitebox.margins import ProbabilityMargin
@@ -156,7 +163,8 @@ def sanity_report(
     limits = limits or Limits()
     x, y = x[: limits.images], y[: limits.images]
     look = _Look(model, x, y, threat, eot, seed, batch)
-    with borrowed([model, *surrogates]), torch.inference_mode(False):
+    models = [model, *surrogates]
+    with borrowed(models), torch.inference_mode(False), same_chance(x.device, *models):
         return _report(look, surrogates, limits)
 
 
@@ -359,7 +367,7 @@ def _compare(high: Tensor, low: Tensor, limits: Limits, comparisons: int) -> tup
 def sign_test(up: int, down: int) -> float:
     """The chance that at least ``up`` of ``up + down`` fair coins show heads."""
     n = up + down
-    return sum(math.comb(n, k) for k in range(up, n + 1)) / 2**n
+    return float(sum(math.comb(n, k) for k in range(up, n + 1)) / 2**n)
 
 
 def _percent(left: Tensor) -> str:

@@ -209,3 +209,13 @@ def copied(
 ) -> nn.Module:
     """Another model in a wrapper: one weight moved, its logits scaled, or probabilities in their place."""
     return Copied(of, moved, scale, soft)
+
+
+class Quantised(Centroid):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward((x * 8).round() / 8)
+
+
+def quantised(seed: int = 0) -> nn.Module:
+    """Its input is quantised, through which no gradient flows: a masked defense."""
+    return Quantised(seed)
