@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from advens.benchmarks.plan import outline
 from advens.benchmarks.suites import DefenseSuite, SanityTable, Suite, expanded, from_table
-from advens.benchmarks.tasks import Measure, Train
+from advens.benchmarks.tasks import Measure, Train, opened
 from advens.errors import InputError
 from advens.threat import parse_eps
 
@@ -53,33 +53,51 @@ DEFENSE = DefenseGoal()
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a table: a training, and how many of its members are taken.
+    """A line of a table: a training, and which of its members are taken.
 
     Args:
         table, label, members: on the table.
         training: what is trained; those that are cut from one training share it.
+        alone: the only member that is taken, from 1; 0 for the first ``members``.
+        kind: what its control is: ``at``, ``plain`` or ``none``.
+        control: label of the line that was trained with as much compute to be compared with it.
     """
 
     table: str
     label: str
     members: int
     training: Train
+    alone: int = 0
+    kind: str = "none"
+    control: str | None = None
 
     def model(self, trained: str) -> str:
         """The name of the model, given that of the training."""
+        if self.alone:
+            return f"{trained}?member={self.alone}"
         whole = self.training.defense.members
         return trained if self.members == whole else f"{trained}?members={self.members}"
 
+    @property
+    def defense(self) -> Any:
+        """The defense as if only the members of the line had been trained."""
+        return replace(self.training.defense, members=self.members)
+
 
 def lines_of(suite: DefenseSuite) -> list[Line]:
-    """All lines that are trained. Raises InputError for unknown defenses, options or models."""
+    """The lines that a suite names, and the last members of boosted ensembles where controls are wanted.
+
+    Raises:
+        InputError: unknown defenses, options or models.
+    """
+    from advens.defenses.control import kind_of
     from advens.defenses.phases import Nested
 
     if suite.training is None:
         return []
     common, found = dict(suite.training.model_extra or {}), []
     for entry in suite.defenses:
-        options = common | (entry.model_extra or {})
+        options, last = common | (entry.model_extra or {}), []
         for seed in suite.seeds:
             for members in entry.members:
                 train = _train(suite, entry.name, options | {"members": members}, seed)
@@ -87,8 +105,21 @@ def lines_of(suite: DefenseSuite) -> list[Line]:
                     train = _train(
                         suite, entry.name, options | {"members": max(entry.members)}, seed
                     )
-                found.append(Line(entry.table, entry.title, members, train))
+                kind = (entry.control or kind_of(train.defense)) if suite.controls else "none"
+                found.append(Line(entry.table, entry.title, members, train, kind=kind))
+                if kind != "none" and members > 1 and boosted(train.defense):
+                    title = f"{entry.title}, member {members} alone"
+                    last.append(Line(entry.table, title, 1, train, alone=members))
+        found += last
     return found
+
+
+def boosted(defense: Any) -> bool:
+    """Whether members are trained one after the other, so that the last ones have learned the longest."""
+    from advens.defenses.phases import Nested
+
+    phases: int = len(defense.phases())
+    return isinstance(defense, Nested) and phases > 1
 
 
 def _train(suite: DefenseSuite, name: str, options: dict[str, Any], seed: int) -> Train:
@@ -99,15 +130,21 @@ def _train(suite: DefenseSuite, name: str, options: dict[str, Any], seed: int) -
     return Train(name, tuple(sorted(options.items())), architecture(arch, data), data, seed)
 
 
-def trainings(suite: DefenseSuite) -> list[Train]:
-    """What is trained, each once, the largest first."""
-    found = dict.fromkeys(line.training for line in lines_of(suite))
-    return sorted(found, key=lambda task: int(task.defense.members), reverse=True)
+def trainings(lines: Sequence[Line]) -> list[Train]:
+    """What is trained, each once, the longest first."""
+
+    def length(task: Train) -> int:
+        defense = task.defense
+        return int(defense.members * defense.training.epochs)
+
+    return sorted(dict.fromkeys(line.training for line in lines), key=length, reverse=True)
 
 
-def models_of(suite: DefenseSuite, trained: Mapping[Train, str]) -> list[str]:
+def models_of(
+    suite: DefenseSuite, lines: Sequence[Line], trained: Mapping[Train, str]
+) -> list[str]:
     """The models of all lines, by name: those that were trained, then those that were given."""
-    names = [line.model(trained[line.training]) for line in lines_of(suite)]
+    names = [line.model(trained[line.training]) for line in lines]
     return [*names, *(name for name in expanded(suite.models) if name not in names)]
 
 
@@ -174,7 +211,6 @@ def check(suite: DefenseSuite) -> None:
         models.append(architecture(suite.training.arch, ""))
     for part in parts_of(suite, [*dict.fromkeys(models)], ()).values():
         outline(part, held_out=False)
-    lines_of(suite)
 
 
 def trial(suite: DefenseSuite) -> bytes:
@@ -194,15 +230,34 @@ def measures(suite: DefenseSuite, models: Sequence[str]) -> list[Measure]:
 
 
 def rows_of(
-    suite: DefenseSuite, trained: Mapping[Train, str], measured: Mapping[str, Mapping[str, Any]]
-) -> Iterator[dict[str, Any]]:
-    """Rows of ``models``: what the suite says of every line, and what was measured of its model."""
-    lines = [(line, line.model(trained[line.training])) for line in lines_of(suite)]
-    for line, name in lines:
-        said = {"table": line.table, "label": line.label, "seed": line.training.seed}
-        yield {**measured[name], **said, "members": line.members}
-    for name in models_of(suite, trained)[len(lines) :]:
-        yield {**measured[name], "table": None, "label": None, "seed": None}
+    suite: DefenseSuite, lines: Sequence[Line], trained: Mapping[Train, str],
+    measured: Mapping[str, Mapping[str, Any]],
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """Rows of ``models``: what the suite says of every line, and what was counted and measured of it."""
+    for line in lines:
+        name = line.model(trained[line.training])
+        said = {
+            "table": line.table, "label": line.label, "seed": line.training.seed,
+            "members": line.members, "control": line.control,
+        }  # fmt: skip
+        yield {**measured[name], **_counted(name, len(opened(line.training.data))), **said}
+    for name in models_of(suite, lines, trained)[len(lines) :]:
+        yield {**measured[name], **_counted(name), "table": None, "label": None, "seed": None}
+
+
+def _counted(name: str, images: int | None = None) -> dict[str, float]:
+    """The compute of a training, per training image and in seconds; empty where it is not known."""
+    from advens.defenses.control import training_compute
+
+    found = training_compute(name) or {}
+    images = int(found.get("images", images or 0))
+    if not images:
+        return {}
+    return {
+        "train_forwards": found["forwards"] / images,
+        "train_backwards": found["backwards"] / images,
+        "train_seconds": found["seconds"],
+    }
 
 
 def defense_suite(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from advens.benchmarks import defense_goal
+from advens.benchmarks.controls import to_be_controlled, with_controls
 from advens.benchmarks.goals import ATTACK_GOALS
 from advens.benchmarks.plan import Outline, named_models, outline
 from advens.benchmarks.suites import AnySuite, BuiltSet, DefenseSuite, Suite, expanded
@@ -90,18 +91,32 @@ def estimate(suite: Suite, seen: Outline) -> Iterator[str]:
 
 def _defenses(suite: DefenseSuite) -> Iterator[str]:
     """The same for a suite of defenses: trainings, models, and what every run in its folder costs."""
-    lines = defense_goal.lines_of(suite)
     defense_goal.check(suite)
+    lines = defense_goal.lines_of(suite)
+    trained = None
+    if suite.training and not downloads(suite.training.data):
+        trained = {task: task.trained_name() for task in defense_goal.trainings(lines)}
+    open_ = to_be_controlled(lines, trained)
+    if trained is not None and not open_:
+        lines = with_controls(suite, lines, trained)
     yield f"suite      {suite.name}: l_inf {', '.join(suite.budgets)}, data {suite.data}"
+    declared = {line.training for line in defense_goal.lines_of(suite)}
     for training in dict.fromkeys(line.training for line in lines):
-        sizes = sorted({line.members for line in lines if line.training == training})
-        yield f"train      {training.title}: members {', '.join(map(str, sizes))}"
+        made = [line for line in lines if line.training == training]
+        if training in declared:
+            sizes = sorted({line.members for line in made if not line.alone})
+            yield f"train      {training.title}: members {', '.join(map(str, sizes))}"
+        else:
+            yield f"control    {made[0].label}, seed {training.seed}"
+    for line in open_:
+        yield f"control    {line.kind} with the compute of {line.label} of {line.members}"
     for name in suite.models:
         yield f"defense    {name}"
     own = suite.white_box or list(defense_goal.WHITE_BOX)
     yield f"transfer   {', '.join(suite.attacks)} on {', '.join(suite.surrogates)}"
     yield f"white-box  {', '.join((*own, *defense_goal.ADAPTIVE))} at the largest eps"
-    models = len(lines) + len(expanded(suite.models))
+    most = len(open_) * len(suite.seeds)  # controls
+    models = len(lines) + most + len(expanded(suite.models))
     sources = [suite.data, *([suite.training.data] if suite.training else [])]
     missing = [source for source in sources if downloads(source)]
     if not missing:
@@ -121,7 +136,9 @@ def _defenses(suite: DefenseSuite) -> Iterator[str]:
                 f"{looks:,} F to evaluate"
             )
     yield from _downloads([*expanded(suite.surrogates), *expanded(suite.models)], known=not missing)
-    yield f"{models} models of {len({line.training for line in lines})} trainings"
+    yield f"{models - most} models of {len({line.training for line in lines})} trainings"
+    if most:
+        yield f"at most {most} trainings of controls, whose epochs follow from the compute of the others"
 
 
 def _passes(suite: Suite, seen: Outline, images: int) -> tuple[int, int]:

@@ -20,6 +20,8 @@ import pandas as pd
 from advens.attacks.expectation import is_randomized
 from advens.benchmarks import defense_goal
 from advens.benchmarks.cells import Cell, by_depth
+from advens.benchmarks.controls import with_controls
+from advens.benchmarks.defense_goal import Line
 from advens.benchmarks.environment import environment, merged
 from advens.benchmarks.executors import Executor, Task, create_executor
 from advens.benchmarks.goals import ATTACK_GOALS, Goal
@@ -167,9 +169,8 @@ class Runner:
         defense_goal.check(suite)
         for source in (suite.data, *([suite.training.data] if suite.training else [])):
             find_data(source)
-        tasks = defense_goal.trainings(suite)
-        trained: dict[Train, str] = dict(zip(tasks, self.first("training", tasks), strict=True))
-        names = defense_goal.models_of(suite, trained)
+        lines, trained = self._trained(suite)
+        names = defense_goal.models_of(suite, lines, trained)
         randomized = [name for name in dict.fromkeys(names) if is_randomized(find_model(name))]
         parts = defense_goal.parts_of(suite, names, randomized)
         for part in parts.values():
@@ -186,9 +187,19 @@ class Runner:
             if report.failures:
                 return report
             last = self.progress.of(f"members ({len(parts) + 1} of {len(parts) + 1} parts)")
-            self._measured(suite, trained, store, last)
+            self._measured(suite, lines, trained, store, last)
             write_boards(store, suite)
         return report
+
+    def _trained(self, suite: DefenseSuite) -> tuple[list[Line], dict[Train, str]]:
+        """Train the defenses, then the controls, whose epochs follow from the compute that was counted."""
+        lines = defense_goal.lines_of(suite)
+        tasks = defense_goal.trainings(lines)
+        trained: dict[Train, str] = dict(zip(tasks, self.first("training", tasks), strict=True))
+        lines = with_controls(suite, lines, trained)
+        if more := [task for task in defense_goal.trainings(lines) if task not in trained]:
+            trained |= zip(more, self.first("training controls", more), strict=True)
+        return lines, trained
 
     def complete(self, plan: Plan, store: RunStore, suite: Suite) -> Report:
         """Craft the cells that are missing, evaluate the pairs that are missing, compute the boards.
@@ -332,10 +343,11 @@ class Runner:
         save_plan(plan, plan_path(store))
 
     def _measured(
-        self, suite: DefenseSuite, trained: Mapping[Train, str], store: RunStore, progress: Progress
-    ) -> None:
+        self, suite: DefenseSuite, lines: Sequence[Line], trained: Mapping[Train, str], store: RunStore,
+        progress: Progress,
+    ) -> None:  # fmt: skip
         """Measure every model, unless it was done, and write ``models``."""
-        names = defense_goal.models_of(suite, trained)
+        names = defense_goal.models_of(suite, lines, trained)
         tasks, models = defense_goal.measures(suite, names), BOARDS.get("models")
         paths = {task: measures_path(store, task) for task in tasks}
         missing = [task for task in tasks if not is_whole(paths[task], models.table)]
@@ -346,7 +358,8 @@ class Runner:
         measured = {
             task.name: read_table(paths[task], models.table).to_pylist()[0] for task in tasks
         }
-        write_models(path_of(store.directory, models), defense_goal.rows_of(suite, trained, measured))
+        rows = defense_goal.rows_of(suite, lines, trained, measured)
+        write_models(path_of(store.directory, models), rows)
 
 
 def write_boards(store: RunStore, suite: AnySuite) -> dict[str, pd.DataFrame]:

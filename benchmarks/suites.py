@@ -328,6 +328,9 @@ class DefenseEntry(BaseModel):
         members: the numbers of members it is trained with.
         label: its name on the tables.
         table: the table it stands on.
+        control: what is trained with the same compute to compare it with: adversarial training (``at``),
+            ``plain`` training or ``none``. Without, it is ``at`` for defenses that learn on adversarial
+            images, else ``plain``.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -336,6 +339,7 @@ class DefenseEntry(BaseModel):
     members: list[int] = Field(min_length=1)
     label: Title | None = None
     table: Title = "defenses"
+    control: Literal["at", "plain", "none"] | None = None
 
     @field_validator("members", mode="before")
     @classmethod
@@ -367,6 +371,8 @@ class DefenseSuite(BaseModel):
         models: defenses that exist already.
         training: what all trainings have in common.
         defenses: what is trained.
+        controls: whether controls of equal compute are trained, too, and the last member of each boosted
+            ensemble is also evaluated alone.
         measured: images that diversity and transfer between members are measured on.
         sanity: whether every model gets a sanity report, and when its checks fail.
         batch_size: images attacked at once (does not change results).
@@ -389,6 +395,7 @@ class DefenseSuite(BaseModel):
     models: list[str] = []
     training: TrainingTable | None = None
     defenses: list[DefenseEntry] = []
+    controls: bool = True
     measured: int = Field(200, ge=1)
     sanity: bool | SanityTable = True
     batch_size: int | None = Field(None, ge=1)

@@ -17,6 +17,7 @@ from torch import Tensor
 from advens.attacks.expectation import is_randomized
 from advens.benchmarks import defense_goal, tasks
 from advens.benchmarks.cells import Cell
+from advens.benchmarks.controls import with_controls
 from advens.benchmarks.evaluate import stored_cell
 from advens.benchmarks.executors import create_executor
 from advens.benchmarks.export import png_names
@@ -621,8 +622,11 @@ def verify_defenses(
     if not trial.is_file() or trial.read_bytes() != defense_goal.trial(suite):
         found.append(f"{trial.name} is not what {store.suite.name} gives")
     try:
-        trained = {task: task.trained_name() for task in defense_goal.trainings(suite)}
-        names = defense_goal.models_of(suite, trained)
+        lines = defense_goal.lines_of(suite)
+        trained = {task: task.trained_name() for task in defense_goal.trainings(lines)}
+        lines = with_controls(suite, lines, trained)
+        trained |= {task: task.trained_name() for task in defense_goal.trainings(lines)}
+        names = defense_goal.models_of(suite, lines, trained)
         randomized = [name for name in dict.fromkeys(names) if is_randomized(find_model(name))]
         parts = defense_goal.parts_of(suite, names, randomized)
     except InputError as error:
@@ -654,7 +658,7 @@ def verify_defenses(
         if path.name not in kept
     ]
     found += _measured(
-        path_of(folder, BOARDS.get("models")), [*defense_goal.rows_of(suite, trained, again)], folder
+        path_of(folder, BOARDS.get("models")), [*defense_goal.rows_of(suite, lines, trained, again)], folder
     )
     return [*found, *_boards(store)]
 

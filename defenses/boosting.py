@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ class Boosted:
     margin: float
     warm_start: bool
     training: Training
+    on_adversarial: ClassVar = True
 
     def phases(self) -> list[Phase]:
         """One phase for each member."""

@@ -22,11 +22,16 @@ MADRY = "Madry et al., ICLR 2018"
 
 
 class Everyone:
-    """All members learn at once, in one phase."""
+    """All members learn at once, in one phase.
+
+    Attributes:
+        on_adversarial: whether members learn on adversarial images.
+    """
 
     members: int
     training: Training
     how = "together"
+    on_adversarial: ClassVar = False
 
     def phases(self) -> list[Phase]:
         """One phase, in which all members learn."""
@@ -79,6 +84,7 @@ class AdversarialTraining(Alone):
     training: Training = Training(weight_decay=5e-4)
 
     added: ClassVar = ("awp",)
+    on_adversarial: ClassVar = True
 
     def loss(self, team: Team, batch: Batch) -> Tensor:
         made = own_adversarial(
@@ -137,6 +143,7 @@ class TRADES(Alone):
     training: Training = Training(weight_decay=5e-4)
 
     added: ClassVar = ("awp",)
+    on_adversarial: ClassVar = True
 
     def loss(self, team: Team, batch: Batch) -> Tensor:
         losses = []
@@ -189,6 +196,8 @@ class AdversarialCompSum(Alone):
     step_size: Positive = 2 / 255
     steps: Count = 10
     training: Training = Training(weight_decay=5e-4)
+
+    on_adversarial: ClassVar = True
 
     def loss(self, team: Team, batch: Batch) -> Tensor:
         losses = []

@@ -1,7 +1,7 @@
 """Saved ensembles: a folder, ``ensemble.json`` beside one safetensors file a member.
 
-`load_model` finds one as ``defense:PATH``, and its first members, where they were trained member by
-member, as ``defense:PATH?members=2``.
+`load_model` finds one as ``defense:PATH``, its first members, where they were trained member by member, as
+``defense:PATH?members=2``, and its second member alone as ``defense:PATH?member=2``.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from advens.files import read_regular
 from advens.models import bare, find_model, names_ensemble
 from advens.spec import Spec
 
+PARTS = ("members", "member")
+"""Options of a name that take a part of an ensemble."""
 _inside: ContextVar[tuple[Path, ...]] = ContextVar("_inside", default=())
 """The ensembles that are being read, the outermost first: a member may be an ensemble."""
 
@@ -84,16 +86,28 @@ def _member(path: Path, card: Any) -> Classifier:
 
 
 def is_ensemble(spec: Spec) -> bool:
-    """Every ``defense:PATH`` is one: its digest is of more than its weights."""
-    return True
+    """Whether a name stands for all or the first members of one: its digest is of more than its weights."""
+    return "member" not in spec.query
 
 
 def source(spec: Spec) -> Classifier:
     """The model source ``defense:PATH``."""
-    spec.only("members")
-    ensemble = load(spec.rest, spec.number("members"))
-    ensemble.name = spec.text
-    return ensemble
+    return named(spec, Path(spec.rest))
+
+
+def named(spec: Spec, path: Path) -> Classifier:
+    """What a name takes of the ensemble at ``path``: all of it, its first members or one of them."""
+    spec.only(*PARTS)
+    whole = load(path, spec.number("members"))
+    model: Classifier = whole
+    if (place := spec.number("member")) is not None:
+        if "members" in spec.query:
+            raise InputError(f"'{spec.text}': give 'members', the first ones, or 'member', only that one")
+        if not 1 <= place <= len(whole.members):
+            raise InputError(f"{path} has {len(whole.members)} members; member = {place} cannot be taken")
+        model = whole.members[place - 1]  # type: ignore[assignment]
+    model.name = spec.text
+    return model
 
 
 def _first(path: Path, cards: list[Any], count: int) -> dict[str, Any]:

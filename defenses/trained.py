@@ -2,7 +2,8 @@
 
 ``<cache>/<digest>/ensemble`` is a saved ensemble, ``ensemble.training`` beside it an unfinished one. The
 digest is that of the defense with its options, the architecture, the data and the seed. Defenses that train
-member by member contain the smaller ensembles too: ``trained:DIGEST?members=2``.
+member by member contain the smaller ensembles too: ``trained:DIGEST?members=2``. One member alone is
+``trained:DIGEST?member=2``.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from advens.cache import Folder, cache_root
+from advens.classifier import Classifier
 from advens.defenses import saved
-from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
 from advens.defenses.phases import Defense
+from advens.defenses.saved import is_ensemble as is_ensemble
 from advens.defenses.training import Progress, train, what
 from advens.digest import value_digest
 from advens.errors import InputError
@@ -57,34 +59,32 @@ def name_of(defense: Defense, arch: str, data: Dataset, seed: int = 0) -> str:
     return f"trained:{value_digest([VERSION, json.loads(json.dumps(what(defense, arch, data, seed)))], 20)}"
 
 
-def load(spec: Spec) -> Ensemble | RandomizedEnsemble:
+def load(spec: Spec) -> Classifier:
     """The model source ``trained:DIGEST``.
 
     Raises:
         InputError: the cache holds no such training, or as `advens.defenses.saved.load`.
     """
     check(spec)
-    ensemble = saved.load(_ensemble(spec.rest), spec.number("members"))
-    ensemble.name = spec.text
-    return ensemble
-
-
-def is_ensemble(spec: Spec) -> bool:
-    """Every ``trained:DIGEST`` is one."""
-    return True
+    return saved.named(spec, folder_of(spec))
 
 
 def check(spec: Spec) -> None:
     """Raise InputError when the cache has no such training."""
-    spec.only("members")
+    spec.only(*saved.PARTS)
     if not re.fullmatch(r"[0-9a-f]+", spec.rest):
         raise InputError(f"model '{spec.text}': write trained:DIGEST, as a suite of defenses names them")
-    if not _ensemble(spec.rest).is_dir():
+    if not folder_of(spec).is_dir():
         raise InputError(f"model '{spec.text}': {_cache()} holds no such training; train it again")
 
 
 def _cache() -> Path:
     return cache_root("trained")
+
+
+def folder_of(spec: Spec) -> Path:
+    """Where the ensemble of a name lies, or would lie."""
+    return _ensemble(spec.rest)
 
 
 def _ensemble(key: str) -> Path:

@@ -244,7 +244,7 @@ def train(
     ensemble.eval().requires_grad_(False)
     if isinstance(defense, Nested):
         about["nested"] = defense.nested(run.history)
-    about["compute"] = spent(defense, run.history)
+    about["compute"], about["images"] = spent(defense, run.history), len(batch.labels)
     with new_folder(out) as fresh_folder:
         ensemble.write(fresh_folder)
         pd.DataFrame(run.history).to_parquet(fresh_folder / "history.parquet", index=False)

@@ -101,7 +101,7 @@ class Format(Protocol):
 
 @dataclass(frozen=True)
 class Plain:
-    """Text as it is.
+    """Text as it is; nothing where there is none.
 
     Args:
         width: characters of a line on a terminal; 0 breaks no line.
@@ -114,7 +114,7 @@ class Plain:
     right: bool = False
 
     def cells(self, frame: pd.DataFrame, name: str, folded: bool) -> list[str]:
-        values = [str(value) for value in frame[name]]
+        values = ["" if value is None or value != value else str(value) for value in frame[name]]
         values = shorten(values) if self.short else values
         return [fold(value, self.width) for value in values] if self.width and folded else values
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,16 @@ from advens.results.boards.board import Board, declare, read_board, to_table
 from advens.results.boards.leaderboard import LEVEL
 from advens.results.boards.rows import NoRows, Rows
 from advens.results.columns import INT, REAL, TEXT, Column
-from advens.results.formats import Count, Ensemble, HalfInterval, Interval, Number, Percent, Plain
+from advens.results.formats import (
+    Count,
+    Ensemble,
+    HalfInterval,
+    Interval,
+    Number,
+    Numbers,
+    Percent,
+    Plain,
+)
 from advens.results.statistics import (
     LEAST_TRAININGS,
     Estimate,
@@ -41,7 +50,8 @@ from advens.results.store import read_json, write_table
 KEYS = ["table", "label", "members"]
 LINE = ["table", "label", "members", "seed"]
 """What names a line of a table, and the training behind it."""
-NUMBERS = ("diversity", "mflops")
+TRAINING = ("train_forwards", "train_backwards", "train_seconds")
+NUMBERS = ("diversity", "mflops", *TRAINING)
 """Measures that are no fractions of images."""
 TRIAL = "trial.json"
 WHITE_BOX = "white-box"
@@ -168,11 +178,13 @@ def defenses(rows: Rows) -> pd.DataFrame:
         for measure in (*(f"open {attack}" for attack in trial.attacks), "open worst"):
             line[measure] = float(left.get((name, measure), nothing).mean())
     gaps = missed(by_image, f"transfer {trial.budgets[-1]}")
-    about = [*LINE, "defense", "kind"] if known["label"].notna().any() else ["defense", "kind", "members"]
+    about = ["defense", "kind", "members"]
+    if known["label"].notna().any():
+        about = [*LINE, "control", "defense", "kind"]
     table: pd.DataFrame = pd.DataFrame([
         {key: row[key] for key in about}
         | lines[row["defense"]]
-        | {key: row[key] for key in ("diversity", "shared", "mflops")}
+        | {key: row[key] for key in ("diversity", "shared", "mflops", *TRAINING)}
         | {"missed": gaps.get(row["defense"], math.nan)}
         for row in known.to_dict(orient="records")
     ])  # fmt: skip
@@ -251,13 +263,14 @@ def pooled(each: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     """
     measures = [
         name for name in each.columns
-        if name not in (*KEYS, "seed", "defense", "kind", "n", "n open")
+        if name not in (*KEYS, "seed", "control", "defense", "kind", "n", "n open")
         and not name.endswith((" low", " high"))
     ]  # fmt: skip
     rows = []
     for key, group in each.groupby(KEYS, sort=False):
         row: dict[str, Any] = dict(zip(KEYS, key, strict=True))
         row |= {"kind": group["kind"].iloc[0], "trainings": len(group)}
+        row |= {"control": group["control"].iloc[0]} if "control" in group else {}
         row |= {name: int(group[name].iloc[0]) for name in ("n", "n open")}
         for name in measures:
             values = group[name].dropna().to_numpy(float)
@@ -309,6 +322,18 @@ def pooled_notes(table: pd.DataFrame) -> list[str]:
     return [line.format(*map(int, most), about) for line in POOLED_NOTES]
 
 
+_TRAINING = (
+    Column("train_forwards", REAL, "forward passes of the training through single members",
+           unit="pass per training image", nullable=True, optional=True, header="passes",
+           format=Numbers("train_backwards"), when="known"),
+    Column("train_backwards", REAL, "backward passes of the training through single members",
+           unit="pass per training image", nullable=True, optional=True),
+    Column("train_seconds", REAL, "time of the training", unit="s", nullable=True, optional=True,
+           header="seconds", format=Number(), when="known"),
+)  # fmt: skip
+"""Compute of a training, as it was counted; null where it is not known, as of models made elsewhere."""
+_CONTROL = Column("control", TEXT, "label of the line that was trained with as much compute", optional=True,
+                  nullable=True, header="control", when="known")  # fmt: skip
 MODELS = (
     Column("defense", TEXT, "model that was evaluated"),
     Column("kind", TEXT, "single, mean (the members' mean) or randomized (a member is drawn)"),
@@ -316,6 +341,8 @@ MODELS = (
     Column("table", TEXT, "table of the suite that the line belongs to", nullable=True),
     Column("label", TEXT, "label of the line", nullable=True),
     Column("seed", INT, "seed of the training", nullable=True),
+    _CONTROL,
+    *_TRAINING,
     Column("mflops", REAL, "floating-point operations of one inference", unit="10^6", nullable=True),
     Column("diversity", REAL, "mean of DVERGE's diversity over pairs of members", unit="nat", nullable=True),
     Column("shared", REAL, "mean rate at which images crafted on one member break another", unit="fraction",
@@ -353,6 +380,7 @@ _RATES = (
 DEFENSES = (
     *_LINE,
     Column("seed", INT, "seed of the training", optional=True),
+    replace(_CONTROL, header=None),
     Column("defense", TEXT, "model that was evaluated"),
     Column("kind", TEXT, "single, mean (the members' mean) or randomized (a member is drawn)", header="",
            format=Ensemble("members")),
@@ -372,6 +400,7 @@ DEFENSES = (
            nullable=True, header="shared", format=Percent()),
     Column("mflops", REAL, "floating-point operations of one inference", unit="10^6", nullable=True,
            header="MFLOP", format=Number()),
+    *_TRAINING,
 )  # fmt: skip
 
 STUDY = (
@@ -395,6 +424,8 @@ STUDY = (
            nullable=True, header="shared", format=HalfInterval(), when="known"),
     Column("mflops", REAL, "floating-point operations of one inference", unit="10^6", nullable=True,
            header="MFLOP", format=Number(), when="known"),
+    *_TRAINING,
+    _CONTROL,
 )  # fmt: skip
 
 REMADE = "'advens run' or 'advens defend'"
@@ -406,7 +437,9 @@ declare(Board(
     "defenses", "the accuracy that transfer and white-box attacks leave to each defense", DEFENSES, defenses,
     below="models, images and samples", remade=REMADE, caption=lambda _: list(NOTES), layout="columns",
     keys=("defense",),
-    order=("kind", "clean", "transfer *", "open *", "missed", "diversity", "shared", "mflops"),
+    order=(
+        "kind", "clean", "transfer *", "open *", "missed", "diversity", "shared", "mflops", "train_*",
+    ),
 ))  # fmt: skip
 declare(Board(
     "study", "defenses over several trainings, with intervals and letters", STUDY, study,

@@ -26,7 +26,7 @@ QUICK = {
 TINY: dict[str, Any] = {
     "name": "tiny", "goal": "defense", "data": "digits:test", "limit": 10, "white_box_limit": 6,
     "seeds": [0, 1], "eps": [0.2, 0.05],
-    "surrogates": ["toys:centroid?seed=1"], "attacks": ["fgsm", "mifgsm"],
+    "surrogates": ["toys:centroid?seed=1"], "attacks": ["fgsm", "mifgsm"], "controls": False,
     "training": QUICK,
     "defenses": [
         {"name": "plain", "members": [1, 2]},
@@ -101,6 +101,43 @@ def test_the_whole_study(advens: Any, written: Any, tmp_path: Path, monkeypatch:
     advens("matrix", out).refused("one of the runs in it: transfer-0.05, transfer-0.2, white-box")
 
 
+def test_controls(advens: Any, written: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are trained after what they are compared with, and are lines like others."""
+    suite = written(
+        controls=True, seeds=[0], eps=[0.1],
+        training=QUICK | {"eps": 0.1, "steps": 1},
+        defenses=[{"name": "at", "members": 1}, {"name": "mrboost", "members": [1, 2]}],
+    )  # fmt: skip
+    out = tmp_path / "out"
+    before = advens("run", suite, "--out", out, "--dry-run").done().out
+    assert "control    at with the compute of mrboost of 2" in before
+    assert "at most 2 trainings of controls" in before
+    said = advens("run", suite, "--out", out).done().out
+    table = pd.read_parquet(out / "study.parquet").set_index(["label", "members"])
+    assert table["control"].fillna("").to_dict() == {
+        ("at", 1): "", ("mrboost", 1): "at", ("mrboost", 2): "at, 2 epochs",
+        ("mrboost, member 2 alone", 1): "", ("at, 2 epochs", 1): "",
+    }  # fmt: skip
+    assert table["train_forwards"].tolist() == [2, 2, 5, 5, 4]  # two steps on two members, then one to learn
+    assert (table["train_forwards"] == table["train_backwards"]).all()
+    assert table["kind"].tolist() == ["mean", "mean", "mean", "single", "mean"]
+    for words in ("at, 2 epochs", "control", "passes", "5/5"):
+        assert words in said
+    models = pd.read_parquet(out / "models.parquet").set_index("label")["defense"]
+    assert models["mrboost, member 2 alone"].endswith("?member=2")
+    advens("verify", out).done()
+    after = advens("run", suite, "--out", out, "--dry-run").done().out
+    assert "control    at, 2 epochs, seed 0" in after
+    assert "5 models of 3 trainings" in after
+    monkeypatch.setattr(training.Run, "go", None)
+    assert "nothing to do" in advens("run", suite, "--out", out).done().out
+
+    # a training from before compute was counted
+    folder = next((tmp_path / "cache").rglob("training.json"))
+    folder.write_text(json.dumps({**json.loads(folder.read_text()), "compute": None}))
+    advens("run", suite, "--out", out).refused("was not counted when it was trained")
+
+
 def test_smaller_ones_are_cut_from_the_largest() -> None:
     lines = lines_of(DefenseSuite.model_validate(TINY | {"defenses": [
         {"name": "plain", "members": [2, 3]}, {"name": "adp", "members": [2, 3]},
@@ -142,6 +179,8 @@ def test_a_dry_run_trains_nothing(advens: Any, written: Any, tmp_path: Path) -> 
         ({"surrogate": ["digits:vit"]}, "did you mean 'surrogates'"),
         ({"attacks": ["fgsmm"]}, "did you mean 'fgsm'"),
         ({"eps": ["x"]}, "eps"),
+        ({"controls": "some"}, "controls"),
+        ({"defenses": [{"name": "plain", "members": 2, "control": "both"}]}, "control"),
         ({"surrogates": ["digits:nothing"]}, "nothing"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 
 from advens.errors import InputError
 from advens.results.boards import board_mismatches, read_board, to_table, write_board
-from advens.results.boards.defenses import pooled, white_box, write_models
+from advens.results.boards.defenses import TRAINING, pooled, white_box, write_models
 from advens.results.statistics import wilson
 from advens.results.store import RunStore, write_table
 
@@ -29,7 +29,9 @@ def model(name: str, **more) -> dict:
         "diversity": 1.5 if pairs else None, "shared": 0.375 if rates else None, "measured": 200, "eps": 0.2,
         "measure_seed": 0, "pairs": json.dumps(pairs) if pairs else None,
         "rates": json.dumps(rates) if rates else None, "counted": "[10, 10]" if rates else None,
-        "digest": "d", **more,
+        "digest": "d", "train_forwards": None if kind == "single" else 30.0,
+        "train_backwards": None if kind == "single" else 20.0,
+        "train_seconds": None if kind == "single" else 1.5, **more,
     }  # fmt: skip
 
 
@@ -73,7 +75,7 @@ def folder(tmp_path, run, rows):
 
 LINES = [
     model("defense:mean", table="T", label="mean", seed=0),
-    model("defense:drawn", table="T", label="drawn", seed=0),
+    model("defense:drawn", table="T", label="drawn", seed=0, control="mean"),
     model("digits:vit", table="T", label="vit", seed=0),
     model("digits:vit", table="U", label="again", seed=0),
 ]
@@ -122,7 +124,7 @@ def as_before(directory) -> tuple[pd.DataFrame, pd.DataFrame]:
                 for measure, values in left.items() if len(values)
             ]
     for name in NAMES:
-        table[name] |= {key: known[name][key] for key in ("diversity", "shared", "mflops")}
+        table[name] |= {key: known[name][key] for key in ("diversity", "shared", "mflops", *TRAINING)}
     found = pd.concat(images, ignore_index=True)
     each = pd.DataFrame(table.values())
     left = found[found["measure"].isin([f"transfer {BUDGETS[-1]}", "open worst"])]
@@ -151,7 +153,7 @@ def test_of_a_study_every_line_has_a_row_and_the_pool_follows(folder):
     directory = folder(LINES)
     found = written(directory)
     plain, images = as_before(directory)
-    lines = pd.DataFrame(LINES)[["table", "label", "members", "seed", "defense"]]
+    lines = pd.DataFrame(LINES)[["table", "label", "members", "seed", "control", "defense"]]
     each = lines.merge(plain.drop(columns="members"), on="defense", how="left", validate="many_to_one")
     pd.testing.assert_frame_equal(found["defenses"], each, check_dtype=False, check_exact=True)
     table = pooled(each, images)
