@@ -121,7 +121,7 @@ def test_an_interrupted_one_goes_on(data: Any, cache: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [("trained:../x", "write trained:DIGEST"), ("trained:abc", "train it again"),
-     ("trained:abc?member=2", "did you mean 'members'")],
+     ("trained:abc?membrs=2", "did you mean 'members'")],
 )  # fmt: skip
 def test_what_is_not_there(name: str, said: str, cache: Path) -> None:
     with pytest.raises(InputError, match=said):
