@@ -692,6 +692,9 @@ def checks(directory: Path) -> tuple[Check, ...]:
 
 # --- defenses -------------------------------------------------------------------------------------
 
+_ABOUT = (
+    "table", "label", "members", "kind", "trainings", "defense", "seed", "control", "n", "n open",
+)  # fmt: skip
 _NUMBERS = (
     "diversity", "mflops", "train_forwards", "train_backwards", "train_seconds",
 )  # fmt: skip
@@ -732,7 +735,7 @@ def _defenses(
 def _line(row: Mapping[str, Any], label: str) -> Line:
     names = [
         str(name) for name in row
-        if name not in ("table", "label", "members", "kind", "trainings", "defense", "seed", "n", "n open")
+        if name not in _ABOUT
         and not str(name).endswith((" low", " high", " group"))
     ]  # fmt: skip
     rates = {
