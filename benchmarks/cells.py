@@ -47,6 +47,8 @@ class Cell:
         goal: of the suite.
         after: the cell whose unbroken samples this one attacks; empty for none.
         bases: digests of its models' weights, and of the models that these were built from.
+        round: which of the rounds that follow an attack until it has converged; 0 for the attack itself.
+        until: the share of all images of which a round must break less to be the last.
     """
 
     suite: str
@@ -65,6 +67,8 @@ class Cell:
     goal: str = "transfer"
     after: str = ""
     bases: tuple[str, ...] = ()
+    round: int = 0
+    until: float | None = None
 
     @property
     def key(self) -> str:
@@ -72,6 +76,9 @@ class Cell:
         determined = asdict(self)
         for name in ("data", "family", "specs", "bases"):  # said by fingerprint, params and digests
             determined.pop(name)
+        del determined["until"]  # it decides whether there is a cell, not what is in it
+        if not self.round:  # names of cells from before there were rounds
+            del determined["round"]
         if self.goal == type(self).goal:  # names of cells from before there were other goals
             del determined["goal"], determined["after"]
         return value_digest([CRAFT_VERSION, json.loads(json.dumps(determined))], 32)
@@ -82,9 +89,16 @@ class Cell:
         return f"{self.attack} on {self.surrogates}"
 
     @property
+    def chain(self) -> str:
+        """Of a round: the attack, model and seed that it and other rounds follow."""
+        return f"{self.attack.removesuffix(f', round {self.round}')} on {self.surrogates}, seed {self.seed}"
+
+    @property
     def random_seed(self) -> int:
-        """What the attack's randomness is derived from."""
+        """What the attack's randomness is derived from; in a round, the same for all shards."""
         attack = json.dumps(self.params, sort_keys=True)
+        if self.round:
+            return derive(self.seed, attack, "round", self.round)
         return derive(self.seed, attack, self.shard[0] // self.shard_size)
 
     def knows(self, model: Classifier | ModelCard) -> bool:
@@ -114,15 +128,18 @@ class Cell:
 
     def to_json(self) -> dict[str, Any]:
         """The cell as an examples file describes it."""
-        return {
+        said = {
             STORED_AS.get(name, name): value
             for name, value in json.loads(json.dumps(asdict(self))).items()
         }
+        return said if self.round else {k: v for k, v in said.items() if k not in ("round", "until")}
 
     @classmethod
     def from_json(cls, description: dict[str, Any]) -> Cell:
         """The cell an examples file describes. Raises ValueError when it describes none."""
-        said = {"goal": cls.goal, "after": cls.after, "bases": cls.bases, **description}
+        said = {
+            "goal": cls.goal, "after": cls.after, "bases": cls.bases, "round": cls.round, **description
+        }  # fmt: skip
         cell = _CELL.validate_python(
             {f.name: said.get(STORED_AS.get(f.name, f.name)) for f in fields(cls)}
         )
@@ -131,6 +148,8 @@ class Cell:
             raise ValueError("its shard is empty")
         if not cell.specs or len(cell.specs) != len(cell.digests):
             raise ValueError("its surrogates do not have one digest each")
+        if cell.round < 0 or bool(cell.round) != (cell.until is not None):
+            raise ValueError("a round of rounds says until when there are more")
         return cell
 
 

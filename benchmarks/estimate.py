@@ -5,12 +5,12 @@ Nothing is downloaded, and no weights are loaded; the data are listed, not decod
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from advens.benchmarks import defense_goal
 from advens.benchmarks.controls import to_be_controlled, with_controls
 from advens.benchmarks.goals import ATTACK_GOALS
-from advens.benchmarks.plan import Outline, named_models, outline
+from advens.benchmarks.plan import Outline, Stage, named_models, outline
 from advens.benchmarks.suites import AnySuite, BuiltSet, DefenseSuite, Suite, expanded
 from advens.datasets import Dataset, find_data
 from advens.datasets.classes import check_classes
@@ -45,6 +45,16 @@ def _attacks(suite: Suite) -> Iterator[str]:
     for (label, name), stage in seen.stages.items():
         spent = stage.attack.passes(len(seen.sets[name]))
         yield f"attack     {label} on {name}: {_most(suite)}{spent.forward} F, {spent.backward} B per image"
+    lasts = {
+        (label.removesuffix(f", round {stage.round}"), name): stage
+        for (label, name), stage in seen.rounds.items()
+    }
+    for (label, name), last in lasts.items():
+        spent = last.attack.passes(len(seen.sets[name]))
+        yield (
+            f"rounds     after {label} on {name}: up to {last.round}, until one breaks less than "
+            f"{last.until:.3g} of all images; each at most {spent.forward} F, {spent.backward} B per image"
+        )
     yield from estimate(suite, seen)
 
 
@@ -75,7 +85,13 @@ def estimate(suite: Suite, seen: Outline) -> Iterator[str]:
             f"{cells} cells: {len(data):,} images in {shards} shards of {suite.shard}, {seeds} seeds; "
             f"{len(seen.targets)} targets are evaluated on each"
         )
-        forward, backward = _passes(suite, seen, len(data))
+        if seen.rounds:
+            forward, backward = _passes(suite, seen.rounds, seen.sets, len(data))
+            yield (
+                f"rounds     up to {len(seen.rounds) * seeds * shards} more cells, at most {forward:,} F, "
+                f"{backward:,} B"
+            )
+        forward, backward = _passes(suite, seen.stages, seen.sets, len(data))
         crafted = len(seen.stages) * seeds * len(data)
         looks = (crafted + len(data)) * len(seen.targets)
         yield (
@@ -127,7 +143,8 @@ def _defenses(suite: DefenseSuite) -> Iterator[str]:
             images = min(count, part.limit or count)
             seen = outline(part, held_out=False)
             forward, backward = (
-                spent * (models if alone else 1) for spent in _passes(part, seen, images)
+                spent * (models if alone else 1)
+                for spent in _passes(part, seen.stages | seen.rounds, seen.sets, images)
             )
             crafted = len(seen.stages) * images * (models if alone else 1)
             looks = crafted if alone else crafted * models
@@ -141,9 +158,11 @@ def _defenses(suite: DefenseSuite) -> Iterator[str]:
         yield f"at most {most} trainings of controls, whose epochs follow from the compute of the others"
 
 
-def _passes(suite: Suite, seen: Outline, images: int) -> tuple[int, int]:
-    """Forward and backward passes of all attacks on all images."""
-    spent = [stage.attack.passes(len(seen.sets[name])) for (_, name), stage in seen.stages.items()]
+def _passes(
+    suite: Suite, stages: Mapping[tuple[str, str], Stage], sets: Mapping[str, tuple[str, ...]], images: int
+) -> tuple[int, int]:
+    """Forward and backward passes of attacks on all images."""
+    spent = [stage.attack.passes(len(sets[name])) for (_, name), stage in stages.items()]
     forward, backward = (
         len(suite.seeds) * images * sum(passes[i] for passes in spent) for i in (0, 1)
     )

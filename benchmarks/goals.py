@@ -158,6 +158,7 @@ def white_box_images(work: Work) -> Crafted:
     oracle = RowOracle(
         [model], attack.threat, x, y, None if work.target is None else work.target.to(device),
         seed=work.cell.random_seed, eot=getattr(attack, "eot", 1), eight_bit=True,
+        first=work.cell.shard[0] if work.cell.round else 0,
     )  # fmt: skip
     with borrowed([model]):
         places = _unbroken(oracle, work)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from advens.benchmarks.suites import (
+    ROUNDS,
     AnySuite,
     AttackEntry,
     DefenseSuite,
@@ -72,7 +73,10 @@ def _attacks(suite: Suite, before: Suite, path: Path) -> Suite:
 
 
 def _entry(path: Path, before: AttackEntry, entry: AttackEntry) -> AttackEntry:
-    """An attack that may get more sets of surrogates, and is the same otherwise."""
+    """An attack that may get more sets of surrogates, and rounds, and is the same otherwise."""
+    if before.until is None or entry.until is None:  # rounds of either run are of the directory
+        rounds = {name: getattr(before if entry.until is None else entry, name) for name in ROUNDS}
+        before, entry = (each.model_copy(update=rounds) for each in (before, entry))
     alike = entry.model_copy(update={"surrogates": before.surrogates})
     if before != alike or (before.surrogates is None) != (entry.surrogates is None):
         raise _conflict(path, f"attack '{entry.title}'", _shown(before), _shown(entry))

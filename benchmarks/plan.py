@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -30,21 +30,35 @@ class Stage:
     Args:
         attack, family: the attack.
         after: label of the stage before; empty for the first.
+        round, until: of a round that may follow a sequence; see `Cell`.
     """
 
     attack: Attack
     family: str
     after: str = ""
+    round: int = 0
+    until: float | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells of a suite and the targets that are evaluated on their images."""
+    """All cells of a suite and the targets that are evaluated on their images.
+
+    Args:
+        suite, cards, targets, cells: see above.
+        rounds: the cells of rounds that may follow, if those before break enough; in order.
+    """
 
     suite: Suite
     cards: dict[str, ModelCard]
     targets: tuple[str, ...]
     cells: tuple[Cell, ...]
+    rounds: tuple[Cell, ...] = ()
+
+    def extended(self, rounds: Iterable[Cell]) -> Plan:
+        """The plan with some of the rounds among its cells."""
+        there = {cell.key for cell in self.cells}
+        return replace(self, cells=(*self.cells, *(cell for cell in rounds if cell.key not in there)))
 
     def white_box(self, cell: Cell, target: str) -> bool:
         """Whether a target is white-box to a cell."""
@@ -77,11 +91,18 @@ def target_key(target: str, digest: str) -> str:
 
 @dataclass(frozen=True)
 class Outline:
-    """What can be said of a suite without loading a model or the data: for ``--dry-run``."""
+    """What can be said of a suite without loading a model or the data: for ``--dry-run``.
+
+    Args:
+        sets, targets: models by set, and targets.
+        stages: attacks by label and set.
+        rounds: those that may follow, by label and set.
+    """
 
     sets: dict[str, tuple[str, ...]]
     targets: tuple[str, ...]
-    stages: dict[tuple[str, str], Stage]  # (label, set) -> stage
+    stages: dict[tuple[str, str], Stage]
+    rounds: dict[tuple[str, str], Stage]
 
 
 def outline(suite: Suite, held_out: bool = True, built: Sets | None = None) -> Outline:
@@ -112,13 +133,22 @@ def _outline(suite: Suite, held_out: bool, built: Sets) -> Outline:
     stages: dict[tuple[str, str], Stage] = {}
     for entry in suite.attacks:
         for name in _sets_of(entry, suite, sets):
-            for label, stage in stages_of(suite, entry, len(sets[name])):
+            own = stages_of(suite, entry, len(sets[name]))
+            for label, stage in [*own, *rounds_of(suite, entry, own, len(sets[name]))]:
                 if stages.setdefault((label, name), stage) != stage:
                     raise InputError(
                         f"suite '{suite.name}': two attacks called '{label}' have other options; "
                         "give one a label"
                     )
-    return Outline(sets, targets, stages)
+            if entry.until is not None and not set(sets[name]) <= set(targets):
+                raise InputError(
+                    f"suite '{suite.name}': attack '{entry.title}': 'until' needs {', '.join(sets[name])} "
+                    "among the targets: what a round breaks is counted on the model itself"
+                )
+    return Outline(
+        sets, targets, {key: stage for key, stage in stages.items() if not stage.round},
+        {key: stage for key, stage in stages.items() if stage.round},
+    )  # fmt: skip
 
 
 def make_plan(
@@ -143,7 +173,7 @@ def make_plan(
     ]
     fingerprints = {shard: data.fingerprint(slice(*shard)) for shard in shards}
     cells: dict[tuple[str, str, int, tuple[int, int]], Cell] = {}
-    for (label, name), stage in seen.stages.items():
+    for (label, name), stage in (seen.stages | seen.rounds).items():
         for seed, shard in product(suite.seeds, shards):
             models = each[name, seed]
             cells[(label, name, seed, shard)] = Cell(
@@ -163,6 +193,8 @@ def make_plan(
                 goal=suite.goal,
                 after=cells[(stage.after, name, seed, shard)].key if stage.after else "",
                 bases=tuple(dict.fromkeys(b for m in models for b in origins(cards[m]))),
+                round=stage.round,
+                until=stage.until,
             )
     for (name, _), models in each.items():
         digests = {d for m in models for d in (cards[m].digest, *origins(cards[m]))}
@@ -173,9 +205,11 @@ def make_plan(
                 "none is held out"
             )
     # by set, so that a set's models are loaded once
+    ordered = sorted(cells.values(), key=lambda cell: cell.surrogates)
     return Plan(
-        suite, cards, seen.targets, tuple(sorted(cells.values(), key=lambda cell: cell.surrogates))
-    )
+        suite, cards, seen.targets, tuple(cell for cell in ordered if not cell.round),
+        tuple(cell for cell in ordered if cell.round),
+    )  # fmt: skip
 
 
 def surrogate_sets(suite: Suite, built: Sets) -> dict[str, tuple[str, ...]]:
@@ -211,20 +245,64 @@ def stages_of(suite: Suite, entry: AttackEntry, surrogates: int) -> list[tuple[s
     names = {name for name, _ in stages}
     found: list[tuple[str, Stage]] = []
     for number, (name, options) in enumerate(stages):
-        given = options | {
-            k: v for k, v in entry.options.items() if k.partition(".")[0] not in names
-        }
-        given |= {
-            k.removeprefix(f"{name}."): v
-            for k, v in entry.options.items()
-            if k.startswith(f"{name}.")
-        }
+        given = options | _given(entry, name, names)
         attack = _attack(suite, name, given, entry, surrogates)
         whole = number + 1 == len(stages)
         label = entry.title if whole else "+".join(name for name, _ in stages[: number + 1])
         after = found[-1][0] if found else ""
         found.append((label, Stage(attack, attack_info(name).family, after)))
     return found
+
+
+def _given(entry: AttackEntry, name: str, names: set[str]) -> dict[str, Any]:
+    """The options of an entry for one of its attacks: those for all, and those that name it."""
+    names = names | {entry.round_attack or ""}
+    every = {k: v for k, v in entry.options.items() if k.partition(".")[0] not in names}
+    own = f"{name}."
+    return every | {k.removeprefix(own): v for k, v in entry.options.items() if k.startswith(own)}
+
+
+def rounds_of(
+    suite: Suite, entry: AttackEntry, stages: list[tuple[str, Stage]], surrogates: int
+) -> list[tuple[str, Stage]]:
+    """The rounds that may follow the attacks of an entry, with their labels; none without ``until``.
+
+    Raises:
+        InputError: the attack of the rounds would do the same in every round.
+    """
+    if entry.until is None:
+        return []
+    from advens.attacks import attack_info
+
+    own = dict(zip((name for name, _ in ATTACK_GOALS[suite.goal].stages(entry.name)), stages, strict=False))
+    if (name := entry.round_attack) is None:
+        random = {name: stage for name, (_, stage) in own.items() if repeatable(stage.attack)}
+        gradient = [name for name, stage in random.items() if stage.attack.passes(surrogates).backward]
+        name = (gradient or [*random] or [""])[-1]
+    if name in own:
+        attack, family = own[name][1].attack, own[name][1].family
+    elif name:
+        attack = _attack(suite, name, _given(entry, name, {*own}), entry, surrogates)
+        family = attack_info(name).family
+    if not name or not repeatable(attack):
+        raise InputError(
+            f"suite '{suite.name}': attack '{entry.title}': rounds repeat a white-box attack from new "
+            f"starts, and {f'{name!r} is' if name else 'here is'} none that starts at random; "
+            "name another, as round_attack = \"apgd-t\""
+        )
+    found, after = [], stages[-1][0]
+    for number in range(1, entry.most_rounds + 1):
+        label = f"{entry.title}, round {number}"
+        found.append((label, Stage(attack, family, after, number, entry.until)))
+        after = label
+    return found
+
+
+def repeatable(attack: Attack) -> bool:
+    """Whether an attack with another seed is another run, whose samples have numbers of their own."""
+    from advens.attacks.whitebox.engine import WhiteBox
+
+    return isinstance(attack, WhiteBox) and attack.random_start
 
 
 def _attack(

@@ -29,6 +29,7 @@ from advens.benchmarks.likeness import Answer, Comparison
 from advens.benchmarks.merge import agree
 from advens.benchmarks.plan import Plan, Sets, make_plan, outline
 from advens.benchmarks.progress import Progress
+from advens.benchmarks.rounds import due_rounds
 from advens.benchmarks.sanity import (
     CheckModel,
     keep,
@@ -209,26 +210,17 @@ class Runner:
             store: locked.
             suite: all that the directory holds, with what earlier runs put there.
         """
-        report = Report(store.directory, len(plan.cells))
+        report, goal = Report(store.directory), goal_of(suite)
         worker_cache.cache_clear()  # models and data may have changed since an earlier run of this process
-        folder, size = str(store.directory), plan.suite.batch_size
-        missing = {cell.key for cell in plan.cells if not self._crafted(store, cell)}
-        if missing or any(True for _ in pending(plan, store)):
-            _forget(store, missing, goal_of(suite))
-        for depth in by_depth(plan.cells, missing):
-            failed = {cell for cell, _ in report.failures}
-            crafts = [
-                Craft(folder, cell, size, self.trace) for cell in depth if cell.after not in failed
-            ]
-            report.crafted += self._cells("crafting", crafts, store, report)
-        failed = {cell for cell, _ in report.failures}
-        evaluations = [
-            Evaluate(folder, cell, target, plan.key(target), plan.white_box(cell, target), size)
-            for target, cell in pending(plan, store)
-            if cell.key not in failed
-        ]
-        report.evaluated += self._cells("evaluating", evaluations, store, report)
-        goal = goal_of(suite)
+        due: tuple[Cell, ...] | None = None
+        while due != (rounds := due_rounds(plan, store)).cells:  # what is done may make others due
+            due, whole = rounds.cells, plan.extended(rounds.cells)
+            if plan.rounds:
+                save_plan(whole, plan_path(store), rounds.undecided)
+            report.cells = len(whole.cells)
+            self._cells_of(whole, store, goal, report)
+        if plan.rounds:
+            save_plan(plan.extended(due), plan_path(store), rounds.undecided)
         compared = self._compared(store, suite, report)
         digest = settings_digest(suite)
         current = all(suite_digest(store.directory, name) == digest for name in goal.boards)
@@ -241,6 +233,26 @@ class Runner:
             checks = tasks_of(suite, cells.values())
             report.unsound += self._checked(checks, store, suite.sanity is False)
         return report
+
+    def _cells_of(self, plan: Plan, store: RunStore, goal: Goal, report: Report) -> None:
+        """Craft and evaluate what is missing of the cells of a plan, but for what failed before."""
+        folder, size = str(store.directory), plan.suite.batch_size
+        missing = {cell.key for cell in plan.cells if not self._crafted(store, cell)}
+        if missing or any(True for _ in pending(plan, store)):
+            _forget(store, missing, goal)
+        for depth in by_depth(plan.cells, missing):
+            failed = _failed(plan, report)
+            crafts = [
+                Craft(folder, cell, size, self.trace) for cell in depth if cell.key not in failed
+            ]
+            report.crafted += self._cells("crafting", crafts, store, report)
+        failed = _failed(plan, report)
+        evaluations = [
+            Evaluate(folder, cell, target, plan.key(target), plan.white_box(cell, target), size)
+            for target, cell in pending(plan, store)
+            if cell.key not in failed
+        ]
+        report.evaluated += self._cells("evaluating", evaluations, store, report)
 
     def built(self, suite: Suite, data: Dataset) -> Sets:
         """The surrogate sets that a suite builds, by set and seed; what the cache holds stays as it is."""
@@ -377,6 +389,15 @@ def readable_cells(store: RunStore) -> Iterator[Cell]:
     for name in store.cells():
         with suppress(RunError, InputError, ValueError):
             yield Cell.from_json(read_cell(store.examples_path(name)))
+
+
+def _failed(plan: Plan, report: Report) -> set[str]:
+    """The cells that failed, and those that go on from these."""
+    failed = {cell for cell, _ in report.failures}
+    for cell in plan.cells:  # one that goes on from another comes after it
+        if cell.after in failed:
+            failed.add(cell.key)
+    return failed
 
 
 def pending(plan: Plan, store: RunStore) -> Iterable[tuple[str, Cell]]:

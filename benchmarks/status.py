@@ -6,7 +6,8 @@ Reads without torch and pandas, so that ``advens status`` answers at once.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from advens.files import read_regular
 from advens.results.store import RunStore, is_whole, write_bytes
 
 if TYPE_CHECKING:
+    from advens.benchmarks.cells import Cell
     from advens.benchmarks.plan import Plan
 
 
@@ -27,22 +29,31 @@ class Planned:
         targets: key of every target, by name.
         own: in a run that is not crossed, the key of the only attacked model that is evaluated on a
             cell, by cell.
+        rounds: for every attack that rounds follow, how many cells of these may still become due.
     """
 
     cells: dict[str, str]
     targets: dict[str, str]
     own: dict[str, str]
+    rounds: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, plan: Plan) -> Planned:
-        """What is kept of a plan."""
+    def of(cls, plan: Plan, undecided: Collection[Cell] | None = None) -> Planned:
+        """What is kept of a plan.
+
+        Args:
+            undecided: rounds that may still become due; all of the plan without.
+        """
         cells = {
             cell.key: f"{cell.title}, seed {cell.seed}, {cell.shard[0]}:{cell.shard[1]}"
             for cell in plan.cells
         }
         targets = {target: plan.key(target) for target in plan.targets}
         alone = [] if plan.suite.crossed else [c for c in plan.cells if c.specs[0] in targets]
-        return cls(cells, targets, {cell.key: targets[cell.specs[0]] for cell in alone})
+        rounds = dict.fromkeys((cell.chain for cell in plan.rounds), 0)
+        for cell in plan.rounds if undecided is None else undecided:
+            rounds[cell.chain] += 1
+        return cls(cells, targets, {cell.key: targets[cell.specs[0]] for cell in alone}, rounds)
 
     def keys(self, cell: str) -> set[str]:
         """The keys of the targets that are evaluated on a cell."""
@@ -59,19 +70,27 @@ def read_plan(path: Path) -> Planned:
     """What a ``plan.json`` holds. Raises InputError for a damaged file."""
     try:
         plan = json.loads(read_regular(path))
-        parts = [plan["cells"], plan["targets"], plan.get("own", {})]
+        parts, rounds = [plan["cells"], plan["targets"], plan.get("own", {})], dict(plan.get("rounds", {}))
         if not all(isinstance(text, str) for part in parts for text in part.values()):
             raise ValueError("names, titles and keys are text")
-        return Planned(*map(dict, parts))
+        if not all(type(count) is int and count >= 0 for count in rounds.values()):
+            raise ValueError("rounds are counted")
+        cells, targets, own = map(dict, parts)
+        return Planned(cells, targets, own, rounds)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise InputError(f"{path} is damaged; delete it and run the suite again") from None
 
 
-def save_plan(plan: Plan, path: Path) -> None:
-    """Write cells and targets, with those that an earlier run of the directory planned."""
-    new = Planned.of(plan)
+def save_plan(plan: Plan, path: Path, undecided: Collection[Cell] | None = None) -> None:
+    """Write cells and targets, with those that an earlier run of the directory planned.
+
+    Args:
+        undecided: rounds that may still become due; all of the plan without.
+    """
+    new = Planned.of(plan, undecided)
     old = read_plan(path) if path.is_file() else Planned({}, {}, {})
-    whole = {name: getattr(old, name) | getattr(new, name) for name in ("cells", "targets", "own")}
+    names = ("cells", "targets", "own", *(["rounds"] if old.rounds or new.rounds else []))
+    whole = {name: getattr(old, name) | getattr(new, name) for name in names}
     write_bytes(path, (json.dumps(whole, indent=1) + "\n").encode())
 
 
@@ -111,7 +130,7 @@ def status_lines(store: RunStore) -> list[str]:
     if not plan_path(store).is_file():
         raise InputError(f"{store.directory} holds no plan; was it made by 'advens run'?")
     plan, failures = read_plan(plan_path(store)), read_failures(store)
-    wanted = {cell: plan.keys(cell) for cell in plan.cells}
+    wanted, more = {cell: plan.keys(cell) for cell in plan.cells}, sum(plan.rounds.values())
     crafted = sum(is_whole(store.examples_path(cell), "examples") for cell in plan.cells)
     evaluated = sum(
         key in wanted.get(cell, ()) and is_whole(store.samples_path(cell, key), "samples")
@@ -119,6 +138,7 @@ def status_lines(store: RunStore) -> list[str]:
     )
     return [
         f"cells        {crafted} of {len(plan.cells)} crafted, {len(plan.cells) - crafted} left",
+        *([f"rounds       up to {more} more cells, as long as a round breaks enough images"] if more else []),
         f"evaluations  {evaluated} of {sum(map(len, wanted.values()))} done",
         f"failed       {len(failures)}",
         *(f"  {cell}  {note}" for cell, note in failures.items()),

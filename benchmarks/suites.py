@@ -25,8 +25,10 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -156,6 +158,10 @@ class SanityTable(BaseModel):
     surrogates: list[str] = []
 
 
+ROUNDS = ("until", "most_rounds", "round_attack")
+"""The keys of an entry that are about rounds."""
+
+
 class AttackEntry(BaseModel):
     """One ``[[attacks]]`` entry; keys that are not listed here are options of the attack.
 
@@ -164,6 +170,11 @@ class AttackEntry(BaseModel):
         label: its name on boards; ``name`` without.
         budget: backward passes per image instead of iterations.
         surrogates: the sets it attacks; all of the suite without.
+        until: under ``robustness``, rounds follow the attack: each repeats one attack from new starts on the
+            images that withstood everything before, until a round breaks less than this share of all images.
+        most_rounds: the most rounds that follow.
+        round_attack: the attack that rounds repeat; without, the last of the sequence that takes gradients
+            and starts at random.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -172,6 +183,31 @@ class AttackEntry(BaseModel):
     label: Title | None = None
     budget: int | None = Field(None, ge=1)
     surrogates: list[str] | None = None
+    until: float | None = None
+    most_rounds: int = Field(10, ge=1)
+    round_attack: str | None = None
+
+    @field_validator("until")
+    @classmethod
+    def _share(cls, until: float | None) -> float | None:
+        if until is not None and not 0 < until < 1:
+            raise ValueError("a share of all images, above 0 and below 1, such as 0.01")
+        return until
+
+    @model_validator(mode="after")
+    def _rounds(self) -> AttackEntry:
+        if self.until is None and {"most_rounds", "round_attack"} & self.model_fields_set:
+            raise ValueError("most_rounds and round_attack are of the rounds that 'until' asks for")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Suites without rounds are written, and have digests, as before there were any."""
+        found: dict[str, Any] = written(self)
+        if self.until is None:
+            for name in ROUNDS:
+                found.pop(name, None)
+        return found
 
     @property
     def title(self) -> str:
@@ -615,6 +651,10 @@ def from_table(table: dict[str, Any], where: str, text: str = "") -> Suite:
         if titles.count(title) > 1:
             raise InputError(f"{where}: two attacks are called '{title}'; give one a label")
     for entry in suite.attacks:
+        if entry.until is not None and suite.goal != "robustness":
+            raise InputError(
+                f"{where}: attack '{entry.title}': 'until' is for goal = \"robustness\"{_line(text, 'until')}"
+            )
         for name in entry.surrogates or ():
             if name not in suite.surrogates:
                 raise InputError(

@@ -27,6 +27,7 @@ from advens.benchmarks.plan import Plan, Sets, make_plan, target_key
 from advens.benchmarks.predictions import Member, logits_of, members_of, sample_rows
 from advens.benchmarks.progress import Progress
 from advens.benchmarks.recraft import Recrafted, Sample, recraft
+from advens.benchmarks.rounds import due_rounds
 from advens.benchmarks.runner import Runner, goal_of, measures_path
 from advens.benchmarks.sanity import sanity_mismatches, tasks_of
 from advens.benchmarks.status import Planned, plan_path, read_failures, read_plan, runs_in
@@ -201,6 +202,9 @@ def verify_run(
         except InputError as error:
             audit.mismatches.append(str(error))
         else:
+            rounds, there = due_rounds(plan, store), {*store.cells()}
+            undecided = [cell for cell in rounds.undecided if cell.key in there]
+            plan = plan.extended([*rounds.cells, *undecided])
             audit.mismatches += _suite(store, plan, data, crafted)
             audit.mismatches += likeness_mismatches(
                 store.directory, plan.suite, crafted.cells.values(), cache, audit.notes.append
@@ -477,8 +481,10 @@ def _suite(store: RunStore, plan: Plan, data: Dataset, crafted: _Crafted) -> Ite
             f"{len(missing)} of the {len(wanted)} cells of {store.suite.name} are missing "
             f"(the first is {missing[0].title}); 'advens run' on it completes the run"
         )
+    beyond = {cell.key for cell in plan.rounds}
     for key in sorted(there - set(wanted)):
-        yield f"{key}.parquet is no cell of {store.suite.name}"
+        why = ": it follows a round that broke little enough to be the last" if key in beyond else ""
+        yield f"{key}.parquet is no cell of {store.suite.name}{why}"
     for key in sorted(there & set(wanted) & set(crafted.cells)):
         if wanted[key] != crafted.cells[key]:
             yield f"{key}.parquet ({wanted[key].title}): its description is not that of the plan"
@@ -509,9 +515,11 @@ def _planned(store: RunStore, plan: Plan) -> Iterator[str]:
     given = [wanted.cells, wanted.targets, wanted.own]
     known = set(store.cells()) & set(wanted.cells)
     shown = {key for _, key in store.evaluated()} & set(wanted.targets.values())
-    if known - set(found.cells) or shown - set(found.targets.values()) or any(
+    unlisted = known - set(found.cells) or shown - set(found.targets.values())
+    strange = set(found.rounds) - set(wanted.rounds) or any(
         not part.items() <= whole.items() for part, whole in zip(listed, given, strict=True)
-    ):
+    )
+    if unlisted or strange:
         yield f"{plan_path(store).name} is not what {store.suite.name} gives"
 
 

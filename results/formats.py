@@ -131,12 +131,18 @@ class Count:
 
 @dataclass(frozen=True)
 class Flag:
-    """``yes``, or nothing."""
+    """``yes``, or nothing.
 
+    Args:
+        no: what stands for false; nothing stands for a value that is missing.
+    """
+
+    no: str = ""
     right: ClassVar[bool] = True
 
     def cells(self, frame: pd.DataFrame, name: str, folded: bool) -> list[str]:
-        return ["yes" if value else "" for value in frame[name]]
+        found = zip(frame[name], frame[name].isna(), strict=True)
+        return ["" if missing else "yes" if value else self.no for value, missing in found]
 
 
 @dataclass(frozen=True)
@@ -174,6 +180,24 @@ class Percent:
 
     def cells(self, frame: pd.DataFrame, name: str, folded: bool) -> list[str]:
         return [percent(value, 1) for value in _floats(frame, name)]
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A fraction by which something fell, in points, and after how many: ``-0.5 (3)``; nothing for nan.
+
+    Args:
+        count: the column of that number.
+    """
+
+    count: str
+    right: ClassVar[bool] = True
+
+    def cells(self, frame: pd.DataFrame, name: str, folded: bool) -> list[str]:
+        both = zip(_floats(frame, name), _floats(frame, self.count), strict=True)
+        return [
+            "" if math.isnan(value) else f"{-100 * value + 0:.1f} ({count:.0f})" for value, count in both
+        ]
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,11 @@ class RandomizedEnsembleAttack(WhiteBox):
         return self.steps
 
     @property
+    def random_start(self) -> bool:
+        """It begins at the clean image and draws nothing."""
+        return False
+
+    @property
     def eta(self) -> float:
         """Length of the local step, on images in [0, 1]."""
         published = "eps" if self.threat.norm == "linf" else "eps/4"

@@ -21,6 +21,10 @@ RAND_EOT = 20
 
 SEQUENCES: dict[str, dict[str, dict[str, Any]]] = {
     "autoattack": {"apgd-ce": {}, "apgd-t": {}, "fab-t": {}, "square": {"rescale": False}},
+    "autoattack-plus": {
+        "apgd-ce": {"restarts": 5}, "apgd-dlr": {"restarts": 5}, "fab": {"restarts": 5},
+        "square": {"rescale": False}, "apgd-t": {}, "fab-t": {},
+    },
     "autoattack-rand": {"apgd-ce": {"eot": RAND_EOT}, "apgd-dlr": {"eot": RAND_EOT}},
     "pma-plus": {"pma": {}, "apgd-t": {}},
     "pma-plus-plus": {
@@ -69,6 +73,11 @@ class Cascade(WhiteBox):
             total = Passes(total.forward + spent.forward + len(job.models), total.backward + spent.backward)
         return images, total
 
+    @property
+    def random_start(self) -> bool:
+        """Its attacks are repeated one by one."""
+        return False
+
     def stages(self) -> list[Attack]:
         """The attacks, in this one's ball."""
         return [override(a, eps=self.threat.eps, norm=self.threat.norm) for a in self.attacks]
@@ -97,6 +106,13 @@ def sequence(name: str, norm: str = "linf") -> Cascade:
 def AutoAttack(norm: str) -> Cascade:
     """APGD on cross-entropy, targeted APGD, targeted FAB and Square, on what still stands."""
     return sequence("autoattack", norm)
+
+
+@recipe("autoattack-plus", symbol="AutoAttackPlus", family="white-box", paper=AUTOATTACK, year=2020,
+        targeted=False)  # fmt: skip
+def AutoAttackPlus() -> Cascade:
+    """APGD on cross-entropy and DLR and FAB, five restarts each, then Square, targeted APGD and FAB."""
+    return sequence("autoattack-plus")
 
 
 @recipe("autoattack-rand", symbol="AutoAttackRand", family="white-box", paper=AUTOATTACK, year=2020,

@@ -132,6 +132,11 @@ class Descent(WhiteBox):
         """Gradients of a sample that is never broken."""
         return self.runs * (self._before + self.steps)
 
+    @property
+    def random_start(self) -> bool:
+        """Not from the clean image."""
+        return not isinstance(self.start, Clean)
+
     def passes(self, surrogates: int) -> Passes:
         """Passes per sample: every gradient's, and a last look at the end of every run."""
         gradients = self.iterations * self.eot

@@ -121,6 +121,11 @@ class WhiteBox(Runnable):
     eot: int = 1
     """Passes averaged at each point; a field of the attacks that can average."""
 
+    @property
+    def random_start(self) -> bool:
+        """Whether another seed makes another run, so that it is worth repeating."""
+        return True
+
     def craft(self: Any, job: Job) -> tuple[Tensor, Passes]:
         """The attack on some rows of a shard."""
         n = len(job.x)

@@ -80,6 +80,11 @@ class FastAdaptiveBoundary(WhiteBox):
         """Steps of a sample that is never broken."""
         return self.runs * self.steps
 
+    @property
+    def random_start(self) -> bool:
+        """Only restarts begin at random; the first run begins at the clean image."""
+        return self.restarts > 1
+
     def passes(self, surrogates: int, classes: int | None = None) -> Passes:
         """Passes per sample: each step's boundaries and one evaluation; two of the first and last image.
 

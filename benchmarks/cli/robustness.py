@@ -30,6 +30,11 @@ NAME = "robustness"
 @click.option("--data", help="A data source.")
 @click.option("--attack", "--attacks", "attacks", default="pma-plus", show_default=True,
               help="Attacks: A,B. A+B attacks with B what withstood A.")
+@click.option("--until", type=float, metavar="SHARE",
+              help="Repeat an attack in rounds until one breaks less than this share of all images: 0.01.")
+@click.option("--most-rounds", type=int, metavar="N", help="Rounds at most.  [default: 10]")
+@click.option("--round-attack", metavar="ATTACK",
+              help="What rounds repeat.  [default: the last one that takes gradients from random starts]")
 @click.option("--out", type=click.Path(path_type=Path), help="Default: runs/robustness.")
 @click.option("--norm", default="linf", help="linf, l2 or l1.")
 @click.option("--eps", default="8/255", help="The budget.")
@@ -44,7 +49,8 @@ NAME = "robustness"
 @batch_option
 @sanity_option
 @set_option
-def robustness(directory: Path | None, models: str | None, data: str | None, attacks: str, out: Path | None,
+def robustness(directory: Path | None, models: str | None, data: str | None, attacks: str,
+               until: float | None, most_rounds: int | None, round_attack: str | None, out: Path | None,
                norm: str, eps: str, steps: int | None, limit: int | None, shard: int, seed: int,
                executor: str, workers: int, form: str, device: str, batch_size: int | None, sanity: bool,
                settings: tuple[str, ...]) -> None:  # fmt: skip
@@ -71,9 +77,14 @@ def robustness(directory: Path | None, models: str | None, data: str | None, att
 
     def entry(name: str) -> dict[str, Any]:
         """An attack with its options: ``square.queries`` is for a sequence with Square in it."""
-        stages = dict(ROBUSTNESS.stages(name))
+        stages = {*dict(ROBUSTNESS.stages(name)), round_attack}
         given = parse_settings(settings).items()
-        return {"name": name, **{k: v for k, v in given if "." not in k or k.partition(".")[0] in stages}}
+        rounds = {"until": until, "most_rounds": most_rounds, "round_attack": round_attack}
+        return {
+            "name": name,
+            **{k: v for k, v in given if "." not in k or k.partition(".")[0] in stages},
+            **{k: v for k, v in rounds.items() if v is not None},
+        }
 
     suite = from_table(
         {

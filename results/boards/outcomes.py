@@ -6,7 +6,8 @@ are means over what is built here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -157,6 +158,21 @@ def expected(samples: pd.DataFrame) -> pd.DataFrame:
     together = shares.groupby(keys, observed=True, sort=False)[["clean", "left"]].sum()
     found: pd.DataFrame = together.reset_index()
     return found
+
+
+def share_broken(left: pd.DataFrame, after: Mapping[str, str]) -> float:
+    """The share of all images that cells broke of what other cells had left.
+
+    Args:
+        left: `expected` of one target on all of these cells.
+        after: the cell that each cell went on from.
+    """
+    known = {
+        (cell, sample): value
+        for cell, sample, value in zip(left["cell"], left["sample_id"], left["left"], strict=True)
+    }
+    drops = [known[after[cell], sample] - now for (cell, sample), now in known.items() if cell in after]
+    return math.fsum(drops) / len(drops)
 
 
 def counted_once(held_out: Flags, firsts: Sequence[str]) -> Flags:

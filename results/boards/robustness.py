@@ -6,6 +6,7 @@ spent on the samples that still stood.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
@@ -14,10 +15,20 @@ import pandas as pd
 
 from advens.results.boards.board import Board, declare
 from advens.results.boards.leaderboard import LEVEL
-from advens.results.boards.outcomes import expected
+from advens.results.boards.outcomes import expected, share_broken
 from advens.results.boards.rows import NoRows
-from advens.results.columns import INT, REAL, TEXT, Column
-from advens.results.formats import LABEL, Interval, Number, Numbers, Plain, percent, shorten
+from advens.results.columns import BOOL, INT, REAL, TEXT, Column
+from advens.results.formats import (
+    LABEL,
+    Drop,
+    Flag,
+    Interval,
+    Number,
+    Numbers,
+    Plain,
+    percent,
+    shorten,
+)
 from advens.results.statistics import content_seed, holm, letters, paired_tests, wilson
 
 SPENT = {
@@ -49,8 +60,18 @@ COLUMNS = (
            nullable=True),
     Column("total_seconds", REAL, "time per image, with the stages before", unit="s", nullable=True,
            header="ms/image", format=Number(1000)),
+    Column("rounds", INT, "rounds that followed the attack; null where the row is about no rounds",
+           nullable=True, optional=True),
+    Column("last_broke", REAL, "of all images, what the last round broke", unit="fraction", nullable=True,
+           optional=True, header="last round", format=Drop("rounds"), when="known"),
+    Column("converged", BOOL, "the last round broke less than the share that the suite states", nullable=True,
+           optional=True, header="converged", format=Flag("no"), when="known"),
 )  # fmt: skip
+ROUNDS = ("rounds", "last_broke", "converged")
+"""Columns of tables in which rounds followed an attack."""
 WORST = "worst of all"
+REPEATED = ", rounds"
+"""What is added to an attack's name for the row of all its rounds."""
 
 
 def robustness(samples: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
@@ -74,18 +95,26 @@ def robustness(samples: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
     randomized = set(samples.loc[samples["member"].notna(), "target"])
     samples = expected(samples)
     samples["model"] = samples["cell"].map(about["surrogate_specs"].map(lambda specs: specs[0]))
+    samples["attack"] = samples["cell"].map(settled(about))
     rows: list[dict[str, Any]] = []
     notes = _said(cells)
     for (suite, model), found in samples.groupby(["suite", "target"], sort=True, observed=True):
         own = found[found["model"] == model]
         if own.empty:
             continue
-        left = own.pivot_table("left", "sample_id", "attack", aggfunc="mean", observed=True)
+        lowest = own.groupby(["sample_id", "seed", "attack"], observed=True)["left"].min().reset_index()
+        left = lowest.pivot_table("left", "sample_id", "attack", aggfunc="mean", observed=True)
         clean = float(own["clean"].mean())
-        board = [
-            _row(suite, model, attack, clean, left[attack], _spent(about, suite, model, attack))
-            for attack in left.columns
-        ]
+        board = []
+        for attack in left.columns:
+            mine = about.loc[own.loc[own["attack"] == attack, "cell"].unique()]
+            more = _spent(about, mine) | _converged(mine, own)
+            board.append(_row(suite, model, attack, clean, left[attack], more))
+            if more.get("converged") is False:
+                notes.append(
+                    f"{model}: '{attack}' has not converged: the last of {more['rounds']} rounds still broke "
+                    f"{percent(more['last_broke'], 1)} % of all images; the accuracy is overstated"
+                )
         board.sort(key=lambda row: (-row["robust_accuracy"], row["total_backwards"], row["attack"]))
         _lettered(board, left)
         every = found.groupby("sample_id", observed=True)["left"].min()
@@ -100,38 +129,96 @@ def robustness(samples: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
                 "may be overstated"
             )
         rows += board
-    table: pd.DataFrame = pd.DataFrame(rows, columns=[column.name for column in COLUMNS])
+    repeated = any(row["rounds"] is not None for row in rows)
+    names = [column.name for column in COLUMNS if repeated or column.name not in ROUNDS]
+    table: pd.DataFrame = pd.DataFrame(rows, columns=names)
+    if repeated:
+        table["rounds"] = table["rounds"].astype("Int64")
+        table["last_broke"] = table["last_broke"].astype(float)
     table.attrs["notes"] = list(dict.fromkeys(notes))
     return table
 
 
 def _row(
-    suite: object, model: object, attack: str, clean: float, left: pd.Series, spent: dict[str, float]
+    suite: object, model: object, attack: str, clean: float, left: pd.Series, more: Mapping[str, Any]
 ) -> dict[str, Any]:
     known = left.dropna()
     accuracy = float(known.mean())
     low, high = wilson(accuracy * len(known), len(known))
-    none = dict.fromkeys([*SPENT, *SPENT.values()], float("nan"))
+    none = dict.fromkeys([*SPENT, *SPENT.values()], float("nan")) | dict.fromkeys(ROUNDS)
     return {
         "suite": suite, "model": model, "attack": attack, "n": len(known), "clean_accuracy": clean,
-        "robust_accuracy": accuracy, "low": low, "high": high, "group": "", **none, **spent,
+        "robust_accuracy": accuracy, "low": low, "high": high, "group": "", **none, **more,
     }  # fmt: skip
 
 
-def _spent(about: pd.DataFrame, suite: object, model: object, attack: str) -> dict[str, float]:
-    """Means per image of an attack's cells, and with those of the stages before."""
-    mine = about[
-        (about["suite"] == suite) & (about["attack"] == attack)
-        & (about["surrogate_specs"].map(lambda specs: specs[0]) == model)
-    ]  # fmt: skip
-    own = {name: float(np.average(mine[name], weights=mine["samples"])) for name in SPENT}
-    total = own.copy()
-    before = about.loc[[cell for cell in mine["after"] if cell in about.index]]
-    while len(before):
-        for name in SPENT:
-            total[name] += float(np.average(before[name], weights=before["samples"]))
-        before = about.loc[[cell for cell in before["after"] if cell in about.index]]
-    return own | {SPENT[name]: value for name, value in total.items()}
+def settled(about: pd.DataFrame) -> pd.Series:
+    """The attack of every cell as boards name it: all rounds that follow an attack are one.
+
+    Args:
+        about: of cells, by their names.
+    """
+    names = {}
+    for cell, row in about.iterrows():
+        first, attack = row, row["attack"]
+        while _round(first):
+            if first["after"] not in about.index:
+                break
+            first = about.loc[first["after"]]
+            attack = f"{first['attack']}{REPEATED}"
+        names[cell] = attack
+    return pd.Series(names, dtype=object)
+
+
+def _round(cell: pd.Series) -> int:
+    """Which round a cell is; 0 for none."""
+    number = cell.get("round")
+    return 0 if number is None or pd.isna(number) else int(number)
+
+
+def _spent(about: pd.DataFrame, mine: pd.DataFrame) -> dict[str, float]:
+    """Means per image of an attack's cells, and with those of the stages before.
+
+    Args:
+        about: all cells, by their names.
+        mine: those of the attack. Of rounds, that are one row, all count.
+    """
+    last = mine[~mine.index.isin(mine["after"])]
+    own, total = (pd.DataFrame(0.0, last.index, [*SPENT]) for _ in range(2))
+    for cell in last.index:
+        at = cell
+        while at in about.index:
+            spent = about.loc[at, [*SPENT]].astype(float)
+            total.loc[cell] += spent
+            if at in mine.index:
+                own.loc[cell] += spent
+            at = about.loc[at, "after"]
+    weights = last["samples"].to_numpy(float)
+    return {
+        (SPENT[name] if each is total else name): float(np.average(each[name], weights=weights))
+        for each in (own, total) for name in SPENT
+    }  # fmt: skip
+
+
+def _converged(mine: pd.DataFrame, own: pd.DataFrame) -> dict[str, Any]:
+    """The rounds of an attack and what the last one broke, the mean over seeds; nothing without rounds.
+
+    Args:
+        mine: the cells of the attack, by their names.
+        own: what these and others left of every image, by `expected`.
+    """
+    rounds = mine[[_round(cell) > 0 for _, cell in mine.iterrows()]]
+    if rounds.empty:
+        return {}
+    broke, below = [], []
+    for _, each in rounds.groupby("seed"):
+        last = each[each["round"] == each["round"].max()]
+        broke.append(share_broken(own, last["after"].to_dict()))
+        whole = last["samples"].sum() == each.loc[each["round"] == 1, "samples"].sum()
+        below.append(bool(whole and broke[-1] < last["until"].min()))
+    return {
+        "rounds": int(rounds["round"].max()), "last_broke": float(np.mean(broke)), "converged": all(below),
+    }  # fmt: skip
 
 
 def _lettered(board: list[dict[str, Any]], left: pd.DataFrame) -> None:
@@ -190,6 +277,11 @@ def _caption(table: pd.DataFrame) -> list[str]:
         "be told apart (paired sign-flip test over images, Holm, 5 %). Every row is about one model, so "
         "nothing is said about new models.",
         "Passes and time are means over all images; broken samples leave at once.",
+        *([
+            "An attack is repeated in rounds, from new starts on what withstood everything before, until a "
+            "round breaks less than a stated share of all images (converged). Last round: the points it took "
+            "(how many rounds there were)."
+        ] if "rounds" in table else []),
         *(f"Note: {note}." for note in table.attrs.get("notes", [])),
     ]
 
@@ -197,5 +289,6 @@ def _caption(table: pd.DataFrame) -> list[str]:
 declare(Board(
     "robustness", "the accuracy that every attack leaves to every model", COLUMNS,
     lambda rows: robustness(rows.samples, rows.cells), below="the samples and cells", about={"notes": None},
-    caption=_caption, keys=("model", "attack"), order=("robust_accuracy", "group"),
+    caption=_caption, keys=("model", "attack"),
+    order=("robust_accuracy", "last_broke", "converged", "group"),
 ))  # fmt: skip

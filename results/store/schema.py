@@ -107,7 +107,10 @@ CELL_FIELDS = (
     "backwards_per_sample", "seconds_per_image", "data", "data_fingerprint", "device", "version",
 )
 
-CELL_EXTRAS = ("goal", "after", "notes", "bases", "silent_images", "silent_steps", "threads", "arithmetic")
+CELL_EXTRAS = (
+    "goal", "after", "notes", "bases", "round", "until", "silent_images", "silent_steps", "threads",
+    "arithmetic",
+)  # fmt: skip
 """What the description of a cell may hold beside: of robustness runs, of built surrogates, and how many
 images got a gradient of zeros in how many steps, how many threads crafted, and what rounding depends on
 (runs from before these were recorded hold nothing)."""
@@ -121,7 +124,10 @@ _CELL_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(_NUMBERS, (int, float, type(None))),
     "attack_params": (dict, str), "seed": (int,), "eps": (int, float, str),
 }  # fmt: skip
-_OPTIONAL = {"silent_images": int, "silent_steps": int, "threads": int, "arithmetic": str}
+_OPTIONAL = {
+    "silent_images": int, "silent_steps": int, "threads": int, "arithmetic": str, "round": int,
+    "until": float,
+}  # fmt: skip
 
 
 def misfits(cell: object) -> list[str]:

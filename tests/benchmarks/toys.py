@@ -159,6 +159,26 @@ def mortal(seed: int = 0) -> nn.Module:
     return Mortal(seed)
 
 
+class Comb(Centroid):
+    """Narrow gaps, of which a start finds one by chance: what a run breaks, it breaks by where it starts."""
+
+    def __init__(self, seed: int, gap: float) -> None:
+        super().__init__(seed)
+        self.gap = gap
+        generator = torch.Generator().manual_seed(seed)
+        self.register_buffer("teeth", torch.randn(3 * 32 * 32, generator=generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = super().forward(x)
+        inside = torch.cos(20 * x.flatten(1) @ self.teeth) > 1 - self.gap
+        return torch.where(inside[:, None], -out, out)
+
+
+def comb(seed: int = 0, gap: float = 0.1) -> nn.Module:
+    """More restarts break more, without end in sight; its gradients lead nowhere."""
+    return Comb(seed, gap)
+
+
 class Sure(Centroid):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).softmax(1)

@@ -192,6 +192,6 @@ def test_stages_before_count_by_their_images():
         "samples": [9, 1, 9, 1], "after": [None, None, "c0", "c1"],
         **{name: [10.0, 0.0, 20.0, 10.0] for name in SPENT},
     }, index=["c0", "c1", "c2", "c3"])  # fmt: skip
-    found = _spent(cells, "s", "m", "a+b")
+    found = _spent(cells, cells.loc[["c2", "c3"]])
     assert {found[name] for name in SPENT} == {19.0}
     assert {found[name] for name in SPENT.values()} == {28.0}
