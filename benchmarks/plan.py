@@ -274,7 +274,8 @@ def rounds_of(
         return []
     from advens.attacks import attack_info
 
-    own = dict(zip((name for name, _ in ATTACK_GOALS[suite.goal].stages(entry.name)), stages, strict=False))
+    names = [name for name, _ in ATTACK_GOALS[suite.goal].stages(entry.name)]
+    own = dict(zip(names, stages, strict=True))
     if (name := entry.round_attack) is None:
         random = {name: stage for name, (_, stage) in own.items() if repeatable(stage.attack)}
         gradient = [name for name, stage in random.items() if stage.attack.passes(surrogates).backward]

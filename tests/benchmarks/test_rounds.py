@@ -33,7 +33,7 @@ def attacked(advens: Any, tmp_path: Path) -> Any:
     def call(*more: object, out: str = "run", attack: str = "pgd-ce", shard: int = 20) -> Any:
         return advens(
             "robustness", "--models", MODELS, "--data", f"digits:test?limit={N}", "--attack", attack,
-            "--eps", "0.02", "--steps", 2, "--shard", shard, "--out", tmp_path / out, *more,
+            "--eps", "0.02", "--steps", 2, "--shard", shard, "--no-sanity", "--out", tmp_path / out, *more,
         )
 
     return call
@@ -219,7 +219,8 @@ def test_a_dry_run_says_up_to(advens: Any, suite: Any, monkeypatch: pytest.Monke
 
 
 ROBUST: dict[str, Any] = {
-    "goal": "robustness", "surrogates": {"m": ["toys:centroid?seed=1"]}, "targets": ["toys:centroid?seed=1"],
+    "goal": "robustness", "sanity": False, "surrogates": {"m": ["toys:centroid?seed=1"]},
+    "targets": ["toys:centroid?seed=1"],
 }  # fmt: skip
 
 
@@ -351,7 +352,7 @@ def test_a_failed_round_stops_only_its_model(advens: Any, suite: Any, tmp_path: 
     flag = tmp_path / "flag"
     fragile = f"toys:fragile?flag={flag}"
     path = suite(
-        goal="robustness", surrogates={"each": [fragile, "toys:comb?seed=1&gap=0.05"]},
+        goal="robustness", sanity=False, surrogates={"each": [fragile, "toys:comb?seed=1&gap=0.05"]},
         targets=[fragile, "toys:comb?seed=1&gap=0.05"], threat__eps=0.02,
         attacks=[{"name": "pgd-ce", "until": 0.2, "most_rounds": 4}],
     )  # fmt: skip
