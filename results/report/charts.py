@@ -120,16 +120,17 @@ def scatter(
         if point.y.low is not None and point.y.high is not None:
             low, high = plot.y(point.y.low), plot.y(point.y.high)
             parts.append(f'<path class="whisker faint" d="M{_n(x)} {low}V{high}"/>')
+    marks = [(x, float(plot.y(point.y.value or 0))) for point, x in zip(points, beside, strict=True)]
     taken: list[tuple[float, float]] = []
-    for point, x in zip(points, beside, strict=True):
-        y = float(plot.y(point.y.value or 0))
+    for point, (x, y) in zip(points, marks, strict=True):
         mark = "mark" if point.filled else "mark open"
-        parts.append(
-            f'<g><title>{_t(point.title)}</title><circle class="{mark}" cx="{_n(x)}" cy="{_n(y)}" r="5"/>'
-        )
-        place = (x + 9, y + 4)
-        if all(abs(place[0] - a) > 14 or abs(place[1] - b) > 12 for a, b in taken):
-            parts.append(f'<text x="{_n(place[0])}" y="{_n(place[1])}">{_t(point.label)}</text>')
+        parts.append(f"<g><title>{_t(point.title)}</title>")
+        parts.append(f'<circle class="{mark}" cx="{_n(x)}" cy="{_n(y)}" r="5"/>')
+        others = [*taken, *(each for each in marks if each != (x, y))]
+        place = _free(x, y, 3.2 * len(point.label), others)
+        if place is not None:
+            parts.append(f'<text x="{_n(place[0])}" y="{_n(place[1] + 4)}" text-anchor="middle">')
+            parts.append(f"{_t(point.label)}</text>")
             taken.append(place)
         parts.append("</g>")
     return plot.svg("".join(parts), title)
@@ -307,6 +308,16 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
         low = 0.0
     room = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
     return (low - room if low else 0.0), high + room
+
+
+def _free(
+    x: float, y: float, half: float, others: Sequence[tuple[float, float]]
+) -> tuple[float, float] | None:
+    """A place for a label beside a mark that covers no other label or mark; None where there is none."""
+    for place in ((x + 9 + half, y), (x - 9 - half, y), (x, y - 12), (x, y + 13)):
+        if all(abs(place[0] - a) > half + 8 or abs(place[1] - b) > 10 for a, b in others):
+            return place
+    return None
 
 
 def _beside(xs: Sequence[float], room: float = 11) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from advens.errors import InputError, RunError
 from advens.files import inside
@@ -32,6 +34,8 @@ else:
 
 LAST_FAMILIES = ("robust", "randomized", "")
 """Families of targets that stand after the architectures."""
+MOST_SERIES = 6
+"""Surrogates that have a line of their own in the charts of traces."""
 _NORMS = {"linf": "l_inf", "l2": "l_2", "l1": "l_1"}
 
 
@@ -292,6 +296,7 @@ class Traced:
     attack: str
     set: str
     images: int
+    surrogates: int
     curves: dict[str, tuple[Series, ...]]
     results: dict[str, tuple[tuple[str, float], ...]]
 
@@ -775,25 +780,27 @@ def _traces(run: Run) -> tuple[Traced, ...]:
     folder = run.store.path("traces")
     if not folder.is_dir():
         return ()
-    found: dict[tuple[str, ...], list[pd.DataFrame]] = {}
+    found: dict[tuple[str, ...], list[pa.Table]] = {}
     for cell in run.cells.to_dict(orient="records"):
         path = run.store.path("traces", f"{cell['cell']}.parquet")
         if path.is_file():
-            frame: pd.DataFrame = read_table(path, "traces").to_pandas(ignore_metadata=True)
-            found.setdefault((str(cell["attack"]), str(cell["surrogates"])), []).append(frame)
+            table = read_table(path, "traces")
+            found.setdefault((str(cell["attack"]), str(cell["surrogates"])), []).append(table)
     names = run.short([surrogates for _, surrogates in found])
     return tuple(
-        _traced(attack, name, pd.concat(frames, ignore_index=True))
-        for ((attack, _), frames), name in zip(found.items(), names, strict=True)
+        _traced(attack, name, pa.concat_tables(tables))
+        for ((attack, _), tables), name in zip(found.items(), names, strict=True)
     )
 
 
-def _traced(attack: str, name: str, frame: pd.DataFrame) -> Traced:
+def _traced(attack: str, name: str, table: pa.Table) -> Traced:
+    keys = ["what", "surrogate", "step"]
+    grouped = table.group_by(keys, use_threads=False)  # the same bits every time
+    together = grouped.aggregate([("value", "mean")])
+    frame: pd.DataFrame = together.to_pandas(ignore_metadata=True)
     frame["surrogate"] = frame["surrogate"].fillna("")
-    means = frame.groupby(["what", "surrogate", "step"], sort=True)["value"].mean()
-    short = dict(
-        zip(labels := sorted(set(frame["surrogate"]) - {""}), shorten(labels), strict=True)
-    )
+    means = frame.set_index(keys)["value_mean"].sort_index()
+    short = dict(zip(labels := sorted(set(frame["surrogate"]) - {""}), _members(labels), strict=True))
     curves: dict[str, list[Series]] = {}
     results: dict[str, list[tuple[str, float]]] = {}
     for (what, surrogate), values in means.groupby(level=[0, 1], sort=True):
@@ -805,10 +812,24 @@ def _traced(attack: str, name: str, frame: pd.DataFrame) -> Traced:
         else:
             results.setdefault(str(what), []).append((label, float(values.iloc[0])))
     return Traced(
-        attack, name, int(frame["sample_id"].nunique()),
-        {what: tuple(each) for what, each in curves.items()},
+        attack, name, len(table.column("sample_id").unique()), len(labels),
+        {what: _together(each) for what, each in curves.items()},
         {what: tuple(each) for what, each in results.items()},
     )  # fmt: skip
+
+
+def _together(series: Sequence[Series]) -> tuple[Series, ...]:
+    """The series of an observation; of more than can be told apart in a chart, their mean."""
+    if len(series) <= MOST_SERIES or len({one.steps for one in series}) > 1:
+        return tuple(series[:MOST_SERIES])
+    mean = np.mean([one.values for one in series], axis=0)
+    return (Series(f"mean of {len(series)}", series[0].steps, tuple(map(float, mean))),)
+
+
+def _members(names: Sequence[str]) -> list[str]:
+    """What surrogates are called in a chart: members of builds by their number."""
+    members = [re.sub(r"^built:[^/]*/", "member ", name) for name in names]
+    return shorten(members) if len(set(members)) == len(members) else shorten(names)
 
 
 def _built(suite: Mapping[str, Any], cells: pd.DataFrame) -> tuple[Built, ...]:

@@ -152,7 +152,7 @@ def _for_these(transfer: Transfer) -> str:
 
 
 def _cost(transfer: Transfer) -> str:
-    """What the first row costs, beside a cheaper row that is not told apart from it, or the next one."""
+    """What the first row costs, beside the best cheaper row not told apart from it, or the next row."""
     first = transfer.rows[0]
     if not first.compute:
         return ""
@@ -174,7 +174,7 @@ def _cost(transfer: Transfer) -> str:
     ]
     question = "for new models" if new else "for these targets"
     if cheaper:
-        row = min(cheaper, key=lambda each: (each.compute or 0.0, each.rank))
+        row = min(cheaper, key=lambda each: each.rank)
         return (
             f"{spent}. {row.name}, which cannot be told apart from it {question}, takes {_share(row, first)} "
             f"of that and reaches {_percent(row.new.value)} %."
@@ -202,7 +202,7 @@ def _hardest(transfer: Transfer) -> str:
     best.sort(key=lambda each: (each[0], each[1]))
     (_, name, row, cell), (_, other, other_row, next_cell) = best[:2]
     text = (
-        f"{name} withstands most of the held-out targets: no attack fools it on more than {_of(cell.rate)} "
+        f"Of the held-out targets {name} withstands most: no attack fools it on more than {_of(cell.rate)} "
         f"of the images ({row.name})"
     )
     apart = (cell.rate.high or 1.0) < (next_cell.rate.low or 0.0)
@@ -304,7 +304,7 @@ def _kept(model: Attacked) -> str:
         alike = [
             left.attack for left in model.attacks[:-1] if set(left.letters) & set(strongest.letters)
         ]  # fmt: skip
-        text += f" The attack that leaves least is {strongest.attack} ({_percent(strongest.rate.value)} %)"
+        text += f" No attack alone leaves less than {strongest.attack} ({_percent(strongest.rate.value)} %)"
         text += (
             f"; {_count(alike, 'attack')} cannot be told apart from it."
             if alike

@@ -33,6 +33,8 @@ LOSSLESS = 64
 PREVIEW = 160
 """Pixels of the longer side of a preview of a larger image."""
 Pixels = NDArray[np.uint8]
+_SHOWN = ["target", "adv_pred", "weight", "success", "clean_correct"]
+"""Columns of samples that answers are read from."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,8 @@ def gallery(run: Run, part: Part) -> Gallery | None:
             if name not in rows:
                 continue
             own = answers[answers["sample_id"] == name]
-            pixels = _pixels(rows[name])
-            shots.append(_shot(shorts[key], pixels, clean.get(name), factor, own, counted, classes))
+            pixels, label = _pixels(rows[name]), int(rows[name]["label"])
+            shots.append(_shot(shorts[key], pixels, clean.get(name), factor, label, own, counted, classes))
         if shots:
             first = next(rows[name] for rows in made if name in rows)
             pictures.append(Picture(
@@ -261,37 +263,42 @@ def _pixels(row: dict[str, Any]) -> Pixels:
 
 
 def _shot(
-    names: tuple[str, ...], image: Pixels, clean: Pixels | None, factor: float, samples: pd.DataFrame,
-    counted: set[str] | None, classes: Sequence[str] | None,
+    names: tuple[str, ...], image: Pixels, clean: Pixels | None, factor: float, label: int,
+    samples: pd.DataFrame, counted: set[str] | None, classes: Sequence[str] | None,
 ) -> Shot:  # fmt: skip
     difference = None
     if clean is not None:
         shown = 128 + factor * (image.astype(float) - clean)
         difference = _address(np.clip(np.round(shown), 0, 255).astype(np.uint8))
-    weights = samples.groupby(["target", "adv_pred"], observed=True)["weight"].sum().reset_index()
-    heaviest = weights.sort_values(["weight", "adv_pred"], ascending=[False, True], kind="stable")
-    heaviest = heaviest.drop_duplicates("target")
-    label = int(samples["label"].iloc[0]) if len(samples) else -1
-    targets = sorted(map(str, heaviest["target"]))
-    short = dict(zip(targets, shorten(targets), strict=True))
+    weights: dict[str, dict[int, float]] = {}
+    share: dict[str, float] = {}
+    before: dict[str, float] = {}
+    for target, said, weight, success, right in samples[_SHOWN].itertuples(index=False, name=None):
+        of_target = weights.setdefault(str(target), {})
+        of_target[int(said)] = of_target.get(int(said), 0.0) + weight
+        if counted is None or target in counted:
+            share[str(target)] = share.get(str(target), 0.0) + weight * success
+            before[str(target)] = before.get(str(target), 0.0) + weight * right
+    targets = sorted(weights)
+    by_answer: dict[int, list[str]] = {}
+    for target, short in zip(targets, shorten(targets), strict=True):
+        said = min((-weight, said) for said, weight in weights[target].items())[1]
+        by_answer.setdefault(said, []).append(short)
     answers = [
-        Answer(
-            _class(said, classes),
-            int(said) == label,
-            tuple(sorted(short[str(t)] for t in own["target"])),
-        )
-        for said, own in heaviest.groupby("adv_pred")
+        Answer(_class(said, classes), said == label, tuple(sorted(shorts)))
+        for said, shorts in by_answer.items()
     ]
     answers.sort(key=lambda answer: (answer.right, -len(answer.targets), answer.said))
-    held = samples if counted is None else samples[samples["target"].isin(counted)]
-    share = (held["success"] * held["weight"]).groupby(held["target"].astype(str)).sum()
-    before = (held["clean_correct"] * held["weight"]).groupby(held["target"].astype(str)).sum()
     address = _address(image)
     assert address is not None
     return Shot(
-        names[0], names[1], address, difference, tuple(answers), int((share >= 0.5).sum()),
-        int((before >= 0.5).sum()),
+        names[0], names[1], address, difference, tuple(answers), _most(share), _most(before),
     )  # fmt: skip
+
+
+def _most(shares: dict[str, float]) -> int:
+    """How many targets do something more often than not; those that draw no member always or never."""
+    return sum(share >= 0.5 for share in shares.values())
 
 
 def _class(number: Any, names: Sequence[str] | None) -> str:

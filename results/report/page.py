@@ -40,6 +40,7 @@ MOST_TRACED = 8
 WORDS = {
     "loss": "loss", "cosine": "mean cosine between the surrogates' gradients", "weights": "weight",
     "flatness": "rise of the loss around the result (0 is flat)",
+    "filtered": "share of the gradient's entries that is filtered",
     "closeness": "distance to the surrogate's own optimum, l_2",
 }  # fmt: skip
 """What an observation of a trace is called."""
@@ -199,7 +200,7 @@ def _traced(traced: Traced) -> list[Markup]:
             charts.Track(one.label, tuple(step + 1.0 for step in one.steps), one.values)
             for one in series
         ]
-        if what == "cosine" and len(traced.curves.get("loss", ())) < 2:
+        if what == "cosine" and traced.surrogates < 2:
             continue  # one surrogate agrees with itself
         word = WORDS.get(what, what)
         found.append(Markup(charts.lines(

@@ -92,7 +92,7 @@ def test_without_one_the_share_of_the_next() -> None:
 
 def test_the_hardest_target_is_named_with_its_interval() -> None:
     text = said(transfer([row(1, 0.5), row(2, 0.3)], [[0.9, 0.2, 0.4], [0.8, 0.25, 0.3]]))["Hardest target"]
-    assert text.startswith("t1 withstands most")
+    assert text.startswith("Of the held-out targets t1 withstands most")
     assert "more than 25.0 % [20.0–30.0] of the images (attack-2 on cnns)" in text
     assert "Next is t2, where attack-1 on cnns reaches 40.0 % [35.0–45.0]." in text
     text = said(transfer([row(1, 0.5)], [[0.9, 0.2, 0.22]]))["Hardest target"]
@@ -103,7 +103,7 @@ def test_white_box_targets_are_not_hard() -> None:
     made = transfer([row(1, 0.5)], [[0.1, 0.5, 0.6]])
     white = Cell(Rate(0.1, 0.0, 0.2), 100, 1.0, 0.9, 0.1, True, False)
     made = replace(made, cells=((white, *made.cells[0][1:]),), held_out=("m:t1", "m:t2"))
-    assert said(made)["Hardest target"].startswith("t1 ")
+    assert said(made)["Hardest target"].startswith("Of the held-out targets t1 ")
 
 
 def test_the_plain_baseline() -> None:
