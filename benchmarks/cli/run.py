@@ -58,8 +58,10 @@ def run(suite: str, out: Path | None, device: str, executor: str, workers: int, 
         progress=progress(),
         trace=trace,
     )
-    conclude(report, goal_of(found).shown)
-    if not no_report:
-        from advens.results.report.page import write_report
+    try:
+        conclude(report, goal_of(found).shown)
+    finally:  # checks that failed are on the page, too
+        if not no_report and not report.failures:
+            from advens.results.report.page import write_report
 
-        say(f"report: {write_report(directory)}")
+            say(f"report: {write_report(directory)}")

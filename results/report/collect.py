@@ -217,12 +217,30 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Growing:
+    """The accuracy that a gradient attack leaves to a model while one of its settings grows.
+
+    Args:
+        key: the setting.
+        at, accuracy: its values, and what is left.
+        n: images.
+    """
+
+    model: str
+    key: str
+    at: tuple[float, ...]
+    accuracy: tuple[float, ...]
+    n: int
+
+
+@dataclass(frozen=True)
 class Robustness:
-    """The board of robustness and the checks beside it."""
+    """The board of robustness, and the sanity report beside it."""
 
     models: tuple[Attacked, ...]
     notes: tuple[str, ...]
     checks: tuple[Check, ...]
+    growing: tuple[Growing, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -666,7 +684,7 @@ def _robustness(run: Run) -> Robustness | None:
             tuple(each for each in left if each.attack != _WORST), worst[0].rate if worst else None,
         ))  # fmt: skip
     return Robustness(
-        tuple(found), tuple(map(str, board.attrs.get("notes") or [])), checks(run.directory)
+        tuple(found), tuple(map(str, board.attrs.get("notes") or [])), _checks(run), _growing(run),
     )
 
 
@@ -684,14 +702,30 @@ def _left(row: Mapping[str, Any]) -> Left:
     )  # fmt: skip
 
 
-def checks(directory: Path) -> tuple[Check, ...]:
-    """The board of checks of a run, where there is one."""
-    if "sanity" not in BOARDS or not path_of(directory, BOARDS.get("sanity")).is_file():
+def _checks(run: Run) -> tuple[Check, ...]:
+    """The checks of the sanity report of a run, where there is one."""
+    if not path_of(run.directory, BOARDS.get("sanity")).is_file():
         return ()
+    rows = read_board(run.directory, "sanity").to_dict(orient="records")
+    names = run.short([str(row["model"]) for row in rows])
     return tuple(
-        Check(str(row["model"]), str(row["check"]), bool(row["passed"]), _number(row["value"]),
-              _number(row["bound"]), str(row["detail"]))
-        for row in read_board(directory, "sanity").to_dict(orient="records")
+        Check(name, str(row["check"]), bool(row["passed"]), _number(row["value"]), _number(row["bound"]),
+              str(row["detail"]))
+        for name, row in zip(names, rows, strict=True)
+    )  # fmt: skip
+
+
+def _growing(run: Run) -> tuple[Growing, ...]:
+    """The curves of the sanity report of a run, where there is one."""
+    if not path_of(run.directory, BOARDS.get("curves")).is_file():
+        return ()
+    board = read_board(run.directory, "curves")
+    groups = list(board.groupby(["model", "curve"], sort=False))
+    names = run.short([str(model) for (model, _), _ in groups])
+    return tuple(
+        Growing(name, str(key), tuple(map(float, own["at"])), tuple(map(float, own["accuracy"])),
+                int(own["n"].max()))
+        for name, ((_, key), own) in zip(names, groups, strict=True)
     )  # fmt: skip
 
 

@@ -280,13 +280,19 @@ def of_robustness(part: Part, number: int = 0) -> list[Finding]:
     if len(models) > 4:
         found.append(Finding("More models", f"{prefix}{len(models) - 4} more models are in the table.",
                              f"robustness-{number}"))  # fmt: skip
-    warned = [
-        *part.robustness.notes,
-        *(check for check in part.robustness.checks if not check.passed),
-    ]
-    if warned:
-        said = f"{prefix}{_count(warned, 'warning')} should be read before these numbers are used."
-        found.append(Finding("Warnings", said, f"robustness-{number}"))
+    where = f"robustness-{number}"
+    failed = [check for check in part.robustness.checks if not check.passed]
+    if failed:
+        names = ", ".join(dict.fromkeys(check.model for check in failed))
+        said = (
+            f"{prefix}{_count(failed, 'check')} of the sanity report failed ({names}): what attacks leave of "
+            "these models overstates their robustness."
+        )
+        found.append(Finding("Sanity report", _sentence(said), where))
+    if part.robustness.notes:
+        warnings = _count(part.robustness.notes, "warning")
+        said = f"{prefix}{warnings} should be read before these numbers are used."
+        found.append(Finding("Warnings", _sentence(said), where))
     return found
 
 
@@ -353,7 +359,7 @@ def _best(lines: Sequence[Line], measure: str, said: str, defenses: Defenses) ->
         if line is not best and set(line.letters.get(measure, "")) & set(letters)
     ]
     if alike:
-        others = _count(alike, "other line")
+        others = _sentence(_count(alike, "other line"))
         return f"{text}. {others} cannot be told apart from it (trainings and images, Holm, 5 %)."
     return (
         f"{text}, told apart from every other line with letters (trainings and images, Holm, 5 %)."
@@ -396,6 +402,10 @@ def _passes(row: Row) -> str:
 
 def _share(row: Row, first: Row) -> str:
     return f"{100 * (row.compute or 0.0) / (first.compute or 1.0):.0f} %"
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _count(found: Iterable[object], noun: str) -> str:

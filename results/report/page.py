@@ -110,7 +110,7 @@ def _environment() -> Environment:
     )  # fmt: skip
     environment.filters |= {
         "pct": _percent, "ends": _ends, "num": _number, "rate": _rate, "level": colour.level, "code": _code,
-        "line_name": line_name, "word": lambda what: WORDS.get(what, what), "short": shorten,
+        "line_name": line_name, "prose": _prose, "word": lambda what: WORDS.get(what, what), "short": shorten,
     }  # fmt: skip
     return environment
 
@@ -142,6 +142,7 @@ def _view(part: Part) -> dict[str, Any]:
         "recipes": _recipes(rows),
         "cost": _cost(rows),
         "curves": [Markup(_curve(curve)) for curve in part.curves],
+        "growing": _growing(part),
         "traces": [(each, _traced(each)) for each in traced[:MOST_TRACED]],
         "untraced": max(len(traced) - MOST_TRACED, 0),
         "robustness": [
@@ -189,6 +190,20 @@ def _curve(curve: Any) -> str:
         [track], curve.key, f"{curve.label}, %", f"{curve.label}: mean success rate over {curve.key}; {said}",
         shares=True,
     )  # fmt: skip
+
+
+def _growing(part: Part) -> list[Markup]:
+    """A chart for every setting that the sanity report lets grow, with a line for every model."""
+    growing = part.robustness.growing if part.robustness is not None else ()
+    found = []
+    for key in dict.fromkeys(each.key for each in growing):
+        tracks = [charts.Track(each.model, each.at, each.accuracy) for each in growing if each.key == key]
+        for start in range(0, len(tracks), charts.SHAPES):
+            found.append(Markup(charts.lines(
+                tracks[start : start + charts.SHAPES], key, "accuracy left, %",
+                f"Accuracy that a gradient attack leaves while {key} grows", shares=True,
+            )))  # fmt: skip
+    return found
 
 
 def _traced(traced: Traced) -> list[Markup]:
@@ -389,6 +404,11 @@ def _number(value: float | None, scale: float = 1) -> str:
 
 def _compute(forwards: float | None, backwards: float | None) -> float | None:
     return None if forwards is None or backwards is None else forwards + 2 * backwards
+
+
+def _prose(text: str) -> Markup:
+    """A sentence in which no line ends before a percent sign."""
+    return Markup(str(Markup.escape(printable(text))).replace(" %", "&nbsp;%"))
 
 
 def _code(text: str) -> Markup:

@@ -54,3 +54,18 @@ def test_the_page_of_a_robustness_run(advens: Callable[..., Said], tmp_path: Pat
 def test_bad_directories_are_one_line(advens: Callable[..., Said], tmp_path: Path) -> None:
     advens("report", tmp_path / "nothing").refused("does not exist")
     advens("report", tmp_path).refused("holds no run")
+
+
+def test_the_sanity_report_is_on_the_page(advens: Callable[..., Said], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    advens(
+        "robustness", "--models", "toys:centroid?seed=1", "--data", "digits:test?limit=8", "--attack",
+        "pgd-ce", "--steps", "3", "--eps", "0.2", "--out", out,
+    )  # fmt: skip
+    advens("report", out).done()
+    html = (out / "report.html").read_text()
+    run = open_run(out)
+    for row in run.sanity.to_dict(orient="records"):
+        assert f">{row['check']}</td>" in html
+    curves = set(run.board("curves")["curve"])
+    assert html.count("Accuracy that a gradient attack leaves while") == len(curves)

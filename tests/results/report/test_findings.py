@@ -9,6 +9,7 @@ import pytest
 from advens.results.report.collect import (
     Attacked,
     Cell,
+    Check,
     Defenses,
     Left,
     Line,
@@ -136,14 +137,16 @@ def left(attack: str, value: float, letters: str, **given: object) -> Left:
 def test_robust_accuracy() -> None:
     attacks = (left("pgd", 0.6, "a"), left("apgd", 0.5, "b"), left("pma", 0.45, "b", converged=False))
     model = Attacked("m:r", "r", 50, 0.9, attacks, Rate(0.4, 0.3, 0.5))
-    part = Part("", robustness=Robustness((model,), ("r: masked",), ()))
+    check = Check("r", "steps", False, 3.0, 1.0, "")
+    part = Part("", robustness=Robustness((model,), ("r: masked",), (check, replace(check, passed=True))))
     found = {finding.about: finding.text for finding in of_robustness(part)}
     text = found["Robust accuracy"]
     assert "r keeps 40.0 % [30.0–50.0] of all 50 images right under the worst of 3 attacks" in text
     assert "right on 90.0 %" in text
     assert "pma (45.0 %); one attack cannot be told apart from it" in text
     assert "not converged" in text
-    assert found["Warnings"].startswith("one warning should be read")
+    assert found["Sanity report"].startswith("One check of the sanity report failed (r): ")
+    assert found["Warnings"].startswith("One warning should be read")
 
 
 def line(label: str, value: float, letters: str) -> Line:
@@ -153,7 +156,7 @@ def line(label: str, value: float, letters: str) -> Line:
 
 @pytest.mark.parametrize(("letters", "pooled", "words"), [
     (("a", "b"), True, "told apart from every other line"),
-    (("a", "ab"), True, "one other line cannot be told apart"),
+    (("a", "ab"), True, "One other line cannot be told apart"),
     (("", ""), True, "fewer than 5 trainings"),
     (("", ""), False, "nothing is said of the defense trained again"),
 ])  # fmt: skip

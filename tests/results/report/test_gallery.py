@@ -44,7 +44,7 @@ def made(
             pd.DataFrame({
                 "cell": attack, "sample_id": data.sample_ids, "label": data.labels,
                 "target_label": pd.array([None] * 12), "image": [each.tobytes() for each in adversarial],
-                "height": 32, "width": 32, "linf": moved, "l2": 1.0,
+                "height": 32, "width": 32, "linf": moved, "l2": 1.0, "l1": 1.0,
             }),
             about(attack=attack, data=DATA, shard=[0, 12]),
         )  # fmt: skip
