@@ -279,6 +279,32 @@ def test_dry_runs_check_the_data(say, key, words):
     assert len(said.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("suite", "threat", "models"), [("linf", "linf 8/255", 5), ("l2", "l2 0.5", 4)]
+)
+def test_the_protocol_of_robustbench(say, tmp_path, monkeypatch, suite, threat, models):
+    """What AutoAttack's standard version spends; no weights and no data are there, and none are fetched."""
+    import socket
+
+    monkeypatch.setattr("advens.models.robustbench.find_spec", lambda _: True)
+    monkeypatch.setattr(socket.socket, "connect", None)
+    monkeypatch.chdir(tmp_path)
+    name = f"robustbench-cifar10-{suite}"
+    asked = ["run", name, "--dry-run", "--set", "data=digits:test?limit=120"]
+    text = say(*asked, "--trust", "robustbench:*").done()
+    assert f"suite      {name}: {threat}, data digits:test" in text
+    assert text.count("download   RobustBench's ") == models
+    assert text.count(f"/cifar10/{suite.capitalize()}/") == models
+    spent = [("apgd-ce", 100), ("apgd-ce+apgd-t", 900), ("apgd-ce+apgd-t+fab-t", 900), ("autoattack", 0)]
+    for attack, backwards in spent:
+        lines = re.findall(rf"^attack     {re.escape(attack)} on .*: at most \d+ F, (\d+) B", text, re.M)
+        assert lines == [str(backwards)] * models
+    assert f"{4 * models} cells: 120 images in 1 shards of 500" in text
+    assert not list(tmp_path.iterdir())
+    assert "root 'data' does not exist" in say("run", name, "--dry-run", "--trust", "robustbench:*").err
+    assert "unpickle" in say(*asked).err
+
+
 def test_dry_runs_name_what_robustbench_downloads(say, tmp_path, monkeypatch):
     monkeypatch.setattr("advens.models.robustbench.find_spec", lambda _: True)
     monkeypatch.chdir(tmp_path)

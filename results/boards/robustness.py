@@ -112,8 +112,9 @@ def robustness(samples: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
             board.append(_row(suite, model, attack, clean, left[attack], more))
             if more.get("converged") is False:
                 notes.append(
-                    f"{model}: '{attack}' has not converged: the last of {more['rounds']} rounds still broke "
-                    f"{percent(more['last_broke'], 1)} % of all images; the accuracy is overstated"
+                    f"{model}: '{attack.removesuffix(REPEATED)}' has not converged: the last of "
+                    f"{more['rounds']} rounds still broke {percent(more['last_broke'], 1)} % of all images; "
+                    "the accuracy is overstated"
                 )
         board.sort(key=lambda row: (-row["robust_accuracy"], row["total_backwards"], row["attack"]))
         _lettered(board, left)

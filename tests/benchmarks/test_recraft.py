@@ -168,6 +168,8 @@ IDENTITIES = {
     "imagenet-ensembles": (1, "0693d0626a66"),
     "imagenet-transfer": (1, "d9df37509319"),
     "quickstart": (1, "778c8570f31c"),
+    "robustbench-cifar10-l2": (1, "d1d20fff9a74"),
+    "robustbench-cifar10-linf": (1, "dfdf6195fbfc"),
 }
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from advens.errors import InputError
-from advens.results.boards.robustness import SPENT, WORST, _spent, groups, robustness
+from advens.results.boards import BOARDS
+from advens.results.boards.board import _frame, to_table
+from advens.results.boards.robustness import COLUMNS, SPENT, WORST, _spent, groups, robustness
+from advens.results.display.render import render_board
 from advens.results.statistics import wilson
 
 N = 20
+NAMES = [column.name for column in COLUMNS]
 
 
 @pytest.fixture
@@ -183,6 +189,83 @@ def test_cells_of_another_goal_are_left_out(cell, attacked):
     assert robustness(samples, cells)["attack"].tolist() == ["a"]
     with pytest.raises(InputError, match="no attack of a robustness run is finished here"):
         robustness(samples, cells[cells["goal"] == "transfer"])
+
+
+def in_rounds(cell, attacked, broken, until=0.1, **more):
+    """Rows and cells of an attack and of the rounds after it, given how many images each leaves broken."""
+    rows, cells, after, place = [], [], "", more.get("seed", 0)
+    for number, count in enumerate(broken):
+        name, label = f"c{place}{number}", f"a, round {number}" if number else "a"
+        rows.append(attacked(name, label, range(count), **more))
+        said = {"round": number, "until": until} if number else {}
+        cells.append(cell(name, label, after=after, backwards_per_sample=4.0, **said, **more))
+        after = name
+    return pd.concat(rows), cells
+
+
+def test_rounds_are_one_row_with_the_slope_and_the_total(cell, attacked):
+    samples, cells = in_rounds(cell, attacked, [4, 8, 11, 12])
+    table = by_attack(robustness(samples, pd.DataFrame(cells)))
+    assert table["robust_accuracy"].to_dict() == {"a": 0.8, "a, rounds": 0.4, WORST: 0.4}
+    row = table.loc["a, rounds"]
+    assert (row["rounds"], row["converged"]) == (3, True)
+    assert row["last_broke"] == pytest.approx(1 / N)
+    assert (row["backwards_per_sample"], row["total_backwards"]) == (12, 16)
+    assert table.loc[["a", WORST], ["rounds", "last_broke", "converged"]].isna().all(axis=None)
+    assert table.attrs["notes"] == []
+    shown = render_board("robustness", table.reset_index()[NAMES], width=200)
+    assert re.search(r"a, rounds +40\.0 \[.*\] +-5\.0 \(3\) +yes", shown)
+    stored = _frame(BOARDS.get("robustness"), to_table("robustness", table.reset_index()[NAMES]))
+    assert stored["rounds"].tolist() == [pd.NA, 3, pd.NA]
+
+
+def test_a_last_round_that_breaks_as_much_as_stated_is_not_the_end(cell, attacked):
+    samples, cells = in_rounds(cell, attacked, [4, 8, 10])
+    table = by_attack(robustness(samples, pd.DataFrame(cells)))
+    assert table.loc["a, rounds", "converged"] == False  # noqa: E712
+    (note,) = table.attrs["notes"]
+    assert note == (
+        "m: 'a' has not converged: the last of 2 rounds still broke 10.0 % of all images; the accuracy is "
+        "overstated"
+    )
+    assert "-10.0 (2)" in (shown := render_board("robustness", table.reset_index(), width=200))
+    assert re.search(r"-10\.0 \(2\) +no", shown)
+
+
+def test_rounds_of_several_seeds_and_shards(cell, attacked):
+    """Seeds may take different numbers of rounds; a round that lacks a shard is not the last."""
+    one, cells_of_one = in_rounds(cell, attacked, [4, 8, 9], seed=0)
+    two, cells_of_two = in_rounds(cell, attacked, [4, 5], seed=1)
+    table = by_attack(robustness(pd.concat([one, two]), pd.DataFrame(cells_of_one + cells_of_two)))
+    row = table.loc["a, rounds"]
+    assert row["robust_accuracy"] == pytest.approx(1 - (9 + 5) / 2 / N)
+    assert (row["rounds"], row["converged"], row["last_broke"]) == (2, True, pytest.approx(1 / N))
+    assert (row["backwards_per_sample"], row["total_backwards"]) == (6, 10)
+
+    cells_of_one[-1]["samples"] = N - 1
+    table = by_attack(robustness(one, pd.DataFrame(cells_of_one)))
+    assert not table.loc["a, rounds", "converged"]
+
+
+def test_rounds_count_expected_accuracy(cell, attacked):
+    """A member that is drawn once in four times and broken is a quarter of an image."""
+    def rows(name, label, weak, strong):
+        return pd.concat([
+            attacked(name, label, range(weak), member=0, weight=0.25),
+            attacked(name, label, range(strong), member=1, weight=0.75),
+        ])
+
+    samples = pd.concat([rows("c1", "arc", 4, 0), rows("c2", "arc, round 1", 8, 0)])
+    cells = [cell("c1", "arc", attack_params={"name": "arc"}), cell("c2", "arc, round 1", after="c1", round=1,
+             until=0.1, attack_params={"name": "arc"})]  # fmt: skip
+    row = by_attack(robustness(samples, pd.DataFrame(cells))).loc["arc, rounds"]
+    assert (row["last_broke"], row["converged"]) == (pytest.approx(0.25 * 4 / N), True)
+
+
+def test_no_columns_of_rounds_without_rounds(cell, attacked):
+    table = robustness(attacked("c1", "a", range(4)), pd.DataFrame([cell("c1", "a")]))
+    assert not {"rounds", "last_broke", "converged"} & set(table)
+    assert "in rounds" not in render_board("robustness", table)
 
 
 def test_stages_before_count_by_their_images():
