@@ -86,8 +86,9 @@ def axis_header(width: int = 200) -> str:
 
 
 def scatter(
-    points: Sequence[Point], x_label: str, y_label: str, title: str, logarithmic: bool
-) -> str:
+    points: Sequence[Point], x_label: str, y_label: str, title: str, *, logarithmic: bool,
+    width: int = 720, height: int = 400,
+) -> str:  # fmt: skip
     """Marks with intervals; marks of one series are joined by steps.
 
     Args:
@@ -99,8 +100,8 @@ def scatter(
     )
     top = min(math.ceil(10 * highest + 0.2) / 10, 1.0)
     plot = _Plot(
-        720,
-        400,
+        width,
+        height,
         points_x=[p.x for p in points],
         logarithmic=logarithmic,
         y_span=(0.0, top),
@@ -120,14 +121,16 @@ def scatter(
         if point.y.low is not None and point.y.high is not None:
             low, high = plot.y(point.y.low), plot.y(point.y.high)
             parts.append(f'<path class="whisker faint" d="M{_n(x)} {low}V{high}"/>')
-    marks = [(x, float(plot.y(point.y.value or 0))) for point, x in zip(points, beside, strict=True)]
+    marks = [
+        (x, float(plot.y(point.y.value or 0))) for point, x in zip(points, beside, strict=True)
+    ]
     taken: list[tuple[float, float]] = []
     for point, (x, y) in zip(points, marks, strict=True):
         mark = "mark" if point.filled else "mark open"
         parts.append(f"<g><title>{_t(point.title)}</title>")
         parts.append(f'<circle class="{mark}" cx="{_n(x)}" cy="{_n(y)}" r="5"/>')
         others = [*taken, *(each for each in marks if each != (x, y))]
-        place = _free(x, y, 3.2 * len(point.label), others)
+        place = _free(x, y, 3.4 * len(point.label), others, width)
         if place is not None:
             parts.append(f'<text x="{_n(place[0])}" y="{_n(place[1] + 4)}" text-anchor="middle">')
             parts.append(f"{_t(point.label)}</text>")
@@ -311,11 +314,19 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _free(
-    x: float, y: float, half: float, others: Sequence[tuple[float, float]]
+    x: float, y: float, half: float, others: Sequence[tuple[float, float]], width: float
 ) -> tuple[float, float] | None:
-    """A place for a label beside a mark that covers no other label or mark; None where there is none."""
+    """A place for a label beside a mark that covers no other label or mark; None where there is none.
+
+    Args:
+        half: half of the label's width.
+        width: of the chart.
+    """
     for place in ((x + 9 + half, y), (x - 9 - half, y), (x, y - 12), (x, y + 13)):
-        if all(abs(place[0] - a) > half + 8 or abs(place[1] - b) > 10 for a, b in others):
+        inside = half <= place[0] <= width - half
+        if inside and all(
+            abs(place[0] - a) > half + 8 or abs(place[1] - b) > 10 for a, b in others
+        ):
             return place
     return None
 

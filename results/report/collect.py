@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from advens.errors import InputError, RunError
 from advens.files import inside
 from advens.results.boards import BOARDS, read_board
 from advens.results.boards.board import path_of
-from advens.results.boards.defenses import TRIAL, WHITE_BOX, read_trial
+from advens.results.boards.defenses import NUMBERS, TRIAL, WHITE_BOX, read_trial
 from advens.results.boards.likeness import FIRST
 from advens.results.boards.outcomes import KEYS, target_families
 from advens.results.boards.rows import NoRows, Rows
@@ -164,6 +164,11 @@ class Transfer:
             found[target.family] = found.get(target.family, 0) + 1
         return list(found.items())
 
+    def called(self, names: Iterable[str]) -> list[str]:
+        """What targets are called in short."""
+        short = {target.name: target.short for target in self.targets}
+        return [short.get(name, name) for name in names]
+
     @property
     def sets(self) -> list[str]:
         """The sets of surrogates, by name."""
@@ -248,6 +253,7 @@ class Line:
     """A line of a table of defenses.
 
     Args:
+        control: label of the line that was trained with as much compute; empty without one.
         measures: rates by the name of their column, in order; those of transfer by budget among them.
         numbers: what is no rate, as cost.
         letters: by the name of a measure.
@@ -255,6 +261,7 @@ class Line:
 
     label: str
     kind: str
+    control: str
     members: int
     trainings: int
     measures: dict[str, Rate]
@@ -427,6 +434,15 @@ class Run:
             return list(names)  # a set is called what a model would be
         return [shown.get(name, name) for name in names]
 
+    def said(self, notes: Iterable[object]) -> tuple[str, ...]:
+        """Notes, each once, in which models are called by their aliases."""
+        found = []
+        for note in map(str, notes):
+            for name in sorted(self.aliases, key=len, reverse=True):
+                note = note.replace(name, self.aliases[name])
+            found.append(note)
+        return tuple(dict.fromkeys(found))
+
 
 def collect(directory: Path | str) -> Report:
     """Everything that the page of a run shows, from its stored tables.
@@ -513,13 +529,11 @@ def _transfer(run: Run) -> Transfer | None:
         )
         for row in rows
     )
-    notes = dict.fromkeys(
-        [*(board.attrs.get("notes") or []), *(matrix.attrs.get("near_duplicates") or [])]
-    )
+    notes = [*(board.attrs.get("notes") or []), *(matrix.attrs.get("near_duplicates") or [])]
     return Transfer(
         rows, targets, cells, None if held_out is None else tuple(map(str, held_out)),
         bool(board["models_low"].isna().all()) and bool((board["targets"] > 0).any()),
-        tuple(map(str, notes)), tuple(map(str, matrix.attrs.get("randomized") or [])),
+        run.said(notes), tuple(map(str, matrix.attrs.get("randomized") or [])),
         int(matrix["seeds"].max()),
     )  # fmt: skip
 
@@ -684,7 +698,10 @@ def _robustness(run: Run) -> Robustness | None:
             tuple(each for each in left if each.attack != _WORST), worst[0].rate if worst else None,
         ))  # fmt: skip
     return Robustness(
-        tuple(found), tuple(map(str, board.attrs.get("notes") or [])), _checks(run), _growing(run),
+        tuple(found),
+        run.said(board.attrs.get("notes") or []),
+        _checks(run),
+        _growing(run),
     )
 
 
@@ -734,9 +751,19 @@ def _growing(run: Run) -> tuple[Growing, ...]:
 _ABOUT = (
     "table", "label", "members", "kind", "trainings", "defense", "seed", "control", "n", "n open",
 )  # fmt: skip
-_NUMBERS = (
-    "diversity", "mflops", "train_forwards", "train_backwards", "train_seconds",
-)  # fmt: skip
+_ABOUT = (
+    "table",
+    "label",
+    "members",
+    "kind",
+    "trainings",
+    "defense",
+    "seed",
+    "control",
+    "n",
+    "n open",
+)
+"""Columns of tables of defenses that say what a line is."""
 
 
 def _defenses(
@@ -755,17 +782,17 @@ def _defenses(
         tables.setdefault(str(row["table"]) if pooled else "", []).append(_line(row, label))
     if not pooled:  # names without the source and the folder that all share
         lines = tables.get("", [])
-        short = shorten([line.label for line in lines])
-        tables[""] = [
-            Line(name, *(getattr(line, key) for key in list(Line.__dataclass_fields__)[1:]))
-            for name, line in zip(short, lines, strict=True)
-        ]
+        names = shorten([line.label for line in lines])
+        tables[""] = [replace(line, label=name) for name, line in zip(names, lines, strict=True)]
     members = tuple(
         Members(aliases.get(str(row["defense"]), str(row["defense"])), _square(row["rates"]))
         for row in models.drop_duplicates("defense").to_dict(orient="records")
         if isinstance(row["rates"], str)
     )
-    notes = tuple(BOARDS.get(name).caption(board))
+    notes = tuple(
+        line.replace("± half of a 95 % interval", "with a 95 % interval")
+        for line in BOARDS.get(name).caption(board)
+    )
     return Defenses(
         {key: tuple(lines) for key, lines in tables.items()}, budgets, members, notes, pooled
     )
@@ -774,18 +801,18 @@ def _defenses(
 def _line(row: Mapping[str, Any], label: str) -> Line:
     names = [
         str(name) for name in row
-        if name not in _ABOUT
-        and not str(name).endswith((" low", " high", " group"))
+        if name not in _ABOUT and not str(name).endswith((" low", " high", " group"))
     ]  # fmt: skip
     rates = {
         name: Rate(_number(row[name]), _number(row.get(f"{name} low")), _number(row.get(f"{name} high")))
-        for name in names if name not in _NUMBERS
+        for name in names if name not in NUMBERS
     }  # fmt: skip
-    members = _whole(row.get("members"))
+    members, control = _whole(row.get("members")), row.get("control")
     return Line(
-        label, str(row["kind"]), members or 1, _whole(row.get("trainings")) or 1,
+        label, str(row["kind"]), "" if _missing(control) else str(control), members or 1,
+        _whole(row.get("trainings")) or 1,
         {name: rate for name, rate in rates.items() if rate.value is not None},
-        {name: _number(row[name]) for name in names if name in _NUMBERS},
+        {name: _number(row[name]) for name in names if name in NUMBERS},
         {name: str(row[f"{name} group"]) for name in names if row.get(f"{name} group")},
     )  # fmt: skip
 
@@ -834,7 +861,9 @@ def _traced(attack: str, name: str, table: pa.Table) -> Traced:
     frame: pd.DataFrame = together.to_pandas(ignore_metadata=True)
     frame["surrogate"] = frame["surrogate"].fillna("")
     means = frame.set_index(keys)["value_mean"].sort_index()
-    short = dict(zip(labels := sorted(set(frame["surrogate"]) - {""}), _members(labels), strict=True))
+    short = dict(
+        zip(labels := sorted(set(frame["surrogate"]) - {""}), _members(labels), strict=True)
+    )
     curves: dict[str, list[Series]] = {}
     results: dict[str, list[tuple[str, float]]] = {}
     for (what, surrogate), values in means.groupby(level=[0, 1], sort=True):

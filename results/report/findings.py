@@ -47,6 +47,9 @@ def findings(report: Report) -> list[Finding]:
     found: list[Finding] = []
     if report.defenses is not None:
         found += of_defenses(report.defenses)
+        for number, part in enumerate(report.parts):
+            found += _warnings(part, number)
+        return found
     for number, part in enumerate(report.parts):
         if part.transfer is not None and part.transfer.rows:
             found += of_transfer(part.transfer, part, number)
@@ -280,7 +283,15 @@ def of_robustness(part: Part, number: int = 0) -> list[Finding]:
     if len(models) > 4:
         found.append(Finding("More models", f"{prefix}{len(models) - 4} more models are in the table.",
                              f"robustness-{number}"))  # fmt: skip
-    where = f"robustness-{number}"
+    return [*found, *_warnings(part, number)]
+
+
+def _warnings(part: Part, number: int) -> list[Finding]:
+    """What should be read before the accuracies of a part are used."""
+    found: list[Finding] = []
+    if part.robustness is None:
+        return found
+    where, prefix = f"robustness-{number}", f"{part.title}: " if part.title else ""
     failed = [check for check in part.robustness.checks if not check.passed]
     if failed:
         names = ", ".join(dict.fromkeys(check.model for check in failed))
@@ -333,7 +344,9 @@ def of_defenses(defenses: Defenses) -> list[Finding]:
             if known:
                 about = "Under transfer" if said.startswith("transfer") else "White-box"
                 text = _best(known, measure, said, defenses)
-                found.append(Finding(about, f"{title}: {text}" if title else text, "defenses"))
+                found.append(
+                    Finding(about, f"Table {title}: {text}" if title else text, "defenses")
+                )
     return found
 
 
@@ -343,6 +356,14 @@ def _best(lines: Sequence[Line], measure: str, said: str, defenses: Defenses) ->
 
     best = max(lines, key=value)
     name = line_name(best)
+    same = [line for line in lines if value(line) == value(best)]
+    if len(same) > 1:
+        names = (
+            " and ".join(line_name(line) for line in same[:2])
+            if len(same) == 2
+            else f"{len(same)} lines"
+        )
+        return f"{names} keep the same and most under {said}: {_of(best.measures[measure])} of the images."
     text = f"{name} keeps most under {said}: {_of(best.measures[measure])} of the images"
     if len(lines) == 1:
         return f"{name} keeps {_of(best.measures[measure])} of the images under {said}."

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from advens.errors import InputError, RunError
-from advens.results.formats import shorten
 from advens.results.report.collect import Part, Run
 from advens.results.report.findings import baseline
 from advens.results.statistics import content_seed
@@ -33,8 +32,6 @@ LOSSLESS = 64
 PREVIEW = 160
 """Pixels of the longer side of a preview of a larger image."""
 Pixels = NDArray[np.uint8]
-_SHOWN = ["target", "adv_pred", "weight", "success", "clean_correct"]
-"""Columns of samples that answers are read from."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +113,10 @@ def gallery(run: Run, part: Part) -> Gallery | None:
     Raises:
         RunError: a damaged file.
     """
-    keys = _keys(part)
     cells = run.cells.sort_values(["seed", "attack", "surrogates"], kind="stable")
     cells = cells[cells["seed"] == cells["seed"].min()]
+    keys = _keys(part, set(zip(cells["attack"], cells["surrogates"], strict=True)))
     chosen = [cells[(cells["attack"] == a) & (cells["surrogates"] == s)] for a, s in keys]
-    keys = [key for key, own in zip(keys, chosen, strict=True) if len(own)]
-    chosen = [own for own in chosen if len(own)]
     if not keys:
         return None
     counted = _counted(part)
@@ -151,26 +146,41 @@ def gallery(run: Run, part: Part) -> Gallery | None:
                 continue
             own = answers[answers["sample_id"] == name]
             pixels, label = _pixels(rows[name]), int(rows[name]["label"])
-            shots.append(_shot(shorts[key], pixels, clean.get(name), factor, label, own, counted, classes))
+            fooled, able = _fooled(own, counted)
+            shots.append(Shot(
+                *shorts[key], _address(pixels), _difference(pixels, clean.get(name), factor),
+                _answers(run, own, label, classes), fooled, able,
+            ))  # fmt: skip
         if shots:
             first = next(rows[name] for rows in made if name in rows)
             pictures.append(Picture(
-                name, _class(first["label"], classes), why, _address(clean.get(name)), tuple(shots)
+                name, _class(first["label"], classes), why,
+                _address(clean[name]) if name in clean else None, tuple(shots),
             ))  # fmt: skip
     side = max(max(size) for size in sizes)
     return Gallery(tuple(pictures), side > LOSSLESS, factor, missing, min(max(side, 96), PREVIEW))
 
 
-def _keys(part: Part) -> list[tuple[str, str]]:
-    """The attacks and sets that are shown."""
+def _keys(part: Part, known: set[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The attacks and sets that are shown.
+
+    Args:
+        known: those that images are stored of; a sequence of rounds, for instance, is none.
+    """
     if part.transfer is not None:
         rows = list(part.transfer.rows[:ATTACKS])
         plain = baseline(part.transfer)
         if plain is not None and plain not in rows:
             rows[-1] = plain
-        return [(row.attack, row.surrogates) for row in rows]
-    models = part.robustness.models if part.robustness is not None else ()
-    return [(model.attacks[-1].attack, model.model) for model in models[:ATTACKS] if model.attacks]
+        wanted = [[(row.attack, row.surrogates)] for row in rows]
+    else:
+        models = part.robustness.models if part.robustness is not None else ()
+        wanted = [
+            [(left.attack, model.model) for left in model.attacks[::-1]]
+            for model in models[:ATTACKS]
+        ]
+    found = [next((key for key in keys if key in known), None) for keys in wanted]
+    return [key for key in found if key is not None]
 
 
 def _counted(part: Part) -> set[str] | None:
@@ -262,38 +272,46 @@ def _pixels(row: dict[str, Any]) -> Pixels:
     return pixels.reshape(shape)
 
 
-def _shot(
-    names: tuple[str, ...], image: Pixels, clean: Pixels | None, factor: float, label: int,
-    samples: pd.DataFrame, counted: set[str] | None, classes: Sequence[str] | None,
-) -> Shot:  # fmt: skip
-    difference = None
-    if clean is not None:
-        shown = 128 + factor * (image.astype(float) - clean)
-        difference = _address(np.clip(np.round(shown), 0, 255).astype(np.uint8))
+def _difference(image: Pixels, clean: Pixels | None, factor: float) -> str | None:
+    if clean is None:
+        return None
+    shown = 128 + factor * (image.astype(float) - clean)
+    return _address(np.clip(np.round(shown), 0, 255).astype(np.uint8))
+
+
+def _answers(
+    run: Run, samples: pd.DataFrame, label: int, classes: Sequence[str] | None
+) -> tuple[Answer, ...]:
+    """What targets say of an image, those that are wrong and many first; a member's answer has its weight."""
     weights: dict[str, dict[int, float]] = {}
+    for target, said, weight in samples[["target", "adv_pred", "weight"]].itertuples(
+        index=False, name=None
+    ):
+        own = weights.setdefault(str(target), {})
+        own[int(said)] = own.get(int(said), 0.0) + weight
+    targets, found = sorted(weights), dict[int, list[str]]()
+    for target, short in zip(targets, run.short(targets), strict=True):
+        said = min((-weight, said) for said, weight in weights[target].items())[1]
+        found.setdefault(said, []).append(short)
+    answers = [
+        Answer(_class(said, classes), said == label, tuple(sorted(who)))
+        for said, who in found.items()
+    ]
+    return tuple(
+        sorted(answers, key=lambda answer: (answer.right, -len(answer.targets), answer.said))
+    )
+
+
+def _fooled(samples: pd.DataFrame, counted: set[str] | None) -> tuple[int, int]:
+    """How many held-out targets are fooled, and how many were right before; members by their weight."""
     share: dict[str, float] = {}
     before: dict[str, float] = {}
-    for target, said, weight, success, right in samples[_SHOWN].itertuples(index=False, name=None):
-        of_target = weights.setdefault(str(target), {})
-        of_target[int(said)] = of_target.get(int(said), 0.0) + weight
+    columns = samples[["target", "weight", "success", "clean_correct"]]
+    for target, weight, success, right in columns.itertuples(index=False, name=None):
         if counted is None or target in counted:
             share[str(target)] = share.get(str(target), 0.0) + weight * success
             before[str(target)] = before.get(str(target), 0.0) + weight * right
-    targets = sorted(weights)
-    by_answer: dict[int, list[str]] = {}
-    for target, short in zip(targets, shorten(targets), strict=True):
-        said = min((-weight, said) for said, weight in weights[target].items())[1]
-        by_answer.setdefault(said, []).append(short)
-    answers = [
-        Answer(_class(said, classes), said == label, tuple(sorted(shorts)))
-        for said, shorts in by_answer.items()
-    ]
-    answers.sort(key=lambda answer: (answer.right, -len(answer.targets), answer.said))
-    address = _address(image)
-    assert address is not None
-    return Shot(
-        names[0], names[1], address, difference, tuple(answers), _most(share), _most(before),
-    )  # fmt: skip
+    return _most(share), _most(before)
 
 
 def _most(shares: dict[str, float]) -> int:
@@ -306,10 +324,8 @@ def _class(number: Any, names: Sequence[str] | None) -> str:
     return names[number] if names is not None and 0 <= number < len(names) else str(number)
 
 
-def _address(pixels: Pixels | None) -> str | None:
+def _address(pixels: Pixels) -> str:
     """An image as a ``data:`` address: PNG up to `LOSSLESS` pixels, a WebP preview above."""
-    if pixels is None:
-        return None
     grey = bool((pixels[0] == pixels[1]).all() and (pixels[1] == pixels[2]).all())
     image = (
         Image.fromarray(pixels[0])

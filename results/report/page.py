@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from advens.files import inside, write_bytes
 from advens.printable import printable
-from advens.results.formats import number, percent, shorten
+from advens.results.formats import number, percent
 from advens.results.report import charts, colour
 from advens.results.report.collect import (
     Attacked,
@@ -110,7 +110,7 @@ def _environment() -> Environment:
     )  # fmt: skip
     environment.filters |= {
         "pct": _percent, "ends": _ends, "num": _number, "rate": _rate, "level": colour.level, "code": _code,
-        "line_name": line_name, "prose": _prose, "word": lambda what: WORDS.get(what, what), "short": shorten,
+        "line_name": line_name, "prose": _prose, "word": lambda what: WORDS.get(what, what),
     }  # fmt: skip
     return environment
 
@@ -143,6 +143,7 @@ def _view(part: Part) -> dict[str, Any]:
         "cost": _cost(rows),
         "curves": [Markup(_curve(curve)) for curve in part.curves],
         "growing": _growing(part),
+        "warnings": _warnings(part),
         "traces": [(each, _traced(each)) for each in traced[:MOST_TRACED]],
         "untraced": max(len(traced) - MOST_TRACED, 0),
         "robustness": [
@@ -192,12 +193,26 @@ def _curve(curve: Any) -> str:
     )  # fmt: skip
 
 
+def _warnings(part: Part) -> list[str]:
+    """The notes of a robustness run; those that say the same of several models are one."""
+    found: dict[str, list[str]] = {}
+    for note in part.robustness.notes if part.robustness is not None else ():
+        subject, colon, text = note.partition(": ")
+        found.setdefault(text if colon else note, []).append(subject if colon else "")
+    return [
+        f"{'; '.join(subjects)}: {text}" if subjects[0] else text
+        for text, subjects in found.items()
+    ]
+
+
 def _growing(part: Part) -> list[Markup]:
     """A chart for every setting that the sanity report lets grow, with a line for every model."""
     growing = part.robustness.growing if part.robustness is not None else ()
     found = []
     for key in dict.fromkeys(each.key for each in growing):
-        tracks = [charts.Track(each.model, each.at, each.accuracy) for each in growing if each.key == key]
+        tracks = [
+            charts.Track(each.model, each.at, each.accuracy) for each in growing if each.key == key
+        ]
         for start in range(0, len(tracks), charts.SHAPES):
             found.append(Markup(charts.lines(
                 tracks[start : start + charts.SHAPES], key, "accuracy left, %",
@@ -303,7 +318,7 @@ def _defense_cost(lines: Sequence[Any]) -> Markup | None:
     return Markup(charts.scatter(
         points, "cost of one inference, MFLOP", "accuracy under the worst white-box attack, %",
         "Accuracy under the worst white-box attack against the cost of an inference; see the table",
-        logarithmic=max(p.x for p in points) > 4 * min(p.x for p in points),
+        logarithmic=max(p.x for p in points) > 4 * min(p.x for p in points), width=480, height=280,
     ))  # fmt: skip
 
 

@@ -151,7 +151,7 @@ def test_robust_accuracy() -> None:
 
 def line(label: str, value: float, letters: str) -> Line:
     rates = {"transfer 0.1": Rate(value, value - 0.1, value + 0.1), "open worst": Rate(value)}
-    return Line(label, "mean", 3, 5, rates, {}, {"transfer 0.1": letters} if letters else {})
+    return Line(label, "mean", "", 3, 5, rates, {}, {"transfer 0.1": letters} if letters else {})
 
 
 @pytest.mark.parametrize(("letters", "pooled", "words"), [
@@ -163,5 +163,11 @@ def line(label: str, value: float, letters: str) -> Line:
 def test_defenses(letters: tuple[str, str], pooled: bool, words: str) -> None:
     lines = (line("plain", 0.3, letters[1]), line("dverge", 0.6, letters[0]))
     found = of_defenses(Defenses({"T": lines}, ("0.1",), (), (), pooled))
-    assert found[0].text.startswith("T: dverge of 3 keeps most under transferred images: 60.0 % [50.0–70.0]")
+    begin = "Table T: dverge of 3 keeps most under transferred images: 60.0 % [50.0–70.0]"
+    assert found[0].text.startswith(begin)
     assert words in found[0].text
+
+
+def test_lines_that_keep_the_same_share_the_sentence() -> None:
+    (found, _) = of_defenses(Defenses({"": (line("a", 0.3, ""), line("b", 0.3, ""))}, ("0.1",), (), (), True))
+    assert found.text.startswith("a of 3 and b of 3 keep the same and most under transferred images: 30.0 %")
