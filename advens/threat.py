@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 NORMS = ("linf", "l2", "l1")
 TINY = 1e-12
+DUST = 1e-10
+"""What the l_1 projection leaves of a pixel value's change is zero when it is no more than rounding."""
 SPARSE = 0.01
 """Share of the pixel values that one step changes in l_1."""
 
@@ -249,7 +251,8 @@ def project_l1(x_adv: Tensor, x: Tensor, radius: float | Tensor) -> Tensor:
     over = step.sum(1) > budget
     if bool(over.any()):
         size, room = size[over], room[over]
-        step[over] = torch.minimum((size - _threshold(size, room, budget[over])).clamp_min(0), room)
+        left = size - _threshold(size, room, budget[over])
+        step[over] = torch.minimum(torch.where(left > DUST, left, 0.0), room)
     return (x + (w.sign() * step).to(x.dtype).view_as(x)).clamp_(0.0, 1.0)
 
 

@@ -313,7 +313,7 @@ def _attack(
 
     threat, where = suite.threat, f"suite '{suite.name}': attack '{entry.title}'"
     info = attack_info(name)
-    if threat.norm not in info.norms:
+    if threat.threat().norm not in info.norms:
         raise InputError(f"{where} is not defined for {threat.norm}; only {', '.join(info.norms)}")
     if threat.targeted and not info.targeted:
         raise InputError(f"{where} has no targeted form")

@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 from torch import Tensor
 
 from advens.errors import InputError
 from advens.seeding import Draws
-from advens.threat import Threat, norms, parse_eps
+from advens.threat import Threat, norms, parse_eps, project_l1, sparse_signs
 
 
 def noise(seed: int, *shape: int, scale: float = 1.0) -> Tensor:
@@ -65,7 +68,8 @@ def test_errors(options: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "norm"), [("Linf", "linf"), ("inf", "linf"), ("L2", "l2"), ("l_2", "l2")]
+    ("written", "norm"),
+    [("Linf", "linf"), ("inf", "linf"), ("L2", "l2"), ("l_2", "l2"), ("L1", "l1"), ("l_1", "l1")],
 )
 def test_norms_as_people_write_them(written: str, norm: str) -> None:
     assert Threat(written, 0.5) == Threat(norm, 0.5)
@@ -78,15 +82,16 @@ def test_values_of_a_wrong_type(options: dict[str, Any]) -> None:
         Threat(**options)
 
 
-def test_l2_budgets_may_exceed_one() -> None:
+def test_l2_and_l1_budgets_may_exceed_one() -> None:
     assert Threat("l2", 3.0).radius == 3
+    assert Threat("l1", 12).radius == 12
     assert parse_eps("2/255", "step_size") == pytest.approx(2 / 255)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_projection_lands_inside_and_stays(norm: str, dtype: torch.dtype) -> None:
-    threat = Threat(norm, 0.1 if norm == "linf" else 0.7)
+    threat = Threat(norm, {"linf": 0.1, "l2": 0.7, "l1": 2.5}[norm])
     tolerance = 1e-12 if dtype == torch.float64 else 1e-6
     x = (clean_bytes(0, 6, 3, 5, 5).double() / 255).to(dtype)
     for scale in (1e-3, 0.1, 1.0, 100.0):
@@ -103,7 +108,7 @@ def test_projection_lands_inside_and_stays(norm: str, dtype: torch.dtype) -> Non
     assert torch.equal(threat.project(x, x), x)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_projection_leaves_the_inside_alone(norm: str) -> None:
     threat = Threat(norm, 0.5)
     x = torch.full((4, 3, 5, 5), 0.5, dtype=torch.float64)
@@ -141,6 +146,59 @@ def test_l2_projection_uses_the_whole_budget_at_the_border() -> None:
     assert threat.project(far, x).flatten().tolist() == pytest.approx([0.0, 0.3])
 
 
+def l1_cases(count: int) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Images (6,) with values on the edge of [0, 1], points near and far, ties, and balls of all sizes."""
+    generator = torch.Generator().manual_seed(4)
+
+    def numbers() -> Tensor:
+        return torch.rand(6, generator=generator, dtype=torch.float64)
+
+    for case in range(count):
+        x, kind, size = numbers(), numbers(), 10 ** (3 * float(numbers()[0]) - 2)
+        x = torch.where(kind < 0.2, 0.0, torch.where(kind > 0.8, 1.0, x))
+        step = size * (2 * numbers() - 1)
+        if case % 5 == 0:
+            step = size * step.sign()
+        yield x, x + step, float(numbers()[0]) * float(step.abs().sum())
+
+
+def test_l1_projection_is_the_nearest_point() -> None:
+    """Against a quadratic program, whose variables are what is added to and taken from every value."""
+    boxed = 0
+    for x, far, radius in l1_cases(40):
+        found = project_l1(far.view(1, 1, 1, 6), x.view(1, 1, 1, 6), radius).flatten()
+        assert found.min() >= 0
+        assert found.max() <= 1
+        assert (found - x).abs().sum() <= radius * (1 + 1e-12)
+        clean, wanted = x.numpy(), far.numpy()
+
+        def distance(d: Any, clean: Any = clean, wanted: Any = wanted) -> tuple[float, Any]:
+            left = clean + d[:6] - d[6:] - wanted
+            return float(left @ left), np.concatenate([2 * left, -2 * left])
+
+        best = minimize(
+            distance, np.zeros(12), jac=True, method="SLSQP", options={"ftol": 1e-15, "maxiter": 500},
+            bounds=[*((0, 1 - v) for v in clean), *((0, v) for v in clean)],
+            constraints={"type": "ineq", "fun": lambda d, r=radius: r - d.sum()},
+        )  # fmt: skip
+        nearest = float((found - far).square().sum())
+        assert nearest <= best.fun + 1e-9 * (1 + best.fun)
+        boxed += bool(((found == 0) | (found == 1)).logical_and(found != x).any())
+    assert boxed >= 10, "the box often matters"
+
+
+def test_l1_projection_by_hand() -> None:
+    """From (0.5, 0.9, 0.5): three values 0.6, 0.5 and 0.1 away, of which the second has room for 0.1."""
+    x = torch.tensor([0.5, 0.9, 0.5], dtype=torch.float64).view(1, 1, 1, 3)
+    far = x + torch.tensor([-0.6, 0.5, 0.1], dtype=torch.float64)
+    found = project_l1(far, x, 0.4).flatten()
+    assert found.tolist() == pytest.approx([0.2, 1.0, 0.5])
+    radii = torch.tensor([0.4, 0.06], dtype=torch.float64)  # each row in a ball of its own
+    both = project_l1(far.expand(2, -1, -1, -1), x.expand(2, -1, -1, -1), radii)
+    assert both[0].flatten().tolist() == pytest.approx([0.2, 1.0, 0.5])
+    assert both[1].flatten().tolist() == pytest.approx([0.44, 0.9, 0.5])
+
+
 def test_steepest() -> None:
     g = noise(0, 3, 3, 4, 4)
     g[1] = 0
@@ -149,6 +207,20 @@ def test_steepest() -> None:
     unit = Threat("l2", 0.1).steepest(g)
     assert norms(unit, "l2").flatten().tolist() == pytest.approx([1, 0, 1])
     torch.testing.assert_close(unit[0], g[0] / (g[0] ** 2).sum().sqrt())
+
+
+def test_l1_steps_are_sparse() -> None:
+    """The largest 1 % of the values, rounded up; or as many as are asked for, with those that tie."""
+    g = noise(0, 3, 3, 10, 10)
+    g[1] = 0
+    step = Threat("l1", 12).steepest(g)
+    assert (step != 0).flatten(1).sum(1).tolist() == [3, 0, 3]
+    assert norms(step, "l1").flatten().tolist() == pytest.approx([1, 0, 1])
+    largest = g[0].abs().flatten().argsort(descending=True)[:3]
+    assert torch.equal(step[0].flatten()[largest], g[0].flatten()[largest].sign() / 3)
+    few = torch.tensor([[3.0, -2.0, 2.0, 0.5], [1.0, 0.0, 0.0, 0.0]]).view(2, 1, 1, 4)
+    found = sparse_signs(few, torch.tensor([2, 3])).flatten(1)
+    torch.testing.assert_close(found, torch.tensor([[1 / 3, -1 / 3, 1 / 3, 0.0], [1.0, 0.0, 0.0, 0.0]]))
 
 
 def test_neighbourhoods_have_their_radius() -> None:
@@ -161,6 +233,10 @@ def test_neighbourhoods_have_their_radius() -> None:
     assert norms(ball, "l2").flatten().tolist() == pytest.approx([0.75] * 32)
     normal = Threat("l2", 0.5).gaussian(like, 2.0, draws, "g")
     assert norms(normal, "l2").mean().item() == pytest.approx(1.0, rel=0.05)
+    ball = Threat("l1", 0.5).noise(like, 1.5, draws, "n")
+    assert norms(ball, "l1").flatten().tolist() == pytest.approx([0.75] * 32)
+    normal = Threat("l1", 0.5).gaussian(like, 2.0, draws, "g")
+    assert norms(normal, "l1").mean().item() == pytest.approx(math.sqrt(2 / math.pi), rel=0.05)
 
 
 # --- bytes ------------------------------------------------------------------------------------------
@@ -256,6 +332,44 @@ def test_l2_bytes_against_every_image_of_two_pixels() -> None:
         assert (found - wanted).norm() <= best + 1.5
 
 
+@pytest.mark.parametrize("eps", [0.05, 1.0, "128/255", 12.0, 11.9999999999])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_l1_bytes_stay_inside_and_use_the_budget(eps: float | str, dtype: torch.dtype) -> None:
+    threat = Threat("l1", eps)
+    clean = clean_bytes(0, 8, 3, 12, 12)
+    x = clean.to(dtype) / 255
+    left = 0
+    for scale in (0.02, 1.0):
+        x_adv = threat.project(x + noise(2, 8, 3, 12, 12, scale=scale).to(dtype), x)
+        stored = threat.quantise(x_adv, x)
+        excess = threat.excess(stored, clean)
+        assert excess.max() <= 1e-9
+        rounded = (x_adv.double() * 255).round().to(torch.uint8)
+        outside = threat.excess(rounded, clean) > 1e-9
+        left += int(outside.sum())
+        assert (excess[outside] > -1 / 255 - 1e-9).all(), "what rounding gained is given back, and no more"
+        assert torch.equal(stored[~outside], rounded[~outside])
+        assert ((stored.int() - x_adv * 255).abs() <= 1 + 1e-4).all()
+    assert left >= 1, "rounding alone would have left the ball"
+
+
+def test_l1_bytes_are_the_nearest_inside() -> None:
+    """Against every image of three values."""
+    threat = Threat("l1", 7.3 / 255)
+    clean = torch.tensor([[[[100, 3, 252]]]], dtype=torch.uint8)
+    x = clean.double() / 255
+    reach = torch.cartesian_prod(*[torch.arange(-8, 9, dtype=torch.float64)] * 3)
+    there = reach + clean.double().flatten()
+    allowed = reach[(reach.abs().sum(1) <= 7) & (there >= 0).all(1) & (there <= 255).all(1)]
+    for seed in range(60):
+        x_adv = threat.project(x + noise(seed, 1, 1, 1, 3, scale=0.03), x)
+        wanted = ((x_adv - x) * 255).flatten()
+        found = (threat.quantise(x_adv, x).double() - clean.double()).flatten()
+        assert (allowed == found).all(1).any()
+        best = (allowed - wanted).norm(dim=1).min()
+        assert float((found - wanted).norm()) == pytest.approx(float(best), abs=1e-9)
+
+
 def test_excess_tells_on_a_lie() -> None:
     clean = torch.full((2, 3, 4, 4), 100, dtype=torch.uint8)
     honest, liar = clean.clone(), clean.clone()
@@ -279,17 +393,19 @@ def test_norms() -> None:
         flat = delta[n].flatten().tolist()
         assert norms(delta, "linf")[n].item() == max(abs(v) for v in flat)
         assert norms(delta, "l2")[n].item() == pytest.approx(math.sqrt(sum(v * v for v in flat)))
+        assert norms(delta, "l1")[n].item() == pytest.approx(sum(abs(v) for v in flat))
     assert norms(delta, "l2").shape == (3, 1, 1, 1)
 
 
+@pytest.mark.parametrize("norm", ["l2", "l1"])
 @pytest.mark.parametrize("side", [1, 2, 4])
-def test_l2_start_is_uniform_in_the_ball(side: int) -> None:
+def test_start_is_uniform_in_the_ball(side: int, norm: str) -> None:
     """(|d| / eps)^D is uniform in [0, 1], D the number of pixels, and no direction is preferred."""
     n, eps = 3000, 0.05
     x = torch.full((n, 3, side, side), 0.5, dtype=torch.float64)
-    threat = Threat("l2", eps)
+    threat = Threat(norm, eps)
     delta = (threat.random_start(x, Draws(0, n)) - x).flatten(1)
-    depth = (delta.norm(dim=1) / eps) ** delta.shape[1]
+    depth = (norms(delta, norm).flatten() / eps) ** delta.shape[1]
     assert depth.max() <= 1 + 1e-9
     assert depth.mean().item() == pytest.approx(1 / 2, abs=0.03)
     assert depth.square().mean().item() == pytest.approx(1 / 3, abs=0.03)
