@@ -141,7 +141,7 @@ def _compose(name: str, norm: str) -> Attack:
     return changed(attack, **changes) if changes else attack
 
 
-def override(attack: Attack, **overrides: Any) -> Attack:
+def override(attack: Attack, /, **overrides: Any) -> Attack:
     """A copy of an attack with defaults replaced; see `create_attack`."""
     threat = {k: overrides.pop(k) for k in ("eps", "norm") if k in overrides}
     if threat:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from advens.attacks.whitebox.adaptive import Adaptive
 from advens.attacks.whitebox.sanity import Limits, SanityReport, sanity_report
 from advens.benchmarks.cells import Cell
 from advens.benchmarks.suites import SanityTable, Suite, expanded
@@ -43,6 +44,7 @@ class CheckModel:
         eot: passes that the attacks of the evaluation average.
         seed: of all randomness.
         images, share, level: see `Limits`.
+        stand_in: name and digest of the stand-in that an adaptive attack of the evaluation goes through.
     """
 
     name: str
@@ -55,6 +57,7 @@ class CheckModel:
     images: int
     share: float
     level: float
+    stand_in: tuple[str, str] | None = None
 
     @property
     def title(self) -> str:
@@ -69,6 +72,7 @@ class CheckModel:
             model, cache.images(batch.pixels), batch.labels.to(cache.device), Threat(self.norm, self.eps),
             surrogates=surrogates, eot=self.eot, seed=self.seed,
             limits=Limits(self.images, self.share, self.level), batch=default_batch(batch.pixels),
+            stand_in=self.stand_in,
         )  # fmt: skip
         return kept(report)
 
@@ -103,13 +107,17 @@ def tasks_of(suite: Suite, cells: Iterable[Cell]) -> list[CheckModel]:
         return []
     limits = SanityTable() if suite.sanity is True else suite.sanity
     eot: dict[str, int] = {}
+    through: dict[str, tuple[str, str]] = {}
     for cell in cells:
-        eot[cell.specs[0]] = max(eot.get(cell.specs[0], 1), getattr(cell.build(), "eot", 1))
+        attack: Any = cell.build()
+        eot[cell.specs[0]] = max(eot.get(cell.specs[0], 1), getattr(attack, "eot", 1))
+        if isinstance(attack, Adaptive) and attack.stand_in:
+            through.setdefault(cell.specs[0], (attack.stand_in, attack.source))
     threat = suite.threat.threat()
     return [
         CheckModel(
             name, suite.source, threat.norm, threat.eps, expanded(limits.surrogates), passes, suite.seeds[0],
-            limits.images, limits.share, limits.level,
+            limits.images, limits.share, limits.level, through.get(name),
         )
         for name, passes in eot.items()
     ]  # fmt: skip

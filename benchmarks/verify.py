@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from advens.attacks.expectation import is_randomized
+from advens.attacks.whitebox.adaptive import recorded
 from advens.benchmarks import defense_goal, tasks
 from advens.benchmarks.cells import Cell
 from advens.benchmarks.controls import with_controls
@@ -467,9 +468,17 @@ def _plan(
             for cell in crafted.cells.values() if cell.surrogates in built_sets(suite)
         }  # fmt: skip
         data = cache.data(suite.source)
-        return make_plan(suite, data, named if built is None else built, held_out=False), data
+        with recorded(_stand_ins(crafted)):  # nothing is called to see which cells belong to a suite
+            plan = make_plan(suite, data, named if built is None else built, held_out=False)
+        return plan, data
     except InputError as error:
         raise InputError(f"the run does not follow from its {store.suite.name}: {error}") from error
+
+
+def _stand_ins(crafted: _Crafted) -> dict[str, str]:
+    """The stand-ins of adaptive attacks that cells name, and the digests of their files."""
+    attacks = [cell.params for cell in crafted.cells.values() if cell.params.get("name") == "adaptive"]
+    return {str(params.get("stand_in")): str(params.get("source")) for params in attacks}
 
 
 def _suite(store: RunStore, plan: Plan, data: Dataset, crafted: _Crafted) -> Iterator[str]:

@@ -80,6 +80,8 @@ class RowOracle:
         self._draws, self._first = RowDraws(seed), first
         self.seed, self.eot, self.eight_bit = seed, eot, eight_bit
         self.members, self.probabilities = _members(models)
+        self._judges: Sequence[nn.Module] | None = None
+        self._beside = 0
         self._seen = list(range(len(self.members)))
         self._devices = [device_of(member) or x.device for member in self.members]
         n = len(x)
@@ -111,6 +113,19 @@ class RowOracle:
         if place:
             view.seed = derive(self.seed, "view", place)
             view._draws = RowDraws(view.seed)
+        return view
+
+    def through(self, members: Sequence[nn.Module], *, judged: bool) -> RowOracle:
+        """An oracle that answers with stand-ins of the members; what is found and spent stands in this one.
+
+        Args:
+            members: one for each, with the same probabilities.
+            judged: whether points count by what the members themselves say, not by what the stand-ins do.
+        """
+        view = copy(self)
+        view.members = list(members)
+        view._judges = self.members if judged else None
+        view._beside = self.k
         return view
 
     def rows(self, places: Tensor) -> Rows:
@@ -213,7 +228,8 @@ class RowOracle:
         check_finite(self._sound, "the model's")
 
     def _count(self, rows: Rows, forward: int, backward: int) -> None:
-        self.forwards[rows.place] += forward * self.k
+        beside = self._beside if backward or self._judges is not None else 0
+        self.forwards[rows.place] += forward * (self.k + beside)
         self.backwards[rows.place] += backward * len(self._seen)
 
     def _member(self, x: Tensor, k: int) -> Tensor:
@@ -232,13 +248,20 @@ class RowOracle:
                 each = self._each(x)
         else:
             each = self._each(x)
+        said = each if self._judges is None else self._judged(x)
         seen, drawn = each, self.probabilities
         if len(self._seen) < self.k:
             seen = each[self._seen]
             drawn = None if drawn is None else drawn[self._seen] / drawn[self._seen].sum()
         if len(seen) == 1:
-            return seen[0], each
-        return seen.mean(0) if drawn is None else log_expected(seen, drawn), each
+            return seen[0], said
+        return seen.mean(0) if drawn is None else log_expected(seen, drawn), said
+
+    @torch.no_grad()
+    def _judged(self, x: Tensor) -> Tensor:
+        """Logits of the members themselves (K, N, classes), where stand-ins answer."""
+        pairs = zip(self._judges or (), self._devices, strict=True)
+        return torch.stack([answer(member, x, device, "the model").to(x.device) for member, device in pairs])
 
     def _each(self, x: Tensor) -> Tensor:
         """Logits of every member (K, N, classes); those that are not seen through have no gradient."""

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from advens.attacks.expectation import is_randomized
 from advens.attacks.registry import attack_info, create_attack
 from advens.attacks.steps import StepSize
+from advens.attacks.whitebox.adaptive import adapted
 from advens.attacks.whitebox.checks import (
     STUCK,
     random_outputs,
@@ -141,7 +142,8 @@ class SanityReport:
 
 def sanity_report(
     model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, surrogates: Sequence[nn.Module] = (),
-    eot: int = 1, seed: int = 0, limits: Limits | None = None, batch: int = 64,
+    eot: int = 1, seed: int = 0, limits: Limits | None = None, stand_in: tuple[str, str] | None = None,
+    batch: int = 64,
 ) -> SanityReport:  # fmt: skip
     """Check that a model can be evaluated with gradient attacks.
 
@@ -154,6 +156,7 @@ def sanity_report(
         eot: passes that an answer averages, for models with randomness of their own.
         seed: of all randomness.
         limits: when a difference fails a check.
+        stand_in: name and digest of the stand-in through which gradients are taken; see `Adaptive`.
         batch: images at once.
 
     Raises:
@@ -162,6 +165,7 @@ def sanity_report(
     """
     limits = limits or Limits()
     x, y = x[: limits.images], y[: limits.images]
+    model = adapted(model, *stand_in) if stand_in else model
     look = _Look(model, x, y, threat, eot, seed, batch)
     models = [model, *surrogates]
     with borrowed(models), torch.inference_mode(False), same_chance(x.device, *models):

@@ -107,6 +107,8 @@ found = [attack.spec["loss"], right(net, x, y), right(net, attack(net, x, y), y)
 found.append(right(net, attack(net, x, y, target=target), target))
 advens_("craft", "mifgsm", "--set", "loss=soft-margin", "--surrogates", "digits:resnet",
         "--data", "digits:test?limit=5", "--eps", "0.2", "--steps", "1", "--out", "made", "--no-png")
+advens_("robustness", "--models", "digits:resnet", "--attack", "pgd-ce", "--set", "loss=soft-margin",
+        "--data", "digits:test?limit=5", "--eps", "0.2", "--steps", "2", "--out", "attacked")
 """
     spec, before, after, reached = run(package, code, tmp_path)
     assert spec == {"name": "soft-margin", "temperature": 2.0}
