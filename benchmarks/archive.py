@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from advens.benchmarks.defense_goal import DEFENSE
+from advens.benchmarks.goals import ATTACK_GOALS
 from advens.errors import InputError, first_line
 from advens.files import open_regular, read_regular
 from advens.results.boards.board import BOARDS
@@ -35,7 +36,8 @@ _OF_RUN = re.compile(rf"(?!traces/)(?:{_KEY}/)?(?:suite\.toml|(?:environment|pla
 @lru_cache(maxsize=1)
 def _boards() -> frozenset[str]:
     """The files of boards, which follow from the rows of a run."""
-    return frozenset(BOARDS.get(name).file for name in BOARDS.names() if name not in DEFENSE.given)
+    given = {name for goal in (DEFENSE, *ATTACK_GOALS.values()) for name in goal.given}
+    return frozenset(BOARDS.get(name).file for name in BOARDS.names() if name not in given)
 
 
 def _belongs(name: str) -> bool:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from advens.attacks.running import AttackResult
+from advens.attacks.whitebox.adaptive import seen_by
 from advens.attacks.whitebox.checks import inspect
 from advens.attacks.whitebox.engine import WhiteBox, search
 from advens.attacks.whitebox.oracle import RowOracle
@@ -204,9 +205,8 @@ def _notes(oracle: RowOracle, work: Work) -> list[str]:
     notes = []
     if work.cell.shard[0] == 0 and not work.cell.after:
         first = slice(INSPECTED)
-        notes += inspect(
-            work.models[0], oracle.x[first], oracle.y[first], work.attack.threat, eot=oracle.eot
-        )
+        model = seen_by(work.attack, work.models[0])
+        notes += inspect(model, oracle.x[first], oracle.y[first], work.attack.threat, eot=oracle.eot)
     steps = getattr(work.attack, "iterations", 0)
     broken = oracle.broken_at[oracle.broken_at >= 0]
     late = int((broken >= (1 - LATE) * steps).sum()) if steps >= 20 else 0

@@ -32,11 +32,12 @@ from advens.attacks.whitebox.oracle import RowOracle
 from advens.errors import InputError, first_line, nearest
 from advens.models.module import beside_us
 from advens.spec import Spec
-from advens.threat import NORMS, Threat
+from advens.threat import Threat
 from advens.trust import call_text, confirm
 
 PAPER = "Athalye et al., ICML 2018 (BPDA); Tramer et al., NeurIPS 2020 (adaptive attacks)"
 
+NORMS = ("linf", "l2", "l1")
 _sources: ContextVar[Mapping[str, str]] = ContextVar("sources", default=MappingProxyType({}))
 
 StandIn = Callable[[Tensor], Tensor]
@@ -168,6 +169,13 @@ class _Backward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0], None
+
+
+def seen_by(attack: object, model: nn.Module) -> nn.Module:
+    """The model as an attack sees its gradients: through the stand-in, where an adaptive attack has one."""
+    if isinstance(attack, Adaptive) and attack.stand_in:
+        return adapted(model, attack.stand_in, attack.source)
+    return model
 
 
 def adapted(model: nn.Module, name: str, source: str) -> nn.Module:
