@@ -36,7 +36,7 @@ _OF_RUN = re.compile(rf"(?!traces/)(?:{_KEY}/)?(?:suite\.toml|(?:environment|pla
 @lru_cache(maxsize=1)
 def _boards() -> frozenset[str]:
     """The files of boards, which follow from the rows of a run."""
-    given = {name for goal in (DEFENSE, *ATTACK_GOALS.values()) for name in goal.given}
+    given = {*DEFENSE.given, *(name for goal in ATTACK_GOALS.values() for name in goal.given)}
     return frozenset(BOARDS.get(name).file for name in BOARDS.names() if name not in given)
 
 
