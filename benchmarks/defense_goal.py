@@ -16,20 +16,29 @@ from pathlib import Path
 from typing import Any
 
 from advens.benchmarks.plan import outline
-from advens.benchmarks.suites import DefenseSuite, SanityTable, Suite, expanded, from_table
+from advens.benchmarks.suites import (
+    DefenseSuite,
+    SanityTable,
+    Suite,
+    expanded,
+    from_table,
+    validated,
+)
 from advens.benchmarks.tasks import Measure, Train, opened
+from advens.classifier import Classifier
 from advens.errors import InputError
+from advens.models import find_model
 from advens.threat import parse_eps
 
 WHITE_BOX: dict[str, dict[str, Any]] = {
-    "pgd": {"name": "pgd-ce", "steps": 50, "restarts": 5}, "pma-plus": {"name": "pma-plus"},
-}  # fmt: skip
-"""White-box attacks by label, where a suite names none; others go by their own names."""
-ADAPTIVE: dict[str, dict[str, Any]] = {
-    "adaptive-pgd": {"name": "adaptive-pgd"},
-    "arc": {"name": "arc"},
+    "pgd": {"name": "pgd-ce", "steps": 50, "restarts": 5},
+    **{name: {"name": name} for name in ("apgd-ce", "apgd-t", "pma-members", "adaptive-pgd", "arc")},
 }
-"""Attacks that randomized ensembles are put through beside."""
+"""White-box attacks by label, where a suite names none; others go by their own names.
+
+Every model meets all of them. Those that are made for randomized ensembles take another model as an ensemble
+of one: ``pma-members`` is PMA from two starts, ``adaptive-pgd`` is PGD on its own output.
+"""
 SURROGATES = ("digits:convnext", "digits:resnet-b", "digits:vit-b")
 """Surrogates for defenses of the digits, where nobody names any."""
 TRANSFER = ("mifgsm", "di-mi-ens-logits", "mi-smer")
@@ -148,9 +157,7 @@ def models_of(
     return [*names, *(name for name in expanded(suite.models) if name not in names)]
 
 
-def parts_of(
-    suite: DefenseSuite, models: Sequence[str], randomized: Sequence[str]
-) -> dict[str, Suite]:
+def parts_of(suite: DefenseSuite, models: Sequence[str]) -> dict[str, Suite]:
     """The suites of attacks that the models are put through, by the names of their folders.
 
     Raises:
@@ -168,30 +175,71 @@ def parts_of(
     found: dict[str, Suite] = {}
     for eps in suite.budgets:
         name = f"transfer-{eps.replace('/', '-')}"
-        found[name] = from_table(
-            common | {
-                "name": name.replace(".", "-"), "threat": {"norm": "linf", "eps": eps},
-                "surrogates": {"surrogates": list(surrogates)},
-                "attacks": [{"name": attack} for attack in suite.attacks],
-            }, name,
-        )  # fmt: skip
-    own = suite.white_box or list(WHITE_BOX)
-    attacks: list[dict[str, Any]] = [
-        {**WHITE_BOX.get(label, {"name": label}), "label": label} for label in own
-    ]
-    attacks += [
-        {**entry, "label": label, "surrogates": list(randomized)}
-        for label, entry in ADAPTIVE.items() if randomized and label not in own
-    ]  # fmt: skip
+        found[name] = from_table(common | _transfer(suite, eps, surrogates, name), name)
     found[FOLDER] = from_table(
         common | {
             "name": FOLDER, "goal": "robustness", "crossed": False, "sanity": _sanity(suite, surrogates),
             "limit": min((n for n in (suite.white_box_limit, suite.limit) if n), default=None),
             "threat": {"norm": "linf", "eps": suite.budgets[-1]},
-            "surrogates": {name: [name] for name in models}, "attacks": attacks,
+            "surrogates": {name: [name] for name in models},
+            "attacks": [
+                {**WHITE_BOX.get(label, {"name": label}), "label": label} for label in white_box(suite)
+            ],
         }, FOLDER,
     )  # fmt: skip
     return found
+
+
+def _transfer(
+    suite: DefenseSuite, eps: str, surrogates: Sequence[str], name: str
+) -> dict[str, Any]:
+    """What a transfer run at one budget does not share with the other runs."""
+    how = suite.transfer
+    sets: dict[str, Any] = {"surrogates": list(surrogates)}
+    if how.singles and len(surrogates) > 1:
+        sets["each"] = list(surrogates)
+    attacks: list[dict[str, Any]] = [{"name": attack} for attack in suite.attacks]
+    if how.losses:
+        attacks = [
+            attack | {"loss": loss, "label": f"{attack['name']} {loss}"}
+            for attack in attacks for loss in how.losses
+        ]  # fmt: skip
+    defaults = {"start": "uniform"} if how.starts else {}
+    return {
+        "name": name.replace(".", "-"),
+        "threat": {"norm": "linf", "eps": eps, "steps": how.steps},
+        "seeds": [suite.seed + start for start in range(how.starts or 1)],
+        "defaults": defaults | ({"step_size": how.step_size} if how.step_size is not None else {}),
+        "surrogates": sets,
+        "attacks": attacks,
+    }
+
+
+def white_box(suite: DefenseSuite) -> list[str]:
+    """The labels of the attacks on the models themselves."""
+    return suite.white_box or list(WHITE_BOX)
+
+
+def refuse_known(models: Sequence[str], surrogates: Sequence[str]) -> None:
+    """Raise InputError when a surrogate has the weights of a model or of one of its members."""
+    known = {
+        digest: name for name in expanded(surrogates) for digest in _weights(find_model(name))
+    }
+    for name in dict.fromkeys(models):
+        for digest in _weights(find_model(name)):
+            if digest in known:
+                raise InputError(
+                    f"the surrogate {known[digest]} is {name} or one of its members; transfer is measured "
+                    "from models that the defense does not hold"
+                )
+
+
+def _weights(model: Classifier) -> Iterator[str]:
+    """Digests of the weights of a model and of its members."""
+    yield model.weights
+    for member in model.members:
+        if isinstance(member, Classifier):
+            yield from _weights(member)
 
 
 def _sanity(suite: DefenseSuite, surrogates: Sequence[str]) -> bool | dict[str, Any]:
@@ -209,20 +257,19 @@ def check(suite: DefenseSuite) -> None:
     models = list(expanded(suite.models))
     if suite.training is not None:
         models.append(architecture(suite.training.arch, ""))
-    for part in parts_of(suite, [*dict.fromkeys(models)], ()).values():
+    for part in parts_of(suite, [*dict.fromkeys(models)]).values():
         outline(part, held_out=False)
 
 
 def trial(suite: DefenseSuite) -> bytes:
     """The budgets and attacks of a folder, in the order of the columns of its tables."""
-    own = suite.white_box or list(WHITE_BOX)
-    found = {"budgets": list(suite.budgets), "open": own, "adaptive": list(ADAPTIVE)}
+    found = {"budgets": list(suite.budgets), "open": white_box(suite)}
     return (json.dumps(found, indent=1) + "\n").encode()
 
 
 def measures(suite: DefenseSuite, models: Sequence[str]) -> list[Measure]:
     """The measurements of every model, once."""
-    source = parts_of(suite, models, ())[FOLDER].source
+    source = parts_of(suite, models)[FOLDER].source
     eps = parse_eps(suite.budgets[-1])
     return [
         Measure(name, source, suite.measured, eps, suite.seed) for name in dict.fromkeys(models)
@@ -262,24 +309,33 @@ def _counted(name: str, images: int | None = None) -> dict[str, float]:
 
 def defense_suite(
     models: Sequence[str], data: str, surrogates: Sequence[str], attacks: Sequence[str],
-    budgets: Sequence[str], white_box: Sequence[str] = (), **more: Any,
+    budgets: Sequence[str], white_box: Sequence[str] = (), transfer: str | None = None, **more: Any,
 ) -> DefenseSuite:  # fmt: skip
-    """The suite of ``advens defend``; for digits, what is not said is taken from the embedded models."""
+    """The suite of ``advens defend``; for digits, what is not said is taken from the embedded models.
+
+    Raises:
+        InputError: no surrogates where none can be taken, a budget that is no number, or an unknown
+            ``transfer``.
+    """
     digits = data.startswith("digits:")
     if not surrogates and not digits:
         raise InputError("name separately trained surrogates: --surrogates A,B")
     chosen = budgets or (("0.05", "0.1", "0.15", "0.2") if digits else ("2/255", "4/255", "8/255"))
     for eps in chosen:
         parse_eps(eps)
-    return DefenseSuite(
-        name="defend", goal="defense", data=data, surrogates=list(surrogates or SURROGATES),
-        attacks=list(attacks or TRANSFER), eps=list(chosen), white_box=list(dict.fromkeys(white_box)),
-        models=list(dict.fromkeys(_model(name) for name in models)), **more,
-    )  # fmt: skip
+    table = {
+        "name": "defend", "goal": "defense", "data": data, "surrogates": list(surrogates or SURROGATES),
+        "eps": list(chosen), "white_box": list(dict.fromkeys(white_box)),
+        "models": list(dict.fromkeys(_model(name) for name in models)), **more,
+    }  # fmt: skip
+    if transfer is not None:
+        table["transfer"] = transfer
+    if attacks or transfer is None:
+        table["attacks"] = list(attacks or TRANSFER)
+    return validated(DefenseSuite, table, "advens defend")
 
 
 def _model(text: str) -> str:
-    """A folder is a saved ensemble."""
-    return (
-        f"defense:{text}" if ":" not in text and (Path(text) / "ensemble.json").is_file() else text
-    )
+    """A folder is a saved ensemble; a part of it may be named after it, as ``?member=2``."""
+    folder = Path(text.partition("?")[0]) / "ensemble.json"
+    return f"defense:{text}" if ":" not in text and folder.is_file() else text

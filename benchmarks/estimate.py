@@ -128,25 +128,25 @@ def _defenses(suite: DefenseSuite) -> Iterator[str]:
         yield f"control    {line.kind} with the compute of {line.label} of {line.members}"
     for name in suite.models:
         yield f"defense    {name}"
-    own = suite.white_box or list(defense_goal.WHITE_BOX)
-    yield f"transfer   {', '.join(suite.attacks)} on {', '.join(suite.surrogates)}"
-    yield f"white-box  {', '.join((*own, *defense_goal.ADAPTIVE))} at the largest eps"
+    yield f"transfer   {', '.join(suite.attacks)} on {', '.join(suite.surrogates)}{_how(suite)}"
+    yield f"white-box  {', '.join(defense_goal.white_box(suite))} at the largest eps"
+    sizes = [*(line.members for line in lines), *(line.members for line in open_ for _ in suite.seeds)]
+    sizes += [1] * len(expanded(suite.models))
     most = len(open_) * len(suite.seeds)  # controls
-    models = len(lines) + most + len(expanded(suite.models))
+    models = len(sizes)
     sources = [suite.data, *([suite.training.data] if suite.training else [])]
     missing = [source for source in sources if downloads(source)]
     if not missing:
         count = len(find_data(suite.data))
         stand_in = [*expanded(suite.models), *(line.training.arch for line in lines)][:1]
-        for folder, part in defense_goal.parts_of(suite, stand_in, ()).items():
+        for folder, part in defense_goal.parts_of(suite, stand_in).items():
             alone = ATTACK_GOALS[part.goal].sequences  # the models are attacked themselves
             images = min(count, part.limit or count)
             seen = outline(part, held_out=False)
-            forward, backward = (
-                spent * (models if alone else 1)
-                for spent in _passes(part, seen.stages | seen.rounds, seen.sets, images)
+            forward, backward = _passes(
+                part, seen.stages | seen.rounds, seen.sets, images, sizes if alone else None
             )
-            crafted = len(seen.stages) * images * (models if alone else 1)
+            crafted = len(seen.stages) * len(part.seeds) * images * (models if alone else 1)
             looks = crafted if alone else crafted * models
             yield (
                 f"{folder}: {crafted:,} images, {_most(part)}{forward:,} F, {backward:,} B, "
@@ -158,11 +158,34 @@ def _defenses(suite: DefenseSuite) -> Iterator[str]:
         yield f"at most {most} trainings of controls, whose epochs follow from the compute of the others"
 
 
+def _how(suite: DefenseSuite) -> str:
+    """How the attacks of transfer are run, where a suite says more than their names."""
+    how = suite.transfer
+    parts = [
+        f"losses {', '.join(how.losses)}" if how.losses else "",
+        f"{how.starts} uniform starts" if how.starts else "",
+        f"{how.steps} steps" if how.steps else "",
+        f"steps of {how.step_size}" if how.step_size is not None else "",
+        "together and each alone" if how.singles else "",
+    ]
+    said = "; ".join(part for part in parts if part)
+    return f" ({said})" if said else ""
+
+
 def _passes(
-    suite: Suite, stages: Mapping[tuple[str, str], Stage], sets: Mapping[str, tuple[str, ...]], images: int
-) -> tuple[int, int]:
-    """Forward and backward passes of attacks on all images."""
-    spent = [stage.attack.passes(len(sets[name])) for (_, name), stage in stages.items()]
+    suite: Suite, stages: Mapping[tuple[str, str], Stage], sets: Mapping[str, tuple[str, ...]], images: int,
+    sizes: Sequence[int] | None = None,
+) -> tuple[int, int]:  # fmt: skip
+    """Forward and backward passes of attacks on all images.
+
+    Args:
+        sizes: of models that are attacked one by one in place of the sets, the number of members.
+    """
+    spent = [
+        stage.attack.passes(size)
+        for (_, name), stage in stages.items()
+        for size in (sizes or [len(sets[name])])
+    ]
     forward, backward = (
         len(suite.seeds) * images * sum(passes[i] for passes in spent) for i in (0, 1)
     )

@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from advens.attacks.expectation import is_randomized
 from advens.benchmarks import defense_goal
 from advens.benchmarks.cells import Cell, by_depth
 from advens.benchmarks.controls import with_controls
@@ -135,6 +134,12 @@ def goal_of(suite: AnySuite) -> Goal:
     return GOALS[suite.goal]
 
 
+def shown_of(suite: AnySuite) -> str:
+    """The board that is printed in the end; models that are lines of no table have no `study`."""
+    lineless = isinstance(suite, DefenseSuite) and not suite.defenses
+    return "defenses" if lineless else goal_of(suite).shown
+
+
 @dataclass
 class Runner:
     """How suites are run; see `run_suite`."""
@@ -172,8 +177,8 @@ class Runner:
             find_data(source)
         lines, trained = self._trained(suite)
         names = defense_goal.models_of(suite, lines, trained)
-        randomized = [name for name in dict.fromkeys(names) if is_randomized(find_model(name))]
-        parts = defense_goal.parts_of(suite, names, randomized)
+        defense_goal.refuse_known(names, suite.surrogates)
+        parts = defense_goal.parts_of(suite, names)
         for part in parts.values():
             outline(part, held_out=False)  # mistakes first
         report = Report(directory)

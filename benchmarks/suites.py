@@ -388,6 +388,51 @@ class DefenseEntry(BaseModel):
         return self.label or self.name
 
 
+class TransferTable(BaseModel):
+    """The ``[transfer]`` table: how the attacks of a suite of defenses are run on its surrogates.
+
+    An image is broken when any of the images that are crafted from it breaks the model.
+
+    Args:
+        losses: every attack is run with each of these; without any, with its own.
+        starts: uniform points of the ball from which every attack is started; without, its own start, once.
+        steps: iterations; each attack's own without. Attacks of a single step stay so.
+        step_size: as ``"eps/5"``; each attack's own without.
+        singles: whether every surrogate is also attacked alone, beside all of them together.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    losses: list[str] = []
+    starts: Annotated[int | None, Field(ge=1)] = None
+    steps: Annotated[int | None, Field(ge=1)] = None
+    step_size: float | str | None = None
+    singles: bool = False
+
+    @field_validator("losses")
+    @classmethod
+    def _distinct(cls, losses: list[str]) -> list[str]:
+        if len(set(losses)) < len(losses):
+            raise ValueError("losses are distinct")
+        return losses
+
+
+TRANSFERS: dict[str, dict[str, Any]] = {
+    "dverge": {
+        "attacks": ["mifgsm", "difgsm", "sgm-mifgsm"],
+        "transfer": {
+            "losses": ["ce", "margin"], "starts": 2, "steps": 100, "step_size": "eps/5", "singles": True,
+        },
+    },
+}  # fmt: skip
+"""Ways to measure transfer, by the names that ``transfer`` may have.
+
+``dverge``: in its authors' evaluation (Yang et al., NeurIPS 2020) an image is broken by the worst of 30: from
+each of three surrogates, with each of two losses, momentum PGD from three starts, M-DI2-FGSM and SGM, each of
+100 steps of eps/5. Here every attack has two starts, and the surrogates are attacked together, too.
+"""
+
+
 class DefenseSuite(BaseModel):
     """A suite of defenses as written: what is trained or given, and the attacks it is put through.
 
@@ -403,6 +448,8 @@ class DefenseSuite(BaseModel):
         eps: l_inf radii of transfer; white-box attacks have the largest.
         surrogates: models that transfer comes from, trained separately.
         attacks: attacks on these surrogates.
+        transfer: how these are run: a ``[transfer]`` table, or ``"dverge"`` for transfer as its authors
+            measure it, which also names the attacks where the suite does not.
         white_box: attacks on the defenses themselves; without any, those of ``advens defend``.
         models: defenses that exist already.
         training: what all trainings have in common.
@@ -427,6 +474,7 @@ class DefenseSuite(BaseModel):
     eps: list[float | str] = Field(min_length=1)
     surrogates: list[str] = Field(min_length=1)
     attacks: list[str] = Field(min_length=1)
+    transfer: TransferTable = TransferTable()
     white_box: list[str] = []
     models: list[str] = []
     training: TrainingTable | None = None
@@ -444,6 +492,15 @@ class DefenseSuite(BaseModel):
                 warn(f"'{old}' is called '{new}' now; the old name still works", InputWarning, stacklevel=2)
                 table = {new if key == old else key: value for key, value in table.items()}
         return table
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_transfer(cls, table: Any) -> Any:
+        if not isinstance(table, dict) or not isinstance(name := table.get("transfer"), str):
+            return table
+        if name not in TRANSFERS:
+            raise ValueError(str(unknown("transfer", name, TRANSFERS)))
+        return TRANSFERS[name] | {key: value for key, value in table.items() if key != "transfer"}
 
     @model_validator(mode="after")
     def _something(self) -> DefenseSuite:
@@ -485,6 +542,10 @@ def built_sets(suite: Suite) -> dict[str, BuiltSet]:
     return {name: each for name, each in suite.surrogates.items() if isinstance(each, BuiltSet)}
 
 
+TABLES: dict[Any, type[BaseModel]] = {
+    "threat": ThreatTable, "transfer": TransferTable, "sanity": SanityTable,
+}  # fmt: skip
+"""The tables inside suites whose keys are all known, by name."""
 RENAMED = {"open": "white_box", "open_limit": "white_box_limit"}
 """Keys of a suite of defenses that had another name."""
 
@@ -722,7 +783,8 @@ def _explain(error: ValidationError, model: type[BaseModel], text: str) -> str:
 
 
 def _known(model: type[BaseModel], loc: Sequence[Any]) -> list[str]:
-    return list((ThreatTable if "threat" in loc else model).model_fields)
+    inside = next((TABLES[part] for part in loc if part in TABLES), model)
+    return list(inside.model_fields)
 
 
 def line_of(text: str, message: str) -> int | None:

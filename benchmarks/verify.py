@@ -48,7 +48,7 @@ from advens.benchmarks.worker_cache import WorkerCache
 from advens.datasets import Batch, Dataset, find_data
 from advens.errors import InputError, RunError, first_line
 from advens.files import LinkError, open_regular
-from advens.models import check_name, find_model, known_card, origins
+from advens.models import check_name, known_card, origins
 from advens.results.boards.board import BOARDS, board_mismatches, path_of, suite_digest
 from advens.results.boards.rows import Rows
 from advens.results.store import RunStore, is_whole, read_cell, read_table
@@ -644,8 +644,8 @@ def verify_defenses(
         lines = with_controls(suite, lines, trained)
         trained |= {task: task.trained_name() for task in defense_goal.trainings(lines)}
         names = defense_goal.models_of(suite, lines, trained)
-        randomized = [name for name in dict.fromkeys(names) if is_randomized(find_model(name))]
-        parts = defense_goal.parts_of(suite, names, randomized)
+        defense_goal.refuse_known(names, suite.surrogates)
+        parts = defense_goal.parts_of(suite, names)
     except InputError as error:
         return [
             *found,

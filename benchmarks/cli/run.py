@@ -48,7 +48,7 @@ def run(suite: str, out: Path | None, device: str, executor: str, workers: int, 
 
         say(*dry_run_lines(found))
         return
-    from advens.benchmarks.runner import goal_of, run_suite
+    from advens.benchmarks.runner import run_suite, shown_of
 
     directory = out or Path("runs") / found.name
     report = run_suite(
@@ -59,7 +59,7 @@ def run(suite: str, out: Path | None, device: str, executor: str, workers: int, 
         trace=trace,
     )
     try:
-        conclude(report, goal_of(found).shown)
+        conclude(report, shown_of(found))
     finally:  # checks that failed are on the page, too
         if not no_report and not report.failures:
             from advens.results.report.page import write_report

@@ -83,7 +83,7 @@ class Trial:
 
     Args:
         budgets: l_inf radii of transfer as written, ascending.
-        attacks: labels of the white-box attacks, those on randomized ensembles last.
+        attacks: labels of the white-box attacks.
     """
 
     budgets: tuple[str, ...]
@@ -107,7 +107,8 @@ def read_trial(directory: Path) -> Trial:
         raise NoRows(f"{directory} holds no {TRIAL}, so that no defenses were evaluated there")
     said = read_json(path)
     try:
-        budgets, attacks = said["budgets"], [*said["open"], *said["adaptive"]]
+        # in folders of older versions, randomized ensembles met more attacks than the others
+        budgets, attacks = said["budgets"], [*said["open"], *said.get("adaptive", [])]
         if not budgets or not all(isinstance(name, str) for name in (*budgets, *attacks)):
             raise ValueError("budgets and attacks are text")
     except (ValueError, TypeError, KeyError):

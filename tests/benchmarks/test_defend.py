@@ -24,8 +24,8 @@ BASE = (
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few steps, and members that cost something."""
-    monkeypatch.setattr(defense_goal, "WHITE_BOX", {"pgd": {"name": "pgd-ce", "steps": 3}})
-    monkeypatch.setattr(defense_goal, "ADAPTIVE", {"arc": {"name": "arc"}})
+    own = {"pgd": {"name": "pgd-ce", "steps": 3}, "arc": {"name": "arc"}}
+    monkeypatch.setattr(defense_goal, "WHITE_BOX", own)
     monkeypatch.setattr(tasks, "between_members", lambda *_: {"diversity": 1.5, "shared": 0.25})
 
 
@@ -45,7 +45,7 @@ def test_the_whole_trial(advens: Any, tmp_path: Path, pair: tuple[str, str]) -> 
     assert [name for name in table if name.endswith(("0.05", "0.2"))] == ["transfer 0.05", "transfer 0.2"]
     drawn, single = table.loc[f"defense:{pair[1]}"], table.loc[NAMES[0]]
     assert drawn["open worst"] <= min(drawn["open pgd"], drawn["open arc"])
-    assert pd.isna(single["open arc"])
+    assert single["open worst"] <= single["open arc"] < 1, "every model meets the same attacks"
     assert drawn["mflops"] <= table.loc[f"defense:{pair[0]}", "mflops"]
     assert (table["transfer 0.2"] <= table["transfer 0.05"]).all()
     for words in ("randomized of 2", "transfer 0.05", "arc", "diversity", "MFLOP"):

@@ -12,12 +12,17 @@ import pandas as pd
 import pytest
 import tomli_w
 
+from advens.attacks.starts import Uniform
 from advens.benchmarks import defense_goal
 from advens.benchmarks.defense_goal import lines_of, parts_of
-from advens.benchmarks.suites import DefenseSuite, bundled, load
+from advens.benchmarks.plan import outline
+from advens.benchmarks.suites import DefenseSuite, bundled, load, parse
 from advens.defenses import training
+from advens.defenses.ensembles import Ensemble
+from advens.models import load_model
 from advens.results.boards.defenses import pooled
 from advens.results.display.render import render_board
+from advens.results.store import RunStore
 
 QUICK = {
     "arch": "digits:mambaout", "data": "digits:train?limit=32&seed=0", "optimizer": "adam", "epochs": 1,
@@ -39,8 +44,8 @@ STUDIES = [name for name in bundled() if isinstance(load(name), DefenseSuite)]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ADVENS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(defense_goal, "WHITE_BOX", {"pgd": {"name": "pgd-ce", "steps": 2}})
-    monkeypatch.setattr(defense_goal, "ADAPTIVE", {"arc": {"name": "arc", "steps": 2}})
+    own = {"pgd": {"name": "pgd-ce", "steps": 2}, "arc": {"name": "arc", "steps": 2}}
+    monkeypatch.setattr(defense_goal, "WHITE_BOX", own)
 
 
 @pytest.fixture
@@ -71,8 +76,7 @@ def test_the_whole_study(advens: Any, written: Any, tmp_path: Path, monkeypatch:
         means = each.groupby(["label", "members"])[measure].mean()
         found = table.set_index(["label", "members"])[measure]
         assert np.allclose(found, means[found.index])
-    assert table.loc[2, "open arc"] == table.loc[2, "open arc"]
-    assert np.isnan(table.loc[0, "open arc"])
+    assert table["open arc"].notna().all(), "every model meets the same attacks"
     assert set(table["n"]) == {10}
     assert set(table["n open"]) == {6}
     for words in ("boosted", "Drawn", "transfer 0.05", "over 2 trainings"):
@@ -82,16 +86,16 @@ def test_the_whole_study(advens: Any, written: Any, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(training.Run, "go", None)
     files = {path: path.stat().st_mtime_ns for path in out.glob("*/*/*.parquet")}
     again = advens("run", written(), "--out", out).done().out
-    done = "12 cells crafted, 32 evaluations"
-    assert again.replace("nothing to do: all 12 cells are there", done) == said.out
+    done = "16 cells crafted, 36 evaluations"
+    assert again.replace("nothing to do: all 16 cells are there", done) == said.out
     assert files == {path: path.stat().st_mtime_ns for path in out.glob("*/*/*.parquet")}
 
     # a model's images are shown to itself alone
     status = advens("status", out).done().out.splitlines()
     assert status[8] == "white-box"
-    assert status[10] == "evaluations  8 of 8 done"
-    assert len(list((out / "white-box" / "samples").iterdir())) == 8
-    assert "white-box: 8 cells" in advens("verify", out).done().out
+    assert status[10] == "evaluations  12 of 12 done"
+    assert len(list((out / "white-box" / "samples").iterdir())) == 12
+    assert "white-box: 12 cells" in advens("verify", out).done().out
 
     markdown = advens("leaderboard", out, "--format", "markdown").done().out
     assert "| boosted | 2 | randomized |" in markdown
@@ -158,6 +162,63 @@ def test_order_and_workers_change_nothing(advens: Any, written: Any, tmp_path: P
     pd.testing.assert_frame_equal(tables[0], tables[1][list(tables[0])])
 
 
+def test_transfer_as_the_worst_of_many() -> None:
+    """Every attack with every loss from every start, on each surrogate alone and on all together."""
+    table = {key: value for key, value in TINY.items() if key != "attacks"}
+    surrogates = ["digits:convnext", "digits:vit-b"]
+    suite = DefenseSuite.model_validate(table | {"transfer": "dverge", "surrogates": surrogates, "seed": 3})
+    assert suite.attacks == ["mifgsm", "difgsm", "sgm-mifgsm"]
+    part = parts_of(suite, ["digits:vit"])["transfer-0.2"]
+    seen = outline(part, held_out=False)
+    sets = {"surrogates": tuple(surrogates), **{name: (name,) for name in surrogates}}
+    assert seen.sets == sets
+    assert set(seen.stages) == {
+        (f"{attack} {loss}", name) for attack in suite.attacks for loss in ("ce", "margin") for name in sets
+    }  # fmt: skip
+    assert part.seeds == [3, 4]
+    for (label, _), stage in seen.stages.items():
+        assert isinstance(stage.attack.start, Uniform)
+        assert stage.attack.steps == 100
+        assert stage.attack.step_size.alpha == "eps/5"
+        assert stage.attack.loss.part_name == label.split()[1]
+    again = parse(suite.toml(), "again")
+    assert again == suite
+    own = DefenseSuite.model_validate(TINY | {"transfer": "dverge"})
+    assert own.attacks == TINY["attacks"]
+    plain = parts_of(DefenseSuite.model_validate(TINY), ["digits:vit"])["transfer-0.2"]
+    assert (plain.seeds, plain.defaults, plain.threat.steps) == ([0], {}, None)
+    assert [entry.title for entry in plain.attacks] == TINY["attacks"]
+
+
+def test_an_image_is_broken_by_any_start_loss_and_surrogate(
+    advens: Any, written: Any, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    path = written(
+        transfer={"losses": ["ce", "margin"], "starts": 2, "singles": True, "steps": 2}, eps=[0.2],
+        surrogates=["toys:centroid?seed=1", "toys:centroid?seed=2"], attacks=["mifgsm"],
+        models=["toys:centroid?seed=4"], defenses=[], white_box=["pgd-ce"], limit=12, sanity=False,
+    )  # fmt: skip
+    advens("run", path, "--out", out, "--no-report").done()
+    samples = RunStore(out / "transfer-0.2").read_samples()
+    assert samples["cell"].nunique() == 3 * 2 * 2
+    samples["left"] = samples["clean_correct"] & ~samples["success"]
+    wanted = samples.groupby("sample_id", observed=True)["left"].min().mean()
+    assert pd.read_parquet(out / "defenses.parquet").loc[0, "transfer 0.2"] == pytest.approx(float(wanted))
+    advens("verify", out).done()
+    said = advens("run", path, "--dry-run").done().out
+    assert "losses ce, margin; 2 uniform starts; 2 steps; together and each alone" in said
+    assert "transfer-0.2: 144 images, 384 F, 384 B" in said  # 12 runs of 2 steps, on 4 models for 3 of them
+
+
+def test_surrogates_are_no_members(advens: Any, written: Any, tmp_path: Path) -> None:
+    members = [load_model("toys:centroid?seed=1"), load_model("toys:centroid?seed=2")]
+    Ensemble(members).save(tmp_path / "both")
+    path = written(models=[f"defense:{tmp_path / 'both'}"], defenses=[])
+    said = advens("run", path, "--out", tmp_path / "out").refused("or one of its members")
+    assert "toys:centroid?seed=1 is defense:" in said
+
+
 def test_a_dry_run_trains_nothing(advens: Any, written: Any, tmp_path: Path) -> None:
     said = advens("run", written(), "--out", tmp_path / "out", "--dry-run").done().out
     assert "plain of 2, seed 0: members 1, 2" in said
@@ -180,6 +241,12 @@ def test_a_dry_run_trains_nothing(advens: Any, written: Any, tmp_path: Path) -> 
         ({"attacks": ["fgsmm"]}, "did you mean 'fgsm'"),
         ({"eps": ["x"]}, "eps"),
         ({"controls": "some"}, "controls"),
+        ({"transfer": "dverg"}, "did you mean 'dverge'"),
+        ({"transfer": {"starts": 0}}, "starts"),
+        ({"transfer": {"losses": ["ce", "ce"]}}, "losses are distinct"),
+        ({"transfer": {"losses": ["cee"]}}, "did you mean 'ce'"),
+        ({"transfer": {"single": True}}, "did you mean 'singles'"),
+        ({"transfer": {"step_size": "eps/0"}}, "a step size is above 0"),
         ({"defenses": [{"name": "plain", "members": 2, "control": "both"}]}, "control"),
         ({"surrogates": ["digits:nothing"]}, "nothing"),
     ],
@@ -198,7 +265,7 @@ def test_white_box_attacks_have_no_other_images(
     limit: int | None, white_box_limit: int | None, wanted: int | None
 ) -> None:
     suite = DefenseSuite.model_validate(TINY | {"limit": limit, "white_box_limit": white_box_limit})
-    suites = parts_of(suite, ["digits:vit"], ())
+    suites = parts_of(suite, ["digits:vit"])
     assert suites["transfer-0.05"].limit == limit
     assert suites["white-box"].limit == wanted
 

@@ -35,8 +35,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, _surroundings: None) -> Path:
     members = [load_model(f"toys:centroid?seed={seed}") for seed in (4, 9)]
     RandomizedEnsemble(members, [0.25, 0.75]).save(folder / "drawn")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(defense_goal, "WHITE_BOX", {"pgd": {"name": "pgd-ce", "steps": 2}})
-        patch.setattr(defense_goal, "ADAPTIVE", {"arc": {"name": "arc", "steps": 2}})
+        own = {"pgd": {"name": "pgd-ce", "steps": 2}, "arc": {"name": "arc", "steps": 2}}
+        patch.setattr(defense_goal, "WHITE_BOX", own)
         for command in (
             ["craft", "adaea", "--surrogates", PAIR, "--data", "digits:test?limit=6", "--eps", "0.2",
              "--steps", "2", "--trace", "--targets", "toys:centroid?seed=3", "--out", "crafted"],
@@ -51,8 +51,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, _surroundings: None) -> Path:
 
 @pytest.fixture
 def copied(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    monkeypatch.setattr(defense_goal, "WHITE_BOX", {"pgd": {"name": "pgd-ce", "steps": 2}})
-    monkeypatch.setattr(defense_goal, "ADAPTIVE", {"arc": {"name": "arc", "steps": 2}})
+    own = {"pgd": {"name": "pgd-ce", "steps": 2}, "arc": {"name": "arc", "steps": 2}}
+    monkeypatch.setattr(defense_goal, "WHITE_BOX", own)
 
     def copy(name: str) -> Path:
         shutil.copytree(runs / name, tmp_path / name)
