@@ -10,6 +10,8 @@ from html import escape
 from advens.printable import printable
 from advens.results.report.collect import Rate
 
+_DIGITS = ((1,), (1, 3), (1, 2, 5), (1, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9))
+"""First digits of the numbers on a logarithmic axis, the fewest that give four of them."""
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 4", "10 4")
 SHAPES = 6
 """Different marks and dashes of the series of a chart, so that colour is never alone."""
@@ -286,8 +288,13 @@ class _Plot:
         if not self.logarithmic:
             return _ticks(self.x_low, self.x_high, 5)
         low, high = math.floor(self.x_low), math.ceil(self.x_high)
-        found = [m * 10.0**k for k in range(low, high + 1) for m in (1, 2, 3, 5)]
-        return [tick for tick in found if self.x_low <= math.log10(tick) <= self.x_high]
+        found: list[float] = []
+        for digits in _DIGITS:
+            ticks = [m * 10.0**k for k in range(low, high + 1) for m in digits]
+            found = [tick for tick in ticks if self.x_low <= math.log10(tick) <= self.x_high]
+            if len(found) >= 4:
+                break
+        return found
 
     def svg(self, inside: str, title: str) -> str:
         return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -104,10 +105,8 @@ class Row:
 
     @property
     def compute(self) -> float | None:
-        """Passes per image, a backward pass counting as two, as the Pareto set counts them."""
-        if self.forwards is None or self.backwards is None:
-            return None
-        return self.forwards + 2 * self.backwards
+        """What it spends on an image; see `compute`."""
+        return compute(self.forwards, self.backwards)
 
 
 @dataclass(frozen=True)
@@ -191,6 +190,11 @@ class Left:
     last_broke: float | None
     rounds: int | None
     converged: bool | None
+
+    @property
+    def compute(self) -> float | None:
+        """What it spends on an image with the stages before; see `compute`."""
+        return compute(self.total_forwards, self.total_backwards)
 
 
 @dataclass(frozen=True)
@@ -343,12 +347,18 @@ class Curve:
 
 @dataclass(frozen=True)
 class Built:
-    """A set of surrogates that a builder makes."""
+    """A set of surrogates that a builder makes.
+
+    Args:
+        made: what copies are called that differ in what happens inside them, with the strengths that a
+            search found; none for sets of weights, which have numbers for names.
+    """
 
     name: str
     builder: str
     models: tuple[str, ...]
     members: int
+    made: tuple[str, ...]
     options: tuple[tuple[str, str], ...]
 
 
@@ -494,7 +504,7 @@ def _part(run: Run, title: str, suite: dict[str, Any], folder: str = "") -> Part
     threats = sorted(
         {f"{_NORMS.get(n, n)} ≤ {e}" for n, e in zip(cells["norm"], cells["eps"], strict=True)}
     )
-    images = max(int(shard[1]) for shard in cells["shard"])
+    images = max((s[1] for s in cells["shard"] if len(s) == 2 and isinstance(s[1], int)), default=0)
     return Part(
         title, folder, transfer, _robustness(run) if robust else None, _traces(run), _curves(rows),
         _built(suite, cells), ", ".join(threats), images,
@@ -593,12 +603,21 @@ def _recipes(cells: pd.DataFrame) -> dict[tuple[str, ...], Recipe]:
     """What the attack of every row is; of cells that differ, the first."""
     found = {}
     for cell in cells.drop_duplicates(KEYS).to_dict(orient="records"):
-        params = cell["attack_params"]
-        params = json.loads(params) if isinstance(params, str) else params
+        params = _object(cell["attack_params"])
         spec = json.dumps(params, sort_keys=True)
         key = tuple(str(cell[name]) for name in KEYS)
         found[key] = Recipe(tuple(_parts(params)), tuple(map(str, cell["surrogate_specs"])), spec)
     return found
+
+
+def _object(params: Any) -> dict[str, Any]:
+    """A specification, which older runs kept as text; nothing of what is none."""
+    if isinstance(params, str):
+        try:
+            params = json.loads(params)
+        except ValueError:
+            return {}
+    return params if isinstance(params, dict) else {}
 
 
 def _parts(params: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
@@ -649,7 +668,7 @@ def _swept(spec: dict[str, Any]) -> Iterable[tuple[str, float, str]]:
     threat = spec.get("threat")
     for key, holder in (("eps", threat), ("steps", spec), ("budget", spec)):
         value = holder.get(key) if isinstance(holder, dict) else None
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
             rest = spec | (
                 {"threat": threat | {"eps": None}} if key == "eps" and threat else {key: None}
             )
@@ -818,7 +837,10 @@ def _line(row: Mapping[str, Any], label: str) -> Line:
 
 
 def _square(text: str) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(map(float, row)) for row in json.loads(text))
+    try:
+        return tuple(tuple(float(rate) for rate in row) for row in json.loads(text))
+    except (ValueError, TypeError):
+        raise RunError("models.parquet: column 'rates' does not hold a square of numbers") from None
 
 
 def _aliases(models: pd.DataFrame) -> dict[str, str]:
@@ -909,10 +931,10 @@ def _built(suite: Mapping[str, Any], cells: pd.DataFrame) -> tuple[Built, ...]:
             for key, value in about.items()
             if key not in ("build", "model")
         )
-        found.append(Built(
-            str(name), str(about["build"]), tuple([models] if isinstance(models, str) else map(str, models)),
-            len(own["surrogate_specs"].iloc[0]) if len(own) else 0, options,
-        ))  # fmt: skip
+        members = list(own["surrogate_specs"].iloc[0]) if len(own) else []
+        made = tuple(str(name) for name in members if not str(name).startswith("built:"))
+        given = tuple(map(str, models)) if isinstance(models, list) else (str(models),)
+        found.append(Built(str(name), str(about["build"]), given, len(members), made, options))
     return tuple(found)
 
 
@@ -967,12 +989,19 @@ def _texts(value: Any) -> dict[str, str]:
     )
 
 
+def compute(forwards: float | None, backwards: float | None) -> float | None:
+    """Passes per image, a backward pass counting as two, as the Pareto set counts them; None for unknown."""
+    if forwards is None or backwards is None or forwards + 2 * backwards <= 0:
+        return None
+    return forwards + 2 * backwards
+
+
 def _missing(value: Any) -> bool:
     return value is None or bool(pd.isna(value))
 
 
 def _number(value: Any) -> float | None:
-    return None if _missing(value) else float(value)
+    return None if _missing(value) or not math.isfinite(value) else float(value)
 
 
 def _whole(value: Any) -> int | None:

@@ -242,10 +242,10 @@ def _traced(traced: Traced) -> list[Markup]:
 def _left_by_cost(model: Attacked) -> Markup | None:
     points = [
         charts.Point(
-            compute, left.rate, left.attack, f"{left.attack}: {_rate(left.rate)} %, {number(compute)} passes"
+            left.compute, left.rate, left.attack,
+            f"{left.attack}: {_rate(left.rate)} %, {number(left.compute)} passes",
         )
-        for left in model.attacks
-        if (compute := _compute(left.total_forwards, left.total_backwards)) and left.rate.value is not None
+        for left in model.attacks if left.compute and left.rate.value is not None
     ]  # fmt: skip
     if len(points) < 2:
         return None
@@ -289,9 +289,9 @@ def _budgets(lines: Sequence[Any], budgets: Sequence[str]) -> Markup | None:
     for line in lines:
         found = [(0.0, line.measures.get("clean"))]
         found += [
-            (float(Fraction(eps.replace(" ", ""))), line.measures.get(f"transfer {eps}"))
-            for eps in budgets
-        ]
+            (radius, line.measures.get(f"transfer {eps}"))
+            for eps in budgets if (radius := _radius(eps)) is not None
+        ]  # fmt: skip
         known = [(x, rate) for x, rate in found if rate is not None and rate.value is not None]
         if len(known) > 1:
             tracks.append(charts.Track(
@@ -305,6 +305,14 @@ def _budgets(lines: Sequence[Any], budgets: Sequence[str]) -> Markup | None:
         "Accuracy on transferred images over the budget; all numbers are in the table",
         shares=True, width=480, height=280,
     ))  # fmt: skip
+
+
+def _radius(eps: str) -> float | None:
+    """A budget as a number; None for text that is none."""
+    try:
+        return float(Fraction(eps.replace(" ", "")))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        return None
 
 
 def _defense_cost(lines: Sequence[Any]) -> Markup | None:
@@ -415,10 +423,6 @@ def _rate(rate: Rate) -> str:
 
 def _number(value: float | None, scale: float = 1) -> str:
     return "–" if value is None else number(scale * value)
-
-
-def _compute(forwards: float | None, backwards: float | None) -> float | None:
-    return None if forwards is None or backwards is None else forwards + 2 * backwards
 
 
 def _prose(text: str) -> Markup:

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from advens.errors import InputError
+from advens.errors import InputError, RunError
 from advens.results.boards import read_board, write_board
 from advens.results.formats import percent
 from advens.results.report.collect import collect
@@ -205,3 +205,31 @@ def test_swept_settings_become_curves(
 def read_board_or_rows(store: RunStore) -> dict[str, float]:
     frame = write_board(store.directory, "leaderboard")
     return dict(zip(frame["attack"], frame["mean_asr"], strict=True))
+
+
+@pytest.mark.parametrize("cell", [
+    {"attack_params": "no json"}, {"attack_params": '["a list"]'}, {"shard": ["a", "b"]}, {"shard": []},
+    {"forwards_per_sample": float("inf")}, {"backwards_per_sample": -100.0}, {"eps": "many"},
+    {"attack_params": {"threat": "x", "steps": float("nan"), "fusion": [[{}]]}},
+    {"surrogate_specs": [None, 3]},
+    {"data": "no:such data"},
+], ids=str)  # fmt: skip
+def test_odd_descriptions_of_cells(
+    cell: dict[str, Any], run: Callable[..., RunStore], drawn: Callable[..., pd.DataFrame]
+) -> None:
+    frame = drawn({("a", "s"): 0.5, ("b", "s"): 0.4, ("c", "s"): 0.3}, TARGETS, n=10)
+    assert "</html>" in write_report(run(frame, **cell).directory).read_text()
+
+
+@pytest.mark.parametrize("text", [
+    "surrogates = 3", '[surrogates]\nx = { build = 1, model = 2 }', "name = [1]", "goal = 5",
+])  # fmt: skip
+def test_odd_suites(text: str, made: Path) -> None:
+    (made / "suite.toml").write_text(text)
+    assert "</html>" in write_report(made).read_text()
+
+
+def test_a_suite_that_is_no_toml(made: Path) -> None:
+    (made / "suite.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(RunError, match="damaged"):
+        write_report(made)
