@@ -45,8 +45,8 @@ for (let y = 0; y < found.length; y++) { const x = found[y].indexOf(element); if
 return [found, 0, 0];
 };
 const settle = (element) => { if (current) current.tabIndex = -1; current = element; current.tabIndex = 0; };
-lines().flat().forEach((element) => { element.tabIndex = -1; });
-settle(lines()[1] ? lines()[1][0] : lines()[0][0]);
+table.querySelectorAll("button").forEach((button) => { button.tabIndex = -1; });
+settle(table.querySelector(".open") || reach(heads[0]));
 
 const say = (element) => {
 const td = element.closest("td"), tr = element.closest("tr");
@@ -58,7 +58,7 @@ const element = event.target.closest("td,button");
 if (element) { settle(element); say(element); }
 });
 table.addEventListener("pointerover", (event) => { if (event.target.closest) say(event.target); });
-table.addEventListener("click", (event) => { const td = event.target.closest("td"); if (td && td.parentElement.dataset.row) td.focus(); });
+table.addEventListener("click", (event) => { const td = event.target.closest("td"); if (td && td.parentElement.dataset.row) { settle(td); td.focus(); } });
 table.addEventListener("keydown", (event) => {
 const moves = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 const [found, y, x] = at(event.target);
@@ -70,7 +70,8 @@ to = [line, Math.min(Math.max(x + moves[event.key][1], 0), found[line].length - 
 else if (event.key === "End") { const line = event.ctrlKey ? found.length - 1 : y; to = [line, found[line].length - 1]; }
 if (!to) return;
 event.preventDefault();
-found[to[0]][to[1]].focus();
+settle(found[to[0]][to[1]]);
+current.focus();
 });
 
 // sorting: by the mean, by one target, or by name
