@@ -32,7 +32,8 @@ SEQUENCES: dict[str, dict[str, dict[str, Any]]] = {
     },
 }  # fmt: skip
 """Published sequences: the attacks in their order, and the options in which they differ from the
-attacks alone. In ``autoattack-rand`` every answer averages 20 passes."""
+attacks alone. In ``autoattack-rand`` every answer averages 20 passes. In ``autoattack-plus`` targeted FAB
+has no restarts, as in its authors' code, which takes the untargeted form's five back for it."""
 
 IN_L1: dict[str, dict[str, Any]] = {"apgd-ce": {"restarts": 5}, "apgd-t": {"targets": 5}}
 """What the authors of AutoAttack change in l_1 (Croce & Hein, ICML 2021)."""

@@ -22,14 +22,17 @@ from advens.errors import InputError
 from advens.trust import trust_option, typed
 
 NAME = "robustness"
+ATTACK, UNTIL = "pma-plus", 0.01
+"""Where no attack is named: this one, in rounds until one breaks less than this share of all images."""
 
 
 @click.command(name=NAME)
 @click.argument("directory", required=False, type=click.Path(path_type=Path))
 @click.option("--models", "--model", "models", help="Models, with wildcards: A,B.")
 @click.option("--data", help="A data source.")
-@click.option("--attack", "--attacks", "attacks", default="pma-plus", show_default=True,
-              help="Attacks: A,B. A+B attacks with B what withstood A.")
+@click.option("--attack", "--attacks", "attacks",
+              help="Attacks: A,B. A+B attacks with B what withstood A.  "
+                   f"[default: {ATTACK}, with --until {UNTIL}]")
 @click.option("--until", type=float, metavar="SHARE",
               help="Repeat an attack in rounds until one breaks less than this share of all images: 0.01.")
 @click.option("--most-rounds", type=int, metavar="N", help="Rounds at most.  [default: 10]")
@@ -49,7 +52,7 @@ NAME = "robustness"
 @batch_option
 @sanity_option
 @set_option
-def robustness(directory: Path | None, models: str | None, data: str | None, attacks: str,
+def robustness(directory: Path | None, models: str | None, data: str | None, attacks: str | None,
                until: float | None, most_rounds: int | None, round_attack: str | None, out: Path | None,
                norm: str, eps: str, steps: int | None, limit: int | None, shard: int, seed: int,
                executor: str, workers: int, form: str, device: str, batch_size: int | None, sanity: bool,
@@ -73,6 +76,8 @@ def robustness(directory: Path | None, models: str | None, data: str | None, att
     from advens.benchmarks.suites import expanded, from_table, parse_settings
 
     typed(data)
+    if attacks is None:
+        attacks, until = ATTACK, UNTIL if until is None else until
     names = expanded(names_in(models, "--models"))
 
     def entry(name: str) -> dict[str, Any]:

@@ -87,6 +87,22 @@ def test_the_limit_of_rounds(attacked: Any, advens: Any, tmp_path: Path) -> None
     advens("verify", tmp_path / "run").done()
 
 
+def test_without_an_attack_rounds_are_made(advens: Any, tmp_path: Path) -> None:
+    """As many as the default asks for; an attack that is named is run as it is."""
+    shown = []
+    for more in ((), ("--attack", "pma-plus"), ("--until", 0.9)):
+        advens(
+            "robustness", "--models", "toys:comb?seed=1&gap=0.05", "--data", "digits:test?limit=20",
+            "--eps", "0.02", "--steps", 2, "--no-sanity", "--out", tmp_path / f"run{len(shown)}", *more,
+        ).done()
+        shown.append(read_board(tmp_path / f"run{len(shown)}", "robustness").set_index("attack"))
+    default, named, loose = shown
+    assert default.loc["pma-plus, rounds", "last_broke"] < 0.01
+    assert default.loc["pma-plus, rounds", "rounds"] > 1 == loose.loc["pma-plus, rounds", "rounds"]
+    assert "pma-plus, rounds" not in named.index
+    assert default.loc["pma-plus, rounds", "robust_accuracy"] < named.loc["pma-plus", "robust_accuracy"]
+
+
 def test_neither_shards_nor_order_nor_batches_decide(
     attacked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
