@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from markupsafe import Markup
+
 from advens.printable import printable
 from advens.results.report.collect import Rate
 
@@ -52,7 +54,7 @@ class Track:
     intervals: tuple[Rate, ...] = ()
 
 
-def bar(rates: Sequence[Rate], width: int = 200) -> str:
+def bar(rates: Sequence[Rate], width: int = 200) -> Markup:
     """Rates of a row with their intervals, one below the other, on a scale from 0 to 100 %.
 
     The first is drawn strong. A rate without an interval is left out, and a single one is in the middle.
@@ -68,20 +70,20 @@ def bar(rates: Sequence[Rate], width: int = 200) -> str:
         weight, radius = ("weak", 2.5) if k else ("strong", 4)
         parts.append(f'<path class="whisker {weight}" d="M{x(rate.low)} {y}H{x(rate.high)}"/>')
         parts.append(f'<circle class="dot" cx="{x(rate.value)}" cy="{y}" r="{radius}"/>')
-    return (
+    return Markup(
         f'<svg class="bar" width="{width}" height="30" viewBox="0 0 {width} 30" aria-hidden="true">'
         f"{''.join(parts)}</svg>"
     )
 
 
-def axis_header(width: int = 200) -> str:
+def axis_header(width: int = 200) -> Markup:
     """The scale above a column of bars."""
     inner, left = width - 12, 6
     labels = "".join(
         f'<text x="{_n(left + inner * k / 4)}" y="11" text-anchor="{anchor}">{25 * k}</text>'
         for k, anchor in ((0, "start"), (1, "middle"), (2, "middle"), (3, "middle"), (4, "end"))
     )
-    return (
+    return Markup(
         f'<svg class="bar" width="{width}" height="14" viewBox="0 0 {width} 14" aria-hidden="true">'
         f"{labels}</svg>"
     )
@@ -90,7 +92,7 @@ def axis_header(width: int = 200) -> str:
 def scatter(
     points: Sequence[Point], x_label: str, y_label: str, title: str, *, logarithmic: bool,
     width: int = 720, height: int = 400,
-) -> str:  # fmt: skip
+) -> Markup:  # fmt: skip
     """Marks with intervals; marks of one series are joined by steps.
 
     Args:
@@ -150,7 +152,7 @@ def lines(
     shares: bool = False,
     width: int = 360,
     height: int = 240,
-) -> str:
+) -> Markup:
     """Lines over a common axis, told apart by dash and by the label at their end.
 
     Args:
@@ -205,7 +207,7 @@ def lines(
     return plot.svg("".join(parts), title)
 
 
-def square(rates: Sequence[Sequence[float]], title: str) -> str:
+def square(rates: Sequence[Sequence[float]], title: str) -> Markup:
     """A small table of rates as an image with numbers: from the member in the row to that in the column."""
     from advens.results.report.colour import level
 
@@ -226,7 +228,7 @@ def square(rates: Sequence[Sequence[float]], title: str) -> str:
                 f'<text class="t{level(value)}" x="{_n(x + side / 2 - 1)}" y="{_n(y + side / 2 + 3)}" '
                 f'text-anchor="middle">{100 * value:.0f}</text>'
             )
-    return (
+    return Markup(
         f'<svg class="square" width="{size}" height="{size}" viewBox="0 0 {size} {size}" role="img" '
         f'aria-label="{_t(title)}">{"".join(parts)}</svg>'
     )
@@ -296,8 +298,8 @@ class _Plot:
                 break
         return found
 
-    def svg(self, inside: str, title: str) -> str:
-        return (
+    def svg(self, inside: str, title: str) -> Markup:
+        return Markup(
             f'<svg class="chart" viewBox="0 0 {self.width} {self.height}" width="{self.width}" '
             f'height="{self.height}" role="img" aria-label="{_t(title)}">{inside}</svg>'
         )

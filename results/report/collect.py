@@ -25,7 +25,7 @@ from advens.results.boards.defenses import NUMBERS, TRIAL, WHITE_BOX, read_trial
 from advens.results.boards.likeness import FIRST
 from advens.results.boards.outcomes import KEYS, target_families
 from advens.results.boards.rows import NoRows, Rows
-from advens.results.formats import shorten
+from advens.results.formats import percent, shorten
 from advens.results.store import RunStore, read_json, read_table
 
 if sys.version_info >= (3, 11):
@@ -47,6 +47,22 @@ class Rate:
     value: float | None
     low: float | None = None
     high: float | None = None
+
+    @property
+    def percent(self) -> str:
+        """``57.3`` for 0.573; a dash for what is not known."""
+        return in_percent(self.value)
+
+    @property
+    def ends(self) -> str:
+        """``47.0–67.0``; a dash without an interval."""
+        if self.low is None or self.high is None:
+            return "–"
+        return f"{in_percent(self.low)}–{in_percent(self.high)}"
+
+    def __str__(self) -> str:
+        """``57.3 % [47.0–67.0]``, or without an interval ``57.3 %``."""
+        return f"{self.percent} %" + (f" [{self.ends}]" if self.low is not None else "")
 
 
 @dataclass(frozen=True)
@@ -167,6 +183,11 @@ class Transfer:
         """What targets are called in short."""
         short = {target.name: target.short for target in self.targets}
         return [short.get(name, name) for name in names]
+
+    @property
+    def kinds(self) -> list[str]:
+        """The families of the attacks, by name."""
+        return sorted({row.family for row in self.rows} - {""})
 
     @property
     def sets(self) -> list[str]:
@@ -987,6 +1008,11 @@ def _texts(value: Any) -> dict[str, str]:
         if isinstance(value, dict)
         else {}
     )
+
+
+def in_percent(value: float | None, digits: int = 1) -> str:
+    """``57.3`` for 0.573; a dash for what is not known."""
+    return "–" if value is None else percent(value, digits)
 
 
 def compute(forwards: float | None, backwards: float | None) -> float | None:

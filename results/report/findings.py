@@ -6,17 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from advens.results.boards.leaderboard import LEVEL
-from advens.results.formats import percent
 from advens.results.report.collect import (
     Attacked,
     Cell,
     Defenses,
     Line,
     Part,
-    Rate,
     Report,
     Row,
     Transfer,
+    in_percent,
 )
 from advens.results.statistics import LEAST_TARGETS, LEAST_TRAININGS
 
@@ -82,7 +81,7 @@ def of_transfer(transfer: Transfer, part: Part, number: int = 0) -> list[Finding
 
 def _strongest(transfer: Transfer) -> str:
     row = transfer.rows[0]
-    mean = f"{_percent(row.new.value)} % of the images"
+    mean = f"{row.new.percent} % of the images"
     over = (
         f"over {row.targets} held-out target{'s' * (row.targets != 1)}"
         if transfer.held_out is not None or len(transfer.rows) == 1
@@ -91,11 +90,11 @@ def _strongest(transfer: Transfer) -> str:
     begin = f"{row.name} has the highest mean success rate {over}: {mean}"
     if row.new.low is not None:
         return (
-            f"{begin}. For new models and new images the 95 % interval is {_ends(row.new)}; for these "
-            f"targets and new images it is {_ends(row.these)}."
+            f"{begin}. For new models and new images the 95 % interval is {row.new.ends} %; for these "
+            f"targets and new images it is {row.these.ends} %."
         )
     return (
-        f"{begin}; for these targets and new images the 95 % interval is {_ends(row.these)}. With fewer than "
+        f"{begin}; for these targets and new images the 95 % interval is {row.these.ends} %. With fewer than "
         f"{LEAST_TARGETS} held-out targets nothing can be said of new models."
     )
 
@@ -107,7 +106,7 @@ def _apart(transfer: Transfer) -> str:
         return "No other row has a held-out target to be compared on."
     if not _compared(first, second, transfer):
         return (
-            f"The next row is {second.name} with {_percent(second.new.value)} %. The two means are over "
+            f"The next row is {second.name} with {second.new.percent} %. The two means are over "
             "different targets and are not compared."
         )
     gap = _points(first, second)
@@ -180,7 +179,7 @@ def _cost(transfer: Transfer) -> str:
         row = min(cheaper, key=lambda each: each.rank)
         return (
             f"{spent}. {row.name}, which cannot be told apart from it {question}, takes {_share(row, first)} "
-            f"of that and reaches {_percent(row.new.value)} %."
+            f"of that and reaches {row.new.percent} %."
         )
     second = next((row for row in transfer.rows[1:] if row.compute), None)
     if second is None:
@@ -205,11 +204,11 @@ def _hardest(transfer: Transfer) -> str:
     best.sort(key=lambda each: (each[0], each[1]))
     (_, name, row, cell), (_, other, other_row, next_cell) = best[:2]
     text = (
-        f"Of the held-out targets {name} withstands most: no attack fools it on more than {_of(cell.rate)} "
+        f"Of the held-out targets {name} withstands most: no attack fools it on more than {cell.rate} "
         f"of the images ({row.name})"
     )
     apart = (cell.rate.high or 1.0) < (next_cell.rate.low or 0.0)
-    following = f"{other}, where {other_row.name} reaches {_of(next_cell.rate)}"
+    following = f"{other}, where {other_row.name} reaches {next_cell.rate}"
     overlap = "" if apart else "; their intervals overlap, so that the order of the two is open"
     return f"{text}. Next is {following}{overlap}."
 
@@ -222,7 +221,7 @@ def _baseline(transfer: Transfer) -> str:
         return ""
     if row is first:
         return f"{first.name} is the plain baseline itself: no other row has a higher mean."
-    begin = f"The plain {row.name} stands at rank {row.rank} with {_percent(row.new.value)} %"
+    begin = f"The plain {row.name} stands at rank {row.rank} with {row.new.percent} %"
     if not _compared(first, row, transfer):
         return f"{begin}, over other targets."
     begin += f", {_points(first, row)} points behind the first"
@@ -314,14 +313,14 @@ def _kept(model: Attacked) -> str:
     if model.worst is not None:
         rate, under = model.worst, f"under the worst of {len(model.attacks)} attacks and sequences"
     text = (
-        f"{model.short} keeps {_of(rate)} of all {model.n} images right {under}; without an attack it is "
-        f"right on {_percent(model.clean)} %."
+        f"{model.short} keeps {rate} of all {model.n} images right {under}; without an attack it is "
+        f"right on {in_percent(model.clean)} %."
     )
     if len(model.attacks) > 1:
         alike = [
             left.attack for left in model.attacks[:-1] if set(left.letters) & set(strongest.letters)
         ]  # fmt: skip
-        text += f" No attack alone leaves less than {strongest.attack} ({_percent(strongest.rate.value)} %)"
+        text += f" No attack alone leaves less than {strongest.attack} ({strongest.rate.percent} %)"
         text += (
             f"; {_count(alike, 'attack')} cannot be told apart from it."
             if alike
@@ -363,10 +362,12 @@ def _best(lines: Sequence[Line], measure: str, said: str, defenses: Defenses) ->
             if len(same) == 2
             else f"{len(same)} lines"
         )
-        return f"{names} keep the same and most under {said}: {_of(best.measures[measure])} of the images."
-    text = f"{name} keeps most under {said}: {_of(best.measures[measure])} of the images"
+        return (
+            f"{names} keep the same and most under {said}: {best.measures[measure]} of the images."
+        )
+    text = f"{name} keeps most under {said}: {best.measures[measure]} of the images"
     if len(lines) == 1:
-        return f"{name} keeps {_of(best.measures[measure])} of the images under {said}."
+        return f"{name} keeps {best.measures[measure]} of the images under {said}."
     if not defenses.pooled:
         return (
             f"{text}. Each line is one model, so that nothing is said of the defense trained again."
@@ -397,20 +398,6 @@ def line_name(line: Line) -> str:
 
 
 # --- words ----------------------------------------------------------------------------------------
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else percent(value, 1)
-
-
-def _ends(rate: Rate) -> str:
-    if rate.low is None or rate.high is None:
-        return "unknown"
-    return f"{percent(rate.low, 1)}–{percent(rate.high, 1)} %"
-
-
-def _of(rate: Rate) -> str:
-    return f"{_percent(rate.value)} % [{_ends(rate).removesuffix(' %')}]"
 
 
 def _points(first: Row, other: Row) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
 from importlib.metadata import version
@@ -21,15 +21,16 @@ from advens.results.formats import number, percent
 from advens.results.report import charts, colour
 from advens.results.report.collect import (
     Attacked,
+    Curve,
     Defenses,
     Part,
-    Rate,
     Report,
     Row,
     Run,
     Traced,
     Transfer,
     collect,
+    in_percent,
 )
 from advens.results.report.findings import findings, line_name
 from advens.results.report.gallery import Gallery, gallery
@@ -109,7 +110,7 @@ def _environment() -> Environment:
         trim_blocks=True, lstrip_blocks=True, finalize=_shown,
     )  # fmt: skip
     environment.filters |= {
-        "pct": _percent, "ends": _ends, "num": _number, "rate": _rate, "level": colour.level, "code": _code,
+        "pct": in_percent, "num": _number, "level": colour.level, "code": _code,
         "line_name": line_name, "prose": _prose, "word": lambda what: WORDS.get(what, what),
     }  # fmt: skip
     return environment
@@ -137,18 +138,18 @@ def _view(part: Part) -> dict[str, Any]:
     order = {(row.attack, row.set): row.rank for row in rows}
     traced = sorted(part.traces, key=lambda each: order.get((each.attack, each.set), 0))
     return {
-        "bars": [Markup(charts.bar((row.new, row.these))) for row in rows],
-        "axis": Markup(charts.axis_header()),
+        "bars": [charts.bar((row.new, row.these)) for row in rows],
+        "axis": charts.axis_header(),
         "recipes": _recipes(rows),
         "cost": _cost(rows),
-        "curves": [Markup(_curve(curve)) for curve in part.curves],
+        "curves": [_curve(curve) for curve in part.curves],
         "growing": _growing(part),
         "warnings": _warnings(part),
         "traces": [(each, _traced(each)) for each in traced[:MOST_TRACED]],
         "untraced": max(len(traced) - MOST_TRACED, 0),
         "robustness": [
-            ([Markup(charts.bar((left.rate,))) for left in model.attacks],
-             Markup(charts.bar((model.worst,))) if model.worst is not None else None, _left_by_cost(model))
+            ([charts.bar((left.rate,)) for left in model.attacks],
+             charts.bar((model.worst,)) if model.worst is not None else None, _left_by_cost(model))
             for model in (part.robustness.models if part.robustness is not None else ())
         ],
     }  # fmt: skip
@@ -164,7 +165,7 @@ def _cost(rows: Sequence[Row]) -> Markup | None:
     points = [
         charts.Point(
             row.compute, row.new if row.new.low is not None else row.these, str(row.rank),
-            f"{row.rank}. {row.name}: {_percent(row.new.value)} %, {number(row.compute)} passes",
+            f"{row.rank}. {row.name}: {row.new.percent} %, {number(row.compute)} passes",
             row.pareto, f"{row.suite}/{row.surrogates}" if row.pareto else None,
         )
         for row in rows if row.compute and row.new.value is not None
@@ -172,21 +173,19 @@ def _cost(rows: Sequence[Row]) -> Markup | None:
     if len(points) < 2:
         return None
     spread = max(p.x for p in points) / min(p.x for p in points)
-    return Markup(charts.scatter(
+    return charts.scatter(
         points, "compute per image: forward passes + 2 × backward passes", "mean success rate, %",
         "Mean success rate over held-out targets against passes through surrogates; all numbers are in the "
         "leaderboard", logarithmic=spread >= 3,
-    ))  # fmt: skip
+    )  # fmt: skip
 
 
-def _curve(curve: Any) -> str:
+def _curve(curve: Curve) -> Markup:
     rates = tuple(row.new if row.new.low is not None else row.these for _, row in curve.points)
     track = charts.Track(
         "", tuple(x for x, _ in curve.points), tuple(r.value or 0.0 for r in rates), rates
     )
-    said = ", ".join(
-        f"{x:g}: {_percent(r.value)} %" for (x, _), r in zip(curve.points, rates, strict=True)
-    )
+    said = ", ".join(f"{x:g}: {r.percent} %" for (x, _), r in zip(curve.points, rates, strict=True))
     return charts.lines(
         [track], curve.key, f"{curve.label}, %", f"{curve.label}: mean success rate over {curve.key}; {said}",
         shares=True,
@@ -214,10 +213,10 @@ def _growing(part: Part) -> list[Markup]:
             charts.Track(each.model, each.at, each.accuracy) for each in growing if each.key == key
         ]
         for start in range(0, len(tracks), charts.SHAPES):
-            found.append(Markup(charts.lines(
+            found.append(charts.lines(
                 tracks[start : start + charts.SHAPES], key, "accuracy left, %",
                 f"Accuracy that a gradient attack leaves while {key} grows", shares=True,
-            )))  # fmt: skip
+            ))  # fmt: skip
     return found
 
 
@@ -233,9 +232,9 @@ def _traced(traced: Traced) -> list[Markup]:
         if what == "cosine" and traced.surrogates < 2:
             continue  # one surrogate agrees with itself
         word = WORDS.get(what, what)
-        found.append(Markup(charts.lines(
+        found.append(charts.lines(
             tracks, "step", word, f"{traced.attack} on {traced.set}: {word} over the steps, mean over images"
-        )))  # fmt: skip
+        ))  # fmt: skip
     return found
 
 
@@ -243,17 +242,17 @@ def _left_by_cost(model: Attacked) -> Markup | None:
     points = [
         charts.Point(
             left.compute, left.rate, left.attack,
-            f"{left.attack}: {_rate(left.rate)} %, {number(left.compute)} passes",
+            f"{left.attack}: {left.rate}, {number(left.compute)} passes",
         )
         for left in model.attacks if left.compute and left.rate.value is not None
     ]  # fmt: skip
     if len(points) < 2:
         return None
-    return Markup(charts.scatter(
+    return charts.scatter(
         points, "passes per image with the stages before: forward + 2 × backward", "accuracy left, %",
         f"{model.short}: accuracy that every attack leaves, against its passes; all numbers are in the table",
         logarithmic=True,
-    ))  # fmt: skip
+    )  # fmt: skip
 
 
 def _defenses(defenses: Defenses) -> dict[str, Any]:
@@ -271,10 +270,10 @@ def _defenses(defenses: Defenses) -> dict[str, Any]:
             "curve": _budgets(lines, defenses.budgets), "cost": _defense_cost(lines),
         })  # fmt: skip
     members = [
-        (each.model, Markup(charts.square(
+        (each.model, charts.square(
             each.rates, f"{each.model}: rate in % at which images crafted on the member in the row break "
             "that in the column"
-        ))) for each in defenses.members
+        )) for each in defenses.members
     ]  # fmt: skip
     return {
         "tables": tables,
@@ -300,11 +299,11 @@ def _budgets(lines: Sequence[Any], budgets: Sequence[str]) -> Markup | None:
             ))  # fmt: skip
     if not tracks:
         return None
-    return Markup(charts.lines(
+    return charts.lines(
         tracks, "eps (0: no attack)", "accuracy on transferred images, %",
         "Accuracy on transferred images over the budget; all numbers are in the table",
         shares=True, width=480, height=280,
-    ))  # fmt: skip
+    )  # fmt: skip
 
 
 def _radius(eps: str) -> float | None:
@@ -317,17 +316,17 @@ def _radius(eps: str) -> float | None:
 
 def _defense_cost(lines: Sequence[Any]) -> Markup | None:
     points = [
-        charts.Point(line.numbers["mflops"], rate, line_name(line), f"{line_name(line)}: {_rate(rate)} %")
+        charts.Point(line.numbers["mflops"], rate, line_name(line), f"{line_name(line)}: {rate}")
         for line in lines
         if line.numbers.get("mflops") and (rate := line.measures.get("open worst")) is not None
     ]  # fmt: skip
     if len(points) < 2:
         return None
-    return Markup(charts.scatter(
+    return charts.scatter(
         points, "cost of one inference, MFLOP", "accuracy under the worst white-box attack, %",
         "Accuracy under the worst white-box attack against the cost of an inference; see the table",
         logarithmic=max(p.x for p in points) > 4 * min(p.x for p in points), width=480, height=280,
-    ))  # fmt: skip
+    )  # fmt: skip
 
 
 def _measure(name: str) -> str:
@@ -343,12 +342,8 @@ def _measure(name: str) -> str:
 
 def _commands(report: Report) -> list[tuple[str, str]]:
     name = report.name
-    bundled = {"robustness": "advens robustness", "defend": "advens defend"}
-    again = f"advens run suite.toml --out runs/{name}"
-    if name in bundled:
-        again = f"advens run suite.toml --out runs/{name}   # made by '{bundled[name]}'"
     return [
-        ("Make the run again from the suite below", again),
+        ("Make the run again from the suite below", f"advens run suite.toml --out runs/{name}"),
         ("Check that everything follows from the stored bytes", f"advens verify runs/{name}"),
         (
             "Craft a random tenth of the images again as well",
@@ -406,21 +401,6 @@ def _shown(value: Any) -> Any:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else percent(value, digits)
-
-
-def _ends(rate: Rate) -> str:
-    if rate.low is None or rate.high is None:
-        return "–"
-    return f"{percent(rate.low, 1)}–{percent(rate.high, 1)}"
-
-
-def _rate(rate: Rate) -> str:
-    ends = "" if rate.low is None else f" [{_ends(rate)}]"
-    return f"{_percent(rate.value)}{ends}"
-
-
 def _number(value: float | None, scale: float = 1) -> str:
     return "–" if value is None else number(scale * value)
 
@@ -431,12 +411,9 @@ def _prose(text: str) -> Markup:
 
 
 def _code(text: str) -> Markup:
-    """Text of several lines, each printable, line breaks kept as elements so that no markup can appear."""
-    return Markup("<br>").join(Markup.escape(line) for line in _printable_lines(text))
-
-
-def _printable_lines(text: str) -> Iterable[str]:
-    return (printable(line).replace(" ", "\u00a0") for line in text.splitlines())
+    """Text of several lines, each printable and with its blanks."""
+    lines = (printable(line).replace(" ", "\u00a0") for line in text.splitlines())
+    return Markup("<br>").join(map(Markup.escape, lines))
 
 
 def _trimmed(text: str) -> str:

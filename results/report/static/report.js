@@ -124,7 +124,8 @@ button.setAttribute("aria-expanded", "true");
 // filters: families of targets hide columns, sets and names hide rows
 const filter = () => {
 const shown = new Set([...form.querySelectorAll("input[name=family]:checked")].map((box) => box.value));
-const set = form.elements.set ? form.elements.set.value : "", part = form.elements.attack.value.trim().toLowerCase();
+const chosen = (name) => form.elements[name] ? form.elements[name].value : "";
+const set = chosen("set"), kind = chosen("kind"), part = form.elements.attack.value.trim().toLowerCase();
 close();
 hidden = new Set(family.flatMap((name, k) => shown.has(name) ? [] : [k]));
 families.forEach((th) => { th.hidden = !shown.has(th.dataset.family); });
@@ -132,7 +133,7 @@ heads.slice(2).forEach((th, k) => { th.hidden = hidden.has(k); });
 let count = 0;
 rows.forEach((tr) => {
 const row = matrix.rows[Number(tr.dataset.row)];
-tr.hidden = Boolean(set && row.set !== set) || !row.attack.toLowerCase().includes(part);
+tr.hidden = Boolean(set && row.set !== set) || Boolean(kind && row.family !== kind) || !row.attack.toLowerCase().includes(part);
 count += !tr.hidden;
 [...tr.cells].slice(2).forEach((td, k) => { td.hidden = hidden.has(k); });
 });
