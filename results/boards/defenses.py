@@ -60,8 +60,11 @@ NOTES = (
     "Accuracy in %, over all images; of randomized ensembles the expected one. transfer: the worst of each "
     "image's transferred images [95 % Wilson interval]. worst: of each image, the attack on the model itself "
     "that leaves least. missed: accuracy that transfer took and they left, as masked gradients do.",
-    "diversity: cross-entropy of members on images that feel to another like the target (DVERGE). shared: "
-    "images crafted on one member that break another, in %. MFLOP: of one inference.",
+    "of right: the same accuracy over the images that are right when clean. diversity: cross-entropy of "
+    "members on images that feel to another like the target (DVERGE). shared: images crafted on one member "
+    "that break another, in %. MFLOP: of one inference. passes: forward/backward passes of the training "
+    "through single members, for each training image; seconds: its time. control: the line that was trained "
+    "with as much compute.",
 )
 POOLED_NOTES = (
     "Accuracy in %, the mean over {} trainings ± half of a 95 % interval for new trainings and new images; "
@@ -70,9 +73,15 @@ POOLED_NOTES = (
     "missed: accuracy that transfer took and they left, as masked gradients do. {}",
     NOTES[1],
 )
+COMPARED = 1.25
+"""Lines whose training compute differs by a larger factor are not compared."""
+CLEAN_APART = 0.05
+"""Difference of clean accuracies in a table beyond which a note names it."""
 LETTERS = (
-    "Lines of a table that share a letter are not told apart by a test over trainings and images (Welch's "
-    "on logits, Holm, 5 %).",
+    "Lines of a table that share a letter are not told apart by a test over trainings and images (Welch's on "
+    f"logits, Holm, 5 %). Lines whose training compute differs by more than a factor of {COMPARED} are not "
+    "compared: of letters with numbers only those with the same number are, and a line without any has no "
+    "other of like compute beside it.",
     f"Lines of fewer than {LEAST_TRAININGS} trainings have no letters: too few to tell defenses apart.",
 )
 
@@ -172,12 +181,17 @@ def defenses(rows: Rows) -> pd.DataFrame:
         for eps, folder in trial.folders.items():
             own = _own(rows.part(folder).expected, name)
             measures = {f"transfer {eps}": left.get((name, f"transfer {eps}"), nothing)}
-            line |= {"clean": float(own["clean"].mean()), "n": own["sample_id"].nunique()}
+            clean = float(own["clean"].mean())
+            line |= {"clean": clean, "n": own["sample_id"].nunique()}
             line |= interval(measures)
             line |= {measure: float(values.mean()) for measure, values in measures.items()}
-        line["n open"] = _own(rows.part(WHITE_BOX).expected, name)["sample_id"].nunique()
+        largest = f"transfer {trial.budgets[-1]}"
+        line[f"right {largest}"] = among_right(line[largest], clean)
+        own = _own(rows.part(WHITE_BOX).expected, name)
+        line["n open"] = own["sample_id"].nunique()
         for measure in (*(f"open {attack}" for attack in trial.attacks), "open worst"):
             line[measure] = float(left.get((name, measure), nothing).mean())
+        line["right open worst"] = among_right(line["open worst"], float(own["clean"].mean()))
     gaps = missed(by_image, f"transfer {trial.budgets[-1]}")
     about = ["defense", "kind", "members"]
     if known["label"].notna().any():
@@ -233,6 +247,11 @@ def white_box(own: pd.DataFrame, attacks: Sequence[str]) -> dict[str, pd.Series]
     return left | {"open worst": own.groupby("sample_id", observed=True)["left"].min()}
 
 
+def among_right(left: float, clean: float) -> float:
+    """Accuracy after an attack over the images that are right when clean, in expectation; nan without any."""
+    return left / clean if clean > 0 else math.nan
+
+
 def missed(images: pd.DataFrame, transfer: str) -> dict[Any, float]:
     """Accuracy that transfer takes where white-box attacks left it, by defense: masked gradients."""
     left = images[images["measure"].isin([transfer, "open worst"])]
@@ -254,8 +273,10 @@ def pooled(each: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     """One row for every label and size: means over trainings, with ``NAME low`` and ``NAME high``.
 
     Of the transfer at the largest budget, and of the worst white-box attack, ``NAME group`` has letters:
-    lines of a table that share one are not told apart by a test over trainings and images (Holm, 5 %).
-    Lines of fewer than `LEAST_TRAININGS` trainings have none.
+    lines of a table that share one are not told apart by a test over trainings and images (Holm, 5 %). Only
+    lines of like compute are compared, see `of_like_compute`; where a table has several groups of them,
+    letters carry the number of the group. Lines of fewer than `LEAST_TRAININGS` trainings, of unknown compute
+    or without another of like compute have none.
 
     Args:
         each: a row for every trained model: `KEYS`, ``seed``, ``kind``, ``n``, ``n open`` and the
@@ -281,33 +302,82 @@ def pooled(each: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
             row |= {name: found.value, f"{name} low": found.low, f"{name} high": found.high}
         rows.append(row)
     table: pd.DataFrame = pd.DataFrame(rows)
+    names = [str(line) for line in table[KEYS].itertuples(index=False, name=None)]
+    spent = dict(zip(names, _passes(table), strict=True))
     for measure in _ranked(measures):
         own = images[images["measure"] == measure].merge(each[[*KEYS, "defense"]], on="defense")
         signs: dict[str, str] = {}
         for _, part in own.groupby("table", sort=False):
-            signs |= _letters(part)
-        lines = table[KEYS].itertuples(index=False, name=None)
-        table[f"{measure} group"] = [signs.get(str(line), "") for line in lines]
+            signs |= _letters(part, spent)
+        table[f"{measure} group"] = [signs.get(name, "") for name in names]
     return table
 
 
-def _letters(part: pd.DataFrame) -> dict[str, str]:
-    """Letters of the lines of one table that have enough trainings; of a single line, none."""
+def _passes(table: pd.DataFrame) -> list[float]:
+    """Forward and backward passes of every line's training, for each training image; nan if unknown."""
+    if "train_forwards" not in table:
+        return [math.nan] * len(table)
+    both = table[["train_forwards", "train_backwards"]].astype(float)
+    return [float(value) for value in both.sum(axis=1, skipna=False)]
+
+
+def _letters(part: pd.DataFrame, spent: Mapping[str, float]) -> dict[str, str]:
+    """Letters of the lines of one table, see `pooled`.
+
+    Args:
+        spent: compute of every line.
+    """
     left = part.pivot_table("left", "sample_id", [*KEYS, "defense"], observed=True)
     lines = {str(key): own.to_numpy(float) for key, own in left.T.groupby(level=KEYS, sort=False)}
-    lines = {name: own.T for name, own in lines.items() if len(own) >= LEAST_TRAININGS}
+    lines = {
+        name: own.T for name, own in lines.items()
+        if len(own) >= LEAST_TRAININGS and spent[name] > 0
+    }  # fmt: skip
     names = sorted(lines, key=lambda name: -float(nanmean(lines[name])))
-    pairs = list(combinations(names, 2))
+    groups = [
+        [name for name in names if name in alike]
+        for alike in of_like_compute({name: spent[name] for name in names}) if len(alike) > 1
+    ]  # fmt: skip
+    pairs = [pair for group in groups for pair in combinations(group, 2)]
+    if not pairs:
+        return {}
     p = holm([trainings_test(lines[a], lines[b]) for a, b in pairs])
-    return letters(names, [pair for pair, q in zip(pairs, p, strict=True) if q < LEVEL]) if pairs else {}
+    different = [pair for pair, q in zip(pairs, p, strict=True) if q < LEVEL]
+    found: dict[str, str] = {}
+    for number, group in enumerate(groups, 1):
+        signs = letters(group, [pair for pair in different if pair[0] in group])
+        found |= {
+            name: f"{sign}{number}" if len(groups) > 1 else sign for name, sign in signs.items()
+        }
+    return found
+
+
+def of_like_compute(spent: Mapping[str, float]) -> list[set[str]]:
+    """Lines in groups in which compute differs by at most a factor of `COMPARED`, the least compute first.
+
+    The groups are those of complete linkage: the two that are nearest are joined first, so that a line and
+    its control, which are nearly equal, are not parted.
+    """
+    from scipy.cluster.hierarchy import fcluster, linkage
+
+    names = sorted(spent, key=lambda name: spent[name])
+    if len(names) < 2:
+        return [{name} for name in names]
+    logs = np.log([[spent[name]] for name in names])
+    numbers = fcluster(linkage(logs, "complete"), np.log(COMPARED) + 1e-9, "distance")
+    found: dict[int, set[str]] = {}
+    for name, number in zip(names, numbers, strict=True):
+        found.setdefault(int(number), set()).add(name)
+    return list(found.values())
 
 
 def _images(row: dict[str, Any], name: str) -> int | None:
     """The number of images that a measure is a fraction of; None for measures that are no fractions."""
     if name in NUMBERS:
         return None
-    count: int = row["n" if name == "clean" or name.startswith("transfer ") else "n open"]
-    return count
+    measure = name.removeprefix("right ")
+    count: int = row["n" if measure == "clean" or measure.startswith("transfer ") else "n open"]
+    return count if measure == name else max(1, round(count * row["clean"]))
 
 
 def _ranked(measures: Sequence[str]) -> list[str]:
@@ -320,7 +390,26 @@ def pooled_notes(table: pd.DataFrame) -> list[str]:
     most = table[["trainings", "n", "n open"]].max()
     enough = table["trainings"] >= LEAST_TRAININGS
     about = " ".join([*LETTERS[:1] * bool(enough.any()), *LETTERS[1:] * (not enough.all())])
-    return [line.format(*map(int, most), about) for line in POOLED_NOTES]
+    parts = [(f"'{name}': ", part["clean"]) for name, part in table.groupby("table", sort=False)]
+    return [*(line.format(*map(int, most), about) for line in POOLED_NOTES), *clean_notes(parts)]
+
+
+def clean_notes(tables: Iterable[tuple[str, pd.Series]]) -> list[str]:
+    """A note on clean accuracies that differ by more than `CLEAN_APART` in a table; nothing when none do.
+
+    Args:
+        tables: what names each table, and the clean accuracies in it.
+    """
+    apart = [
+        f"{name}{100 * clean.min():.1f} to {100 * clean.max():.1f}"
+        for name, clean in tables if clean.max() - clean.min() > CLEAN_APART
+    ]  # fmt: skip
+    if not apart:
+        return []
+    return [
+        f"Clean accuracy differs by more than {100 * CLEAN_APART:.0f} points in one table "
+        f"({'; '.join(apart)}), and with it what an attack can take: compare the columns of right, too."
+    ]
 
 
 _TRAINING = (
@@ -393,6 +482,11 @@ DEFENSES = (
            unit="fraction", nullable=True, header="worst", format=Percent(), when="known"),
     Column("open *", REAL, "accuracy after this white-box attack", unit="fraction", nullable=True, header="*",
            format=Percent(), when="known"),
+    Column("right transfer *", REAL, "accuracy on transferred images over those that are right when clean",
+           unit="fraction", nullable=True, header="transfer * of right", format=Percent(), when="known"),
+    Column("right open worst", REAL, "the worst accuracy over images that are right when clean",
+           unit="fraction", nullable=True, optional=True, header="worst of right", format=Percent(),
+           when="known"),
     Column("missed", REAL, "accuracy that transfer took and white-box attacks left", unit="fraction",
            nullable=True, header="missed", format=Percent()),
     Column("diversity", REAL, "mean of DVERGE's diversity over pairs of members", unit="nat", nullable=True,
@@ -410,13 +504,18 @@ STUDY = (
            format=Plain(right=True)),
     Column("trainings", INT, "trainings that the numbers are means over"),
     *_RATES,
-    Column("* group", TEXT, "lines of a table sharing a letter cannot be told apart (trainings, Holm, 5 %)"),
+    Column("* group", TEXT, "lines of like compute in a table that share a letter cannot be told apart"),
     Column("clean", REAL, "accuracy on clean images", unit="fraction", nullable=True, header="clean",
            format=HalfInterval(), when="known"),
     Column("transfer *", REAL, "accuracy on the worst of each image's transferred images at this budget",
            unit="fraction", nullable=True, header="transfer *", format=HalfInterval(), when="known"),
     Column("open *", REAL, "accuracy after this white-box attack, or the worst of them", unit="fraction",
            nullable=True, header="*", format=HalfInterval(), when="known"),
+    Column("right transfer *", REAL, "accuracy on transferred images over those that are right when clean",
+           unit="fraction", nullable=True, header="transfer * of right", format=HalfInterval(), when="known"),
+    Column("right open worst", REAL, "the worst accuracy over images that are right when clean",
+           unit="fraction", nullable=True, optional=True, header="worst of right", format=HalfInterval(),
+           when="known"),
     Column("missed", REAL, "accuracy that transfer took and white-box attacks left", unit="fraction",
            nullable=True, header="missed", format=HalfInterval(), when="known"),
     Column("diversity", REAL, "mean of DVERGE's diversity over pairs of members", unit="nat", nullable=True,
@@ -436,10 +535,12 @@ declare(Board("images", "what each measure leaves of each defense, image by imag
               remade=REMADE))  # fmt: skip
 declare(Board(
     "defenses", "the accuracy that transfer and white-box attacks leave to each defense", DEFENSES, defenses,
-    below="models, images and samples", remade=REMADE, caption=lambda _: list(NOTES), layout="columns",
+    below="models, images and samples", remade=REMADE,
+    caption=lambda table: [*NOTES, *clean_notes([("", table["clean"])])], layout="columns",
     keys=("defense",),
     order=(
-        "kind", "clean", "transfer *", "open *", "missed", "diversity", "shared", "mflops", "train_*",
+        "kind", "clean", "transfer *", "open *", "right *", "missed", "diversity", "shared", "mflops",
+        "train_*",
     ),
 ))  # fmt: skip
 declare(Board(

@@ -279,7 +279,8 @@ def test_groups_are_of_a_table_and_over_trainings() -> None:
     lines = [("one", "strong", 0.9), ("one", "weak", 0.1), ("one", "weak too", 0.1), ("two", "weak", 0.1)]
     each = pd.DataFrame([
         {"table": table, "label": label, "members": 2, "seed": seed, "kind": "mean", "n": 100, "n open": 100,
-         "defense": f"{table}{label}{seed}", "transfer 0.1": share, "open worst": 0.0}
+         "defense": f"{table}{label}{seed}", "transfer 0.1": share, "open worst": 0.0,
+         "train_forwards": 10.0, "train_backwards": 10.0, "clean": 0.9}
         for table, label, share in lines for seed in range(5)
     ])  # fmt: skip
     images = pd.DataFrame([

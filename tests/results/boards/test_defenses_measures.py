@@ -25,6 +25,7 @@ def line(label: str, table: str, members: int, seed: int, **measures: float) -> 
     return {
         "table": table, "label": label, "members": members, "seed": seed, "kind": "mean", "n": 100,
         "n open": 40, "defense": f"{label}-{members}-{seed}", "transfer 0.2": 0.5, "open worst": 0.4,
+        "train_forwards": 10.0, "train_backwards": 10.0,
         **measures,
     }  # fmt: skip
 
@@ -122,6 +123,7 @@ def test_intervals_by_measure():
          ("a", "b", "c")),
         ({"budgets": ["1"], "open": ["a", "b"], "adaptive": ["b", "a"], "more": 1}, ("1",), ("a", "b")),
         ({"budgets": ["1"], "open": [], "adaptive": []}, ("1",), ()),
+        ({"budgets": ["1"], "open": ["a"]}, ("1",), ("a",)),
     ],
 )  # fmt: skip
 def test_a_trial(said, budgets, attacks, tmp_path):
@@ -135,7 +137,7 @@ def test_a_trial(said, budgets, attacks, tmp_path):
     "said",
     [
         {"budgets": [], "open": [], "adaptive": []}, {"budgets": ["1"], "open": [1], "adaptive": []},
-        {"budgets": ["1"], "open": ["a"], "adaptive": [None]}, {"budgets": ["1"], "open": ["a"]}, [], 3,
+        {"budgets": ["1"], "open": ["a"], "adaptive": [None]}, {"budgets": ["1"], "adaptive": ["a"]}, [], 3,
         {"budgets": 1, "open": [], "adaptive": []},
     ],
 )  # fmt: skip

@@ -112,6 +112,7 @@ def as_before(directory) -> tuple[pd.DataFrame, pd.DataFrame]:
                 }
                 left |= {"open worst": own.groupby("sample_id", observed=True)["left"].min()}
                 table[name] |= {"n open": n}
+                right = own["clean"].mean()
             else:
                 left = {f"transfer {part}": own.groupby("sample_id", observed=True)["left"].min()}
                 table[name] |= {"clean": float(own["clean"].mean()), "n": n}
@@ -119,6 +120,11 @@ def as_before(directory) -> tuple[pd.DataFrame, pd.DataFrame]:
                     low, high = wilson(values.sum(), len(values))
                     table[name] |= {f"{measure} low": low, f"{measure} high": high}
             table[name] |= {measure: float(values.mean()) for measure, values in left.items()}
+            if part == BUDGETS[-1]:
+                measure = f"transfer {part}"
+                table[name][f"right {measure}"] = table[name][measure] / table[name]["clean"]
+            elif part == "white-box":
+                table[name]["right open worst"] = table[name]["open worst"] / right
             images += [
                 values.rename("left").reset_index().assign(defense=name, measure=measure)
                 for measure, values in left.items() if len(values)
