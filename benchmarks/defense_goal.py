@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from advens.benchmarks.plan import outline
+from advens.benchmarks.goals import ATTACK_GOALS
+from advens.benchmarks.plan import outline, repeatable
 from advens.benchmarks.suites import (
     DefenseSuite,
     SanityTable,
@@ -182,12 +183,22 @@ def parts_of(suite: DefenseSuite, models: Sequence[str]) -> dict[str, Suite]:
             "limit": min((n for n in (suite.white_box_limit, suite.limit) if n), default=None),
             "threat": {"norm": "linf", "eps": suite.budgets[-1]},
             "surrogates": {name: [name] for name in models},
-            "attacks": [
-                {**WHITE_BOX.get(label, {"name": label}), "label": label} for label in white_box(suite)
-            ],
+            "attacks": [_white_box(suite, label) for label in white_box(suite)],
         }, FOLDER,
     )  # fmt: skip
     return found
+
+
+def _white_box(suite: DefenseSuite, label: str) -> dict[str, Any]:
+    """An attack on the models themselves, with rounds if there are any and it starts at random."""
+    entry = {**WHITE_BOX.get(label, {"name": label}), "label": label}
+    if suite.white_box_until is not None:
+        from advens.attacks import create_attack
+
+        stages = ATTACK_GOALS["robustness"].stages(entry["name"])
+        if any(repeatable(create_attack(name)) for name, _ in stages):
+            entry["until"] = suite.white_box_until
+    return entry
 
 
 def _transfer(

@@ -429,7 +429,8 @@ TRANSFERS: dict[str, dict[str, Any]] = {
 
 ``dverge``: in its authors' evaluation (Yang et al., NeurIPS 2020) an image is broken by the worst of 30: from
 each of three surrogates, with each of two losses, momentum PGD from three starts, M-DI2-FGSM and SGM, each of
-100 steps of eps/5. Here every attack has two starts, and the surrogates are attacked together, too.
+100 steps of eps/5. Here every attack has two starts, the surrogates are attacked together, too, and SGM keeps
+its own gamma of 0.5, where theirs is 0.2.
 """
 
 
@@ -451,6 +452,8 @@ class DefenseSuite(BaseModel):
         transfer: how these are run: a ``[transfer]`` table, or ``"dverge"`` for transfer as its authors
             measure it, which also names the attacks where the suite does not.
         white_box: attacks on the defenses themselves; without any, those of ``advens defend``.
+        white_box_until: rounds follow each of these that starts at random, see ``until`` of `AttackEntry`;
+            what they break counts for the worst of each image.
         models: defenses that exist already.
         training: what all trainings have in common.
         defenses: what is trained.
@@ -476,6 +479,7 @@ class DefenseSuite(BaseModel):
     attacks: list[str] = Field(min_length=1)
     transfer: TransferTable = TransferTable()
     white_box: list[str] = []
+    white_box_until: Annotated[float | None, Field(gt=0, lt=1)] = None
     models: list[str] = []
     training: TrainingTable | None = None
     defenses: list[DefenseEntry] = []

@@ -190,6 +190,29 @@ def test_transfer_as_the_worst_of_many() -> None:
     assert [entry.title for entry in plain.attacks] == TINY["attacks"]
 
 
+def test_rounds_follow_the_attacks_that_start_at_random(
+    advens: Any, written: Any, tmp_path: Path
+) -> None:
+    """Their images count for the worst of each image, and only for it."""
+    out = tmp_path / "out"
+    path = written(
+        models=["toys:centroid?seed=4"], defenses=[], limit=12, white_box_limit=12, sanity=False, eps=[0.1],
+        white_box=["pgd", "arc"], white_box_until=0.01,
+    )  # fmt: skip
+    suite = load(str(path))
+    assert isinstance(suite, DefenseSuite)
+    entries = parts_of(suite, ["toys:centroid?seed=4"])["white-box"].attacks
+    assert [(entry.title, entry.until) for entry in entries] == [("pgd", 0.01), ("arc", None)]
+    advens("run", path, "--out", out, "--no-report").done()
+    samples = RunStore(out / "white-box").read_samples()
+    assert {"pgd", "arc", "pgd, round 1"} <= set(samples["attack"])
+    samples["left"] = samples["clean_correct"] & ~samples["success"]
+    row = pd.read_parquet(out / "defenses.parquet").iloc[0]
+    assert row["open worst"] == samples.groupby("sample_id", observed=True)["left"].min().mean()
+    assert row["open pgd"] == samples.loc[samples["attack"] == "pgd", "left"].mean()
+    advens("verify", out).done()
+
+
 def test_an_image_is_broken_by_any_start_loss_and_surrogate(
     advens: Any, written: Any, tmp_path: Path
 ) -> None:
@@ -241,6 +264,7 @@ def test_a_dry_run_trains_nothing(advens: Any, written: Any, tmp_path: Path) -> 
         ({"attacks": ["fgsmm"]}, "did you mean 'fgsm'"),
         ({"eps": ["x"]}, "eps"),
         ({"controls": "some"}, "controls"),
+        ({"white_box_until": 1}, "white_box_until"),
         ({"transfer": "dverg"}, "did you mean 'dverge'"),
         ({"transfer": {"starts": 0}}, "starts"),
         ({"transfer": {"losses": ["ce", "ce"]}}, "losses are distinct"),
