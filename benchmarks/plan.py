@@ -140,10 +140,11 @@ def _outline(suite: Suite, held_out: bool, built: Sets) -> Outline:
                         f"suite '{suite.name}': two attacks called '{label}' have other options; "
                         "give one a label"
                     )
-            if entry.until is not None and not set(sets[name]) <= set(targets):
+            if entry.until is not None and (len(sets[name]) > 1 or sets[name][0] not in targets):
                 raise InputError(
-                    f"suite '{suite.name}': attack '{entry.title}': 'until' needs {', '.join(sets[name])} "
-                    "among the targets: what a round breaks is counted on the model itself"
+                    f"suite '{suite.name}': attack '{entry.title}': 'until' needs surrogates of one model "
+                    f"each, and {sets[name][0]} among the targets: what a round breaks is counted on the "
+                    "model itself"
                 )
     return Outline(
         sets, targets, {key: stage for key, stage in stages.items() if not stage.round},

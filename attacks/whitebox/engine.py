@@ -123,8 +123,9 @@ class WhiteBox(Runnable):
 
     @property
     def random_start(self) -> bool:
-        """Whether another seed makes another run, so that it is worth repeating."""
-        return True
+        """Whether another seed makes another run, so that it is worth repeating; of an attack that runs
+        another one, whether that does."""
+        return bool(getattr(getattr(self, "attack", None), "random_start", True))
 
     def craft(self: Any, job: Job) -> tuple[Tensor, Passes]:
         """The attack on some rows of a shard."""

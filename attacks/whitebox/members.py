@@ -43,11 +43,6 @@ class MemberAware(WhiteBox):
         """Iterations of one of its runs."""
         return int(getattr(self.attack, "iterations", 0))
 
-    @property
-    def random_start(self) -> bool:
-        """That of the attack it runs."""
-        return bool(getattr(self.attack, "random_start", False))
-
     def rounds(self, oracle: RowOracle) -> list[tuple[WhiteBox, RowOracle]]:
         """The attack with each of the views of the model that it is run on, in order."""
         attack: WhiteBox = override(self.attack, eps=self.threat.eps, norm=self.threat.norm)  # type: ignore[assignment]

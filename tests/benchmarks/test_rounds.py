@@ -13,13 +13,14 @@ import pytest
 
 from advens.attacks import create_attack
 from advens.benchmarks import rounds
+from advens.benchmarks.cells import Cell
 from advens.benchmarks.executors.local import Local
 from advens.benchmarks.plan import Plan, make_plan, outline, repeatable
 from advens.benchmarks.suites import Suite, from_table, settings_digest
 from advens.benchmarks.tasks import Craft
 from advens.datasets import load_data
 from advens.results.boards.board import read_board
-from advens.results.store import RunStore
+from advens.results.store import RunStore, read_table, write_table
 
 MODELS = "toys:comb?seed=1&gap=0.05,toys:centroid?seed=1"
 """A model whose every restart breaks more, and one that is broken at once or not at all."""
@@ -307,6 +308,10 @@ def test_an_attack_is_repeatable_if_its_starts_are_random() -> None:
     assert [name for name in ("pma", "apgd-t", "square", "fab", "arc", "mifgsm", "autoattack")
             if repeatable(create_attack(name))] == ["pma", "apgd-t", "square"]  # fmt: skip
     assert not repeatable(create_attack("pgd-ce", start="clean"))
+    still = {"name": "descent", "start": {"name": "clean"}}
+    assert not repeatable(create_attack("pma-members", attack=still))
+    assert repeatable(create_attack("adaptive"))
+    assert not repeatable(create_attack("adaptive", attack=still))
 
 
 @pytest.mark.parametrize(
@@ -353,6 +358,29 @@ def test_rounds_are_of_robustness_and_of_models_that_are_evaluated(advens: Any, 
     other = ROBUST | {"targets": ["toys:centroid?seed=3"]}
     elsewhere = suite(**other, attacks=[{"name": "pma", "until": 0.01}])
     advens("run", elsewhere, "--dry-run").refused("toys:centroid?seed=1", "among the targets")
+    pair = ROBUST | {"surrogates": {"m": ["toys:centroid?seed=1", "toys:centroid?seed=2"]}}
+    advens("run", suite(**pair, attacks=[{"name": "pma", "until": 0.01}]), "--dry-run").refused("one model")
+
+
+@pytest.mark.parametrize("kept", [0, 7])
+def test_a_round_with_rows_of_its_own_making(attacked: Any, advens: Any, tmp_path: Path, kept: int) -> None:
+    attacked("--until", 0.03, "--most-rounds", 2).done()
+    store = RunStore(tmp_path / "run")
+    cells = store.read_cells()
+    cell = cells.loc[cells["round"] == 1, "cell"].iloc[0]
+    (path, *_) = store.samples.glob(f"{cell}.*")
+    write_table(path, read_table(path, "samples").slice(0, kept))
+    said = advens("verify", tmp_path / "run")
+    said.failed("mismatches")
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("said", [{"round": 1}, {"until": 0.1}, {"round": -1, "until": 0.1}, {"round": "x"}])
+def test_descriptions_of_rounds(said: dict[str, Any]) -> None:
+    cell = planned().cells[0].to_json()
+    assert Cell.from_json(cell).round == 0
+    with pytest.raises(ValueError, match="round"):
+        Cell.from_json(cell | said)
 
 
 @pytest.mark.parametrize("text", ['{"a": -1}', '{"a": "x"}', '{"a": true}', "[1]", "3"])
