@@ -350,7 +350,7 @@ class Runner:
             reports[task] = unmeasured(outcome) if failed else outcome
             if not failed:
                 keep(store, task, outcome)
-        return write_report(store, {task.name: found for task, found in reports.items() if found}, off)
+        return write_report(store, {task: found for task, found in reports.items() if found}, off)
 
     def record(self, store: RunStore, plan: Plan, data: Mapping[str, str]) -> None:
         """Write what the run depends on, and its plan."""

@@ -9,16 +9,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from advens.attacks.whitebox.adaptive import Adaptive
 from advens.attacks.whitebox.sanity import Limits, SanityReport, sanity_report
 from advens.benchmarks.cells import Cell
 from advens.benchmarks.suites import SanityTable, Suite, expanded
+from advens.benchmarks.tasks import opened
 from advens.benchmarks.worker_cache import default_batch, worker_cache
 from advens.digest import value_digest
 from advens.errors import InputError, RunError
-from advens.files import read_regular
+from advens.files import os_errors, read_regular
 from advens.models import describe
 from advens.results.boards.board import BOARDS, path_of, read_board
 from advens.results.boards.sanity import OFF, failed_lines, write_sanity
@@ -76,9 +79,10 @@ class CheckModel:
         )  # fmt: skip
         return kept(report)
 
+    @cached_property
     def key(self) -> str:
         """The digest of all that the report depends on."""
-        about = asdict(self) | {"data": worker_cache("cpu").data(self.source).digest}
+        about = asdict(self) | {"data": opened(self.source).digest}
         about["models"] = [describe(name).digest for name in (self.name, *self.surrogates)]
         return value_digest([VERSION, about], 20)
 
@@ -123,9 +127,14 @@ def tasks_of(suite: Suite, cells: Iterable[Cell]) -> list[CheckModel]:
     ]  # fmt: skip
 
 
+def kept_path(store: RunStore, task: CheckModel) -> Path:
+    """Where what came of a task is kept."""
+    return store.path(FOLDER, f"{task.key}.json")
+
+
 def read_kept(store: RunStore, task: CheckModel) -> dict[str, Any] | None:
     """What an earlier run kept of a task; None without a sound file."""
-    path = store.path(FOLDER, f"{task.key()}.json")
+    path = kept_path(store, task)
     if not path.is_file():
         return None
     try:
@@ -137,18 +146,40 @@ def read_kept(store: RunStore, task: CheckModel) -> dict[str, Any] | None:
 
 def keep(store: RunStore, task: CheckModel, report: Mapping[str, Any]) -> None:
     """Keep what came of a task."""
-    write_bytes(store.path(FOLDER, f"{task.key()}.json"), (json.dumps(report, indent=1) + "\n").encode())
+    write_bytes(kept_path(store, task), (json.dumps(report, indent=1) + "\n").encode())
 
 
-def write_report(store: RunStore, reports: Mapping[str, Mapping[str, Any]], off: bool) -> list[str]:
-    """Write the tables of a run from the reports of its models. Returns a line for every failed check."""
-    checks = [
-        {"model": model, "check": check["name"], **{k: v for k, v in check.items() if k != "name"}}
-        for model, report in reports.items() for check in report["checks"]
-    ]  # fmt: skip
-    curves = [{"model": model, **row} for model, report in reports.items() for row in report["curves"]]
+def write_report(
+    store: RunStore, reports: Mapping[CheckModel, Mapping[str, Any]], off: bool
+) -> list[str]:
+    """Write the tables of a run from the reports of its models, and remove reports that no task wants.
+
+    Returns:
+        A line for every failed check.
+    """
+    for path in strange(store, reports):
+        with os_errors("remove", path):
+            path.unlink(missing_ok=True)
+    rows = [_rows(task.name, report) for task, report in reports.items()]
+    checks, curves = ([row for each in rows for row in each[k]] for k in (0, 1))
     write_sanity(store.directory, checks, curves, off)
     return failed_lines(read_board(store.directory, "sanity"))
+
+
+def strange(store: RunStore, tasks: Iterable[CheckModel]) -> list[Path]:
+    """Files among the reports that are of none of these tasks."""
+    known = {kept_path(store, task).name for task in tasks}
+    return [store.path(FOLDER, path.name) for path in sorted(store.path(FOLDER).glob("*"))
+            if path.name not in known]  # fmt: skip
+
+
+def _rows(model: str, report: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of both tables that a report gives."""
+    checks = [
+        {"model": model, "check": check["name"], **{k: v for k, v in check.items() if k != "name"}}
+        for check in report["checks"]
+    ]
+    return checks, [{"model": model, **row} for row in report["curves"]]
 
 
 def sanity_mismatches(
@@ -182,6 +213,10 @@ def sanity_mismatches(
     inside = stored["value"] <= stored["bound"]
     for row in stored[inside & ~stored["passed"]].itertuples():
         yield f"sanity.parquet: check '{row.check}' of {row.model} failed within its bound"
+    for path in strange(store, tasks):
+        yield f"{FOLDER}/{path.name} is the report of no model of the run"
+    for task in tasks:
+        yield from _kept_mismatches(store, task, stored, curves)
     if not tasks:
         return
     if device is None:
@@ -189,6 +224,25 @@ def sanity_mismatches(
         return
     for task in tasks:
         yield from _measured_again(task, stored[stored["model"] == task.name], device)
+
+
+def _kept_mismatches(store: RunStore, task: CheckModel, stored: Any, curves: Any) -> Iterator[str]:
+    """What is wrong between a report that was kept and the tables; entries hold the tables alone."""
+    path = kept_path(store, task)
+    if not path.is_file():
+        return
+    report = read_kept(store, task)
+    if report is None:
+        yield f"{FOLDER}/{path.name} is damaged"
+        return
+    try:
+        wanted = _rows(task.name, report)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        yield f"{FOLDER}/{path.name} is damaged"
+        return
+    for name, table, rows in (("sanity", stored, wanted[0]), ("curves", curves, wanted[1])):
+        if table[table["model"] == task.name].to_dict("records") != rows:
+            yield f"{name}.parquet is not what {FOLDER}/{path.name} says of {task.name}"
 
 
 def _measured_again(task: CheckModel, stored: Any, device: str) -> Iterator[str]:

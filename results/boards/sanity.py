@@ -15,6 +15,7 @@ import pandas as pd
 
 from advens.files import inside
 from advens.results.boards.board import Board, declare, path_of, read_board, to_table
+from advens.results.boards.defenses import WHITE_BOX
 from advens.results.boards.rows import NoRows, Rows
 from advens.results.columns import BOOL, INT, REAL, TEXT, Column
 from advens.results.formats import LABEL, Flag, Number, Plain
@@ -64,7 +65,7 @@ def sanity_lines(frame: pd.DataFrame) -> list[str]:
 
 def sanity_of(directory: Path) -> list[str]:
     """These lines for a run, or for the white-box run in a folder of defenses; none without a report."""
-    for place in (directory, inside(directory, "white-box")):
+    for place in (directory, inside(directory, WHITE_BOX)):
         if (place / "sanity.parquet").is_file():
             return sanity_lines(read_board(place, "sanity"))
     return []

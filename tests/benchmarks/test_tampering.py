@@ -162,6 +162,19 @@ FALSEHOODS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "robustness of another model": (
         "robustness", lambda d: edited(d / "robustness.parquet", "model", lambda v: "x"), "robustness.parquet"
     ),
+    "a check": (
+        "robustness", lambda d: edited(d / "sanity.parquet", "value", lambda v: 1.0), "sanity.parquet"
+    ),
+    "a curve": (
+        "robustness", lambda d: edited(d / "curves.parquet", "accuracy", lambda v: 0.5), "curves.parquet"
+    ),
+    "a report": (
+        "robustness", lambda d: rewritten(first(d, "sanity/*"), lambda r: r["checks"][0].update(value=1.0)),
+        "sanity.parquet",
+    ),
+    "a report of nobody": (
+        "robustness", lambda d: shutil.copy(first(d, "sanity/*"), d / "sanity" / "x.json"), "sanity/x.json"
+    ),
     "what a defense leaves": (
         "defended", lambda d: edited(d / "defenses.parquet", "transfer 0.1", lambda v: 0.99),
         "defenses.parquet",
@@ -220,12 +233,12 @@ def test_every_kind_of_file_is_tampered_with(runs: Path) -> None:
     for path in runs.rglob("*"):
         if path.is_file() and not path.is_relative_to(runs / "drawn") and path.name != ".lock":
             inside = path.parent.name
-            own = inside in ("examples", "samples", "traces", "images", "measures", "failures")
+            own = inside in ("examples", "samples", "traces", "images", "measures", "sanity", "failures")
             kinds.add(inside if own else path.name)
     boards = {BOARDS.get(name).file for name in BOARDS.names()} - {"study.parquet"}
     assert kinds == boards | {
-        "examples", "samples", "traces", "images", "measures", "suite.toml", "plan.json", "environment.json",
-        "trial.json", "likeness.parquet",
+        "examples", "samples", "traces", "images", "measures", "sanity", "suite.toml", "plan.json",
+        "environment.json", "trial.json", "likeness.parquet",
     }  # fmt: skip
 
 
@@ -234,7 +247,7 @@ def test_every_kind_of_file_is_tampered_with(runs: Path) -> None:
     [
         *(("crafted", f"{each}*") for each in ("examples/", "samples/", "traces/", "matrix", "leaderboard",
                                                "likeness")),
-        ("robustness", "robustness*"),
+        *(("robustness", f"{each}.parquet") for each in ("robustness", "sanity", "curves")),
         *(("defended", f"{each}*") for each in ("images", "models", "measures/", "defenses")),
     ],
 )

@@ -184,3 +184,13 @@ def test_radii() -> None:
     assert len(radii(Threat("l2", 0.5), 150528)) == 7
     assert radii(Threat("linf", 1.0), 3072) == [0.5, 1.0]
     assert trivial_radius("l1", 12) == 12
+
+
+def test_an_adversarially_trained_network_passes(
+    digits: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All embedded models pass the whole report; this is one of them, on few images."""
+    monkeypatch.setattr(sanity, "QUERIES", 20)
+    model = advens.load_model("digits:resnet-at")
+    report = sanity_report(model, *digits, Threat("linf", 0.2), limits=Limits(images=8))
+    assert report.passed, report
