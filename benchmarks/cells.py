@@ -149,7 +149,7 @@ class Cell:
         if not cell.specs or len(cell.specs) != len(cell.digests):
             raise ValueError("its surrogates do not have one digest each")
         if cell.round < 0 or bool(cell.round) != (cell.until is not None):
-            raise ValueError("a round of rounds says until when there are more")
+            raise ValueError("'round' and 'until' belong together")
         return cell
 
 
