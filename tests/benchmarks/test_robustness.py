@@ -50,6 +50,28 @@ def test_a_stage_attacks_what_still_stands(attacked: Any, advens: Any, tmp_path:
     advens("verify", tmp_path / "run").done()
 
 
+@pytest.mark.parametrize(
+    ("norm", "eps", "attacks"),
+    [("l2", 1.5, "autoattack,pma-plus-plus,pma-members,arc,adaptive-pgd"),
+     ("L1", 12, "autoattack,pma-plus-plus,pma-members,adaptive-pgd")],
+)  # fmt: skip
+def test_white_box_attacks_in_other_norms(
+    norm: str, eps: float, attacks: str, advens: Any, tmp_path: Path
+) -> None:
+    """Every part of the sequences runs, and its images are found in the ball when they are verified."""
+    few = ["square.queries=8", "fab-t.targets=1", "apgd-t.targets=1", "apgd-ce.restarts=1"]
+    advens(
+        "robustness", "--models", MODELS, "--data", "digits:test?limit=8", "--attack", attacks,
+        "--norm", norm, "--eps", eps, "--steps", 4, "--out", tmp_path / "run",
+        *[option for value in few for option in ("--set", value)],
+    ).done()  # fmt: skip
+    found = RunStore.open(tmp_path / "run").read_samples()
+    assert found["attack"].nunique() == (4 + 5 + 3 if norm == "l2" else 4 + 5 + 2)
+    assert found[norm.lower()].max() > 0.9 * eps
+    assert found[norm.lower()].max() <= eps + 1e-9
+    advens("verify", tmp_path / "run").done()
+
+
 def test_a_stronger_attack_joins_later(attacked: Any, tmp_path: Path) -> None:
     attacked("pgd-ce").done()
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "run" / "examples").iterdir()}
