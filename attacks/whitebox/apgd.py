@@ -46,6 +46,12 @@ class AutoPGD(WhiteBox):
     is no momentum. The last points of all three parts are looked at by a forward pass alone, and only
     points within eps count.
 
+    From the same starts, `apgd-ce` and `apgd-t` break the same of 200 images of `digits:resnet-at` as the
+    authors' package in l_inf (eps 0.2) and l_2 (eps 3). In l_1 (eps 30) `apgd-ce` leaves the same accuracy,
+    but 4 images break here alone and 4 there alone: the package's projection leaves rounding errors in
+    pixels that are to stay, and its rule counts these pixels among the changed ones. With the exact
+    projection in its place there is no difference.
+
     Args:
         threat: the ball.
         loss: what is ascended.
