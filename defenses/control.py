@@ -35,8 +35,8 @@ def kind_of(defense: Defense) -> Kind:
 def control(defense: Defense, kind: Kind) -> Control:
     """The control of a defense, with the defense's number of epochs and all else that the two share.
 
-    It is one adversarially trained member, attacked in training as those of the defense are, or a plain
-    ensemble of as many members.
+    It is one adversarially trained member, attacked in training as those of the defense are, without AWP; or
+    a plain ensemble of as many members.
     """
     if kind == "plain":
         return PlainEnsemble(members=defense.members, training=defense.training)
@@ -46,9 +46,7 @@ def control(defense: Defense, kind: Kind) -> Control:
             if hasattr(defense, key):
                 theirs[name] = getattr(defense, key)
                 break
-    return AdversarialTraining(
-        members=1, training=defense.training, awp=getattr(defense, "awp", 0.0), **theirs
-    )
+    return AdversarialTraining(members=1, training=defense.training, **theirs)
 
 
 def with_epochs(found: Control, epochs: int) -> Control:
@@ -75,7 +73,7 @@ def passes(found: Control, images: int, *, batch_norm: bool = False) -> int:
     held = round(images * how.validation)
     seen = images - held
     learned = seen - (seen % how.batch_size == 1)  # a batch of one image is left out
-    gradients = found.steps + 1 + (found.awp > 0) if isinstance(found, AdversarialTraining) else 1
+    gradients = found.steps + 1 if isinstance(found, AdversarialTraining) else 1
     validated = held * (2 * VALIDATION_STEPS + 1 if how.validation_eps else 1)
     total = how.epochs * (2 * gradients * learned + validated)
     if batch_norm and how.average == "swa":

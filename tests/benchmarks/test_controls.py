@@ -120,6 +120,14 @@ def test_an_epoch_at_least_and_not_one_that_is_there(made: Any) -> None:
     assert controlled(lines) == {("at", 1): None, ("trades", 1): "at"}
 
 
+def test_weight_perturbations_are_compared_with_longer_training_without(made: Any) -> None:
+    lines = made(
+        {"name": "at", "members": 1, **AT}, {"name": "at", "label": "awp", "members": 1, "awp": 0.01, **AT},
+        epochs={("at", 1): 10, ("awp", 1): 12},
+    )  # fmt: skip
+    assert controlled(lines) == {("at", 1): None, ("awp", 1): "at, 12 epochs", ("at, 12 epochs", 1): None}
+
+
 @pytest.mark.parametrize(
     ("entry", "suite", "wanted"),
     [

@@ -42,7 +42,11 @@ def test_the_whole_trial(advens: Any, tmp_path: Path, pair: tuple[str, str]) -> 
     said = advens("defend", *pair, NAMES[0], *BASE, "--out", out).done()
     table = pd.read_parquet(out / "defenses.parquet").set_index("defense")
     assert list(table["kind"]) == ["mean", "randomized", "single"]
-    assert [name for name in table if name.endswith(("0.05", "0.2"))] == ["transfer 0.05", "transfer 0.2"]
+    assert [name for name in table if name.endswith(("0.05", "0.2"))] == [
+        "transfer 0.05", "transfer 0.2", "right transfer 0.2"
+    ]  # fmt: skip
+    right = table["transfer 0.2"] / table["clean"]
+    assert table["right transfer 0.2"].tolist() == pytest.approx(right.tolist())
     drawn, single = table.loc[f"defense:{pair[1]}"], table.loc[NAMES[0]]
     assert drawn["open worst"] <= min(drawn["open pgd"], drawn["open arc"])
     assert single["open worst"] <= single["open arc"] < 1, "every model meets the same attacks"
