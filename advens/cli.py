@@ -25,6 +25,7 @@ COMMANDS = {
     "matrix": ("advens.results.commands:matrix", "The transferability matrix of a run."),
     "leaderboard": ("advens.results.commands:leaderboard", "Attacks ranked, with significance."),
     "report": ("advens.results.commands:report", "A run as one self-contained page."),
+    "plot": ("advens.results.commands:plot", "A figure of a run for a paper."),
     "evaluate": ("advens.benchmarks.cli.evaluate:evaluate", "Evaluate new targets on stored examples."),
     "verify": ("advens.benchmarks.cli.verify:verify", "Audit and re-evaluate what a run stored."),
     "submit": ("advens.benchmarks.cli.submit:submit", "Pack a run as an entry that others verify."),
@@ -56,6 +57,10 @@ EXAMPLES = {
     ),
     "report": (
         "report runs/quickstart", "report runs/digits-defenses --out defenses.html --no-images",
+    ),
+    "plot": (
+        "plot matrix runs/quickstart --out matrix.pdf",
+        "plot board runs/quickstart --out board.svg --width 85mm --question targets",
     ),
     "evaluate": (
         "evaluate runs/quickstart --targets digits:swin,digits:nfnet",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import click
 
 
@@ -33,6 +35,37 @@ def markdown(text: str) -> str:
     for sign in ("\\", "`", "|", "*"):
         shown = shown.replace(sign, f"\\{sign}")
     return shown.replace("](", "]\\(").replace("<", "&lt;")
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_",
+    "%": r"\%",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "`": r"\textasciigrave{}", '"': "''", "\u2013": "--", "\u2014": "---",
+    "\u2026": r"\ldots{}",
+    "±": r"$\pm$", "×": r"$\times$", "≤": r"$\leq$", "≥": r"$\geq$",
+}  # fmt: skip
+
+
+def latex(text: str) -> str:
+    """Text inside LaTeX: no command, no formula and no column comes of it, in any engine without packages.
+
+    Characters that the standard fonts lack are escaped, as ``\\u4e2d``.
+    """
+    shown = " ".join(printable(line) for line in text.split("\n"))
+    parts = []
+    for before, c in zip(" " + shown, shown, strict=False):
+        parts.append("{}" * (c == before and c in "-',"))  # two of these would become one sign
+        parts.append(_LATEX[c] if c in _LATEX else c if _in_latex(c) else _escaped(c))
+    return "".join(parts)
+
+
+def _in_latex(c: str) -> bool:
+    return c.isascii() or ("\u00c0" <= c <= "\u00ff" and bool(unicodedata.decomposition(c)))
+
+
+def _escaped(c: str) -> str:
+    return c.encode("unicode_escape").decode().replace("\\", _LATEX["\\"])
 
 
 def _is_number(text: str) -> bool:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from advens.benchmarks.executors import Executor
     from advens.benchmarks.progress import Progress
     from advens.benchmarks.verify import Audit
+    from advens.results.plot.runs import Plots
 
 
 class Run:
@@ -136,6 +137,16 @@ class Run:
         from advens.results.report.page import write_report
 
         return write_report(self.directory, out, images=images)
+
+    @property
+    def plot(self) -> Plots:
+        """Figures of the run for papers and notebooks: ``run.plot.matrix()``.
+
+        See `advens.results.plot.runs.Plots`.
+        """
+        from advens.results.plot.runs import Plots
+
+        return Plots(self.directory)
 
     def verify(
         self, device: str = "cpu", *, recraft: float | None = None, challenge: str | None = None,

@@ -1,4 +1,4 @@
-"""``advens matrix``, ``advens leaderboard`` and ``advens report``: boards of runs, and the page of one."""
+"""``advens matrix``, ``leaderboard``, ``report`` and ``plot``: boards of runs, page and figures of one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _FORMAT = click.option(
     "--format", "form", default="table", show_default=True,
-    type=click.Choice(["table", "csv", "json", "markdown"]), help="How to write it.",
+    type=click.Choice(["table", "csv", "json", "markdown", "latex"]), help="How to write it.",
 )
 _DENOMINATOR = click.option(
     "--denominator", default="target", show_default=True,
@@ -99,7 +99,7 @@ def leaderboard(
         for k, board in enumerate(found_boards):
             click.echo(nl=bool(k))
             _show(partial(board_parts, "leaderboard", board))
-    elif form == "markdown":
+    elif form in ("markdown", "latex"):
         click.echo("\n".join(render_board("leaderboard", b, form) for b in found_boards), nl=False)
     else:
         click.echo(render_board("leaderboard", _joined(found_boards), form), nl=False)
@@ -118,6 +118,50 @@ def report(directory: Path, out: Path | None, no_images: bool) -> None:
     from advens.results.report.page import write_report
 
     say(f"report: {write_report(directory, out, images=not no_images)}")
+
+
+@click.command()
+@click.argument(
+    "figure", metavar="matrix|board|pareto|curves|robustness",
+    type=click.Choice(["matrix", "board", "pareto", "curves", "robustness"]),
+)
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path), help="The file: .pdf, .svg or .png."
+)
+@click.option(
+    "--width", default="column", show_default=True,
+    help="column (3.25 inches), full (6.75), or a number as 3.5, 3.5in or 85mm.",
+)
+@click.option("--font-size", default=8.0, show_default=True, help="In points.")
+@click.option(
+    "--question", type=click.Choice(["models", "targets"]),
+    help="Intervals of means for new models, or for these targets. Default: new models where there are any, "
+    "and on the board both.",
+)
+def plot(
+    figure: str, directory: Path, out: Path, width: str, font_size: float, question: str | None
+) -> None:
+    """A figure for a paper of the run in DIR, and what its caption may say.
+
+    \b
+    matrix      attack success rates, a cell for every attack and target
+    board       means of attacks with intervals and letters
+    pareto      means against passes, with the front
+    curves      means over what the suite sweeps: eps, steps, budget, surrogates
+    robustness  accuracy that white-box attacks leave
+
+    Needs matplotlib: pip install 'advens[plot]'. The same run gives the same bytes.
+    """
+    from advens.results.plot.runs import Plots
+
+    options: dict[str, Any] = {"width": width, "font_size": font_size}
+    if question is not None:
+        if figure in ("matrix", "robustness"):
+            raise InputError(f"'{figure}' has no means of two questions; leave --question out")
+        options["question"] = question
+    drawing = Plots(directory).write(figure, out, **options)
+    say(f"plot: {out}", f"caption: {drawing.caption}")
 
 
 def show_matrix(
@@ -154,7 +198,7 @@ def show_board(name: str, frame: pd.DataFrame, form: str = "table") -> None:
     Args:
         name: of the board.
         frame: what it holds, as `read_board` gives it.
-        form: ``table``, ``markdown``, ``csv`` or ``json``.
+        form: ``table``, ``markdown``, ``latex``, ``csv`` or ``json``.
     """
     from advens.results.display.render import board_parts, render_board
 

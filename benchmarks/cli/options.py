@@ -35,7 +35,7 @@ sanity_option = click.option(
 )
 format_option = click.option(
     "--format", "form", default="table", show_default=True,
-    type=click.Choice(["table", "csv", "json", "markdown"]), help="How to write it.",
+    type=click.Choice(["table", "csv", "json", "markdown", "latex"]), help="How to write it.",
 )  # fmt: skip
 
 

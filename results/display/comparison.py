@@ -55,6 +55,8 @@ def render_comparison(
     ]
     if format == "markdown":
         return text.columns_as_markdown(keys + columns, lines)
+    if format == "latex":
+        return text.as_latex(keys, columns, lines, "comparison")
     return text_of([*stacked(split(keys, columns, width or 80)), *caption(lines)], width or 80)
 
 

@@ -31,9 +31,15 @@ _UNFOLDED = 10_000
 NAN = float("nan")
 
 
-def matrix_columns(frame: pd.DataFrame) -> tuple[list[TextColumn], list[str]]:
-    """The columns of the matrix, names unbroken, and its caption."""
-    keys, columns, summary, lines = _columns(frame, _UNFOLDED)
+def matrix_columns(
+    frame: pd.DataFrame, short: bool = False
+) -> tuple[list[TextColumn], list[str]]:
+    """The columns of the matrix, names unbroken, and its caption.
+
+    Args:
+        short: whether an interval is written as its longer half.
+    """
+    keys, columns, summary, lines = _columns(frame, _UNFOLDED, short)
     return keys + columns + summary, lines
 
 

@@ -1,9 +1,9 @@
-"""Boards as people and programs read them, from their declarations: terminal, markdown, csv and json."""
+"""Boards as people and programs read them, from their declarations: terminal, markdown, LaTeX, csv, json."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from rich.console import RenderableType
@@ -47,7 +47,7 @@ def render_board(
         name: of the board.
         frame: what it holds, as it was computed or read.
         format: ``table`` (at most ``width`` characters, 80 by default), ``csv``, ``json``,
-            ``markdown``.
+            ``markdown``, ``latex``.
 
     Raises:
         InputError: for another format.
@@ -60,6 +60,8 @@ def render_board(
         return text.as_json(frame)
     if format == "markdown":
         return _markdown(BOARDS.get(name), frame)
+    if format == "latex":
+        return _latex(BOARDS.get(name), frame)
     raise unknown("format", format, text.FORMATS)
 
 
@@ -171,3 +173,22 @@ def _markdown(board: Board, frame: pd.DataFrame) -> str:
         blocks += [f"**{markdown(part.title)}**"] * bool(part.title)
         blocks.append(text.columns_as_markdown([*part.keys, *part.columns]).rstrip("\n"))
     return "\n\n".join([*blocks, *map(markdown, lines)]) + "\n"
+
+
+def _latex(board: Board, frame: pd.DataFrame) -> str:
+    if board.layout == "matrix":
+        columns, lines = matrix_columns(frame, short=True)
+        keys = [column for column in columns if not column.right]
+        return text.as_latex(keys, [c for c in columns if c.right], lines, board.name)
+    lines = board.caption(frame)
+    if board.layout == "columns":
+        header, rows = _sideways(board, frame)
+        cells = zip(*rows, strict=True)
+        first, *others = [TextColumn(name, each) for name, each in zip(header, cells, strict=True)]
+        return text.as_latex([replace(first, right=False)], others, lines, board.name)
+    parts = laid_out(board, frame, folded=False)
+    numbers = [f"-{k}" for k in range(1, len(parts) + 1)] if len(parts) > 1 else [""]
+    return "\n".join(
+        text.as_latex(part.keys, part.columns, lines, board.name + number, part.title)
+        for part, number in zip(parts, numbers, strict=True)
+    )

@@ -112,21 +112,21 @@ def scatter(
         room=0.08,
     )
     parts = [plot.axes(x_label, y_label)]
-    beside = _beside([float(plot.x(p.x)) for p in points])
+    apart = beside([float(plot.x(p.x)) for p in points])
     for name in dict.fromkeys(p.series for p in points if p.series is not None):
         own = sorted((p for p in points if p.series == name), key=lambda p: p.x)
         if len(own) > 1:
-            at = dict(zip(points, beside, strict=True))
+            at = dict(zip(points, apart, strict=True))
             path = f"M{_n(at[own[0]])} {plot.y(own[0].y.value or 0)}" + "".join(
                 f"H{_n(at[p])}V{plot.y(p.y.value or 0)}" for p in own[1:]
             )
             parts.append(f'<path class="front" d="{path}"/>')
-    for point, x in zip(points, beside, strict=True):
+    for point, x in zip(points, apart, strict=True):
         if point.y.low is not None and point.y.high is not None:
             low, high = plot.y(point.y.low), plot.y(point.y.high)
             parts.append(f'<path class="whisker faint" d="M{_n(x)} {low}V{high}"/>')
     marks = [
-        (x, float(plot.y(point.y.value or 0))) for point, x in zip(points, beside, strict=True)
+        (x, float(plot.y(point.y.value or 0))) for point, x in zip(points, apart, strict=True)
     ]
     taken: list[tuple[float, float]] = []
     for point, (x, y) in zip(points, marks, strict=True):
@@ -134,7 +134,7 @@ def scatter(
         parts.append(f"<g><title>{_t(point.title)}</title>")
         parts.append(f'<circle class="{mark}" cx="{_n(x)}" cy="{_n(y)}" r="5"/>')
         others = [*taken, *(each for each in marks if each != (x, y))]
-        place = _free(x, y, 3.4 * len(point.label), others, width)
+        place = free_place(x, y, 3.4 * len(point.label), others, width)
         if place is not None:
             parts.append(f'<text x="{_n(place[0])}" y="{_n(place[1] + 4)}" text-anchor="middle">')
             parts.append(f"{_t(point.label)}</text>")
@@ -322,7 +322,7 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
     return (low - room if low else 0.0), high + room
 
 
-def _free(
+def free_place(
     x: float, y: float, half: float, others: Sequence[tuple[float, float]], width: float
 ) -> tuple[float, float] | None:
     """A place for a label beside a mark that covers no other label or mark; None where there is none.
@@ -340,7 +340,7 @@ def _free(
     return None
 
 
-def _beside(xs: Sequence[float], room: float = 11) -> list[float]:
+def beside(xs: Sequence[float], room: float = 11) -> list[float]:
     """Places of marks, those at one place moved beside each other around it."""
     found = list(xs)
     for place in set(xs):

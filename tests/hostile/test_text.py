@@ -20,7 +20,7 @@ from advens.results.store import RunStore
 from tests.hostile.conftest import SUITE, recell, resample
 
 LABEL = "=cmd|' /C calc'!A0\n\x1b[2J\x1b]0;owned\x07\u202e\x9b<script>alert(1)</script>[a](http://x)|`*"
-FORMATS = ("table", "csv", "json", "markdown")
+FORMATS = ("table", "csv", "json", "markdown", "latex")
 
 
 def raw(text: str) -> set[str]:

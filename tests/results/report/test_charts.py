@@ -46,7 +46,7 @@ def test_scatter() -> None:
 
 
 def test_marks_at_one_place_stand_beside_each_other() -> None:
-    assert charts._beside([5, 5, 9], room=10) == [0, 10, 9]
+    assert charts.beside([5, 5, 9], room=10) == [0, 10, 9]
 
 
 def test_steps_of_a_front() -> None:
