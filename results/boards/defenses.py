@@ -377,7 +377,7 @@ def _images(row: dict[str, Any], name: str) -> int | None:
         return None
     measure = name.removeprefix("right ")
     count: int = row["n" if measure == "clean" or measure.startswith("transfer ") else "n open"]
-    return count if measure == name else max(1, round(count * row["clean"]))
+    return count if measure == name else max(2, round(count * row["clean"]))  # an interval needs two
 
 
 def _ranked(measures: Sequence[str]) -> list[str]:
