@@ -26,6 +26,7 @@ COMMANDS = {
     "leaderboard": ("advens.results.commands:leaderboard", "Attacks ranked, with significance."),
     "report": ("advens.results.commands:report", "A run as one self-contained page."),
     "plot": ("advens.results.commands:plot", "A figure of a run for a paper."),
+    "site": ("advens.benchmarks.cli.site:site", "Many runs and entries as static pages."),
     "evaluate": ("advens.benchmarks.cli.evaluate:evaluate", "Evaluate new targets on stored examples."),
     "verify": ("advens.benchmarks.cli.verify:verify", "Audit and re-evaluate what a run stored."),
     "submit": ("advens.benchmarks.cli.submit:submit", "Pack a run as an entry that others verify."),
@@ -62,6 +63,7 @@ EXAMPLES = {
         "plot matrix runs/quickstart --out matrix.pdf",
         "plot board runs/quickstart --out board.svg --width 85mm --question targets",
     ),
+    "site": ("site runs", "site runs/one runs/two results/entries --out public --no-images"),
     "evaluate": (
         "evaluate runs/quickstart --targets digits:swin,digits:nfnet",
         "evaluate runs/mine --targets timm:resnet50?checkpoint=mine.safetensors",

@@ -49,7 +49,7 @@ def _comparable(samples: pd.DataFrame, cells: pd.DataFrame) -> list[list[str]]:
     for suite in sorted(map(str, samples["suite"].unique())):
         own = cells[cells["suite"] == suite]
         about = frozenset(
-            (data, norm, _number(eps))
+            (data, norm, radius(eps))
             for data, norm, eps in zip(
                 own["data_fingerprint"], own["norm"], own["eps"], strict=True
             )
@@ -73,7 +73,8 @@ def _of_family(
     return kept, cells
 
 
-def _number(eps: object) -> object:
+def radius(eps: object) -> object:
+    """An eps as a number, however it is written; as it is where it is none."""
     try:
         return round(float(Fraction(str(eps).replace(" ", ""))), 12)
     except (ValueError, ZeroDivisionError):

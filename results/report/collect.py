@@ -236,7 +236,12 @@ class Attacked:
 
 @dataclass(frozen=True)
 class Check:
-    """A check of an evaluation that passed or failed."""
+    """A check of an evaluation that passed or failed.
+
+    Args:
+        model: what the model is called in short.
+        name: its whole name.
+    """
 
     model: str
     check: str
@@ -244,6 +249,7 @@ class Check:
     value: float | None
     bound: float | None
     detail: str
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -459,20 +465,51 @@ class Run:
 
     def short(self, names: Sequence[str]) -> list[str]:
         """What names of models are called: without the source that all share, or by their alias."""
-        sourced = [name for name in names if name not in self.aliases and ":" in name]
-        shown = dict(zip(sourced, shorten(sourced), strict=True)) | dict(self.aliases)
-        if len(set(shown) | set(names)) > len({shown.get(name, name) for name in (*shown, *names)}):
-            return list(names)  # a set is called what a model would be
-        return [shown.get(name, name) for name in names]
+        return short_names(names, self.aliases)
 
     def said(self, notes: Iterable[object]) -> tuple[str, ...]:
         """Notes, each once, in which models are called by their aliases."""
-        found = []
-        for note in map(str, notes):
-            for name in sorted(self.aliases, key=len, reverse=True):
-                note = note.replace(name, self.aliases[name])
-            found.append(note)
-        return tuple(dict.fromkeys(found))
+        return _said(notes, self.aliases)
+
+    def families(self, targets: Sequence[str]) -> dict[str, str]:
+        """The family of each target, from one file of rows for each."""
+        first: dict[str, Path] = {}
+        for cell, key in sorted(self.store.evaluated()):
+            first.setdefault(key, self.store.samples_path(cell, key))
+        columns = ["target", "target_family", "member"]
+        read = [
+            read_table(path, "samples").select(columns).to_pandas() for path in first.values()
+        ]
+        if not read:
+            return dict.fromkeys(targets, "")
+        return families_of(pd.concat(read, ignore_index=True), targets)
+
+
+def short_names(names: Sequence[str], aliases: Mapping[str, str]) -> list[str]:
+    """What names of models are called: without the source that all share, or by their alias."""
+    sourced = [name for name in names if name not in aliases and ":" in name]
+    shown = dict(zip(sourced, shorten(sourced), strict=True)) | dict(aliases)
+    if len(set(shown) | set(names)) > len({shown.get(name, name) for name in (*shown, *names)}):
+        return list(names)  # a set is called what a model would be
+    return [shown.get(name, name) for name in names]
+
+
+def _said(notes: Iterable[object], aliases: Mapping[str, str]) -> tuple[str, ...]:
+    found = []
+    for note in map(str, notes):
+        for name in sorted(aliases, key=len, reverse=True):
+            note = note.replace(name, aliases[name])
+        found.append(note)
+    return tuple(dict.fromkeys(found))
+
+
+def families_of(samples: pd.DataFrame, targets: Sequence[str]) -> dict[str, str]:
+    """The family of each of some targets, from rows of samples."""
+    samples = samples[samples["target"].isin(targets)]
+    names = sorted(set(samples["target"]))
+    place = pd.Index(names).get_indexer(pd.Index(samples["target"])).astype(np.int64)
+    known = dict(zip(names, target_families(samples, place, names), strict=True))
+    return {name: known.get(name, "") for name in targets}
 
 
 def collect(directory: Path | str) -> Report:
@@ -483,7 +520,7 @@ def collect(directory: Path | str) -> Report:
         RunError: a damaged file.
     """
     directory = Path(directory)
-    suite = _suite(directory)
+    suite = suite_of(directory)
     if inside(directory, TRIAL).is_file():
         return _of_defenses(directory, suite)
     run = Run(directory)
@@ -506,7 +543,7 @@ def _of_defenses(directory: Path, suite: dict[str, Any]) -> Report:
         if not where.is_dir():
             continue
         run = Run(where, aliases)
-        parts.append(_part(run, title, _suite(where), folder))
+        parts.append(_part(run, title, suite_of(where), folder))
         found.append(where)
         cells.append(run.cells)
     together: pd.DataFrame = pd.concat(cells, ignore_index=True)
@@ -539,21 +576,36 @@ def _transfer(run: Run) -> Transfer | None:
     board, matrix = run.board("leaderboard"), run.board("matrix")
     if board is None or matrix is None:
         return None
-    recipes = _recipes(run.cells)
-    sets = dict(zip(board["surrogates"], run.short(list(board["surrogates"])), strict=True))
+    families = run.families(sorted(set(matrix["target"])))
+    return transfer_of(board, matrix, run.cells, families, run.aliases)
+
+
+def transfer_of(
+    board: pd.DataFrame, matrix: pd.DataFrame, cells: pd.DataFrame, families: Mapping[str, str],
+    aliases: Mapping[str, str],
+) -> Transfer:  # fmt: skip
+    """A leaderboard and the matrix below it.
+
+    Args:
+        cells: of the runs that they are of.
+        families: of all targets, by name.
+        aliases: what some models are called instead of their names.
+    """
+    recipes = recipes_of(cells)
+    called = short_names(list(board["surrogates"]), aliases)
+    sets = dict(zip(board["surrogates"], called, strict=True))
     rows = tuple(_row(row, sets, recipes) for row in board.to_dict(orient="records"))
-    families = _families(run, sorted(set(matrix["target"])))
     names = sorted(families, key=lambda name: (*_order(families[name]), name))
     targets = tuple(
         Target(name, short, families[name])
-        for name, short in zip(names, run.short(names), strict=True)
+        for name, short in zip(names, short_names(names, aliases), strict=True)
     )
     found = {
         (str(row["suite"]), str(row["attack"]), str(row["surrogates"]), str(row["target"])): row
         for row in matrix.to_dict(orient="records")
     }
     held_out = board.attrs.get("targets")
-    cells = tuple(
+    rates = tuple(
         tuple(
             _cell(found.get((row.suite, row.attack, row.surrogates, t.name)), held_out)
             for t in targets
@@ -562,9 +614,9 @@ def _transfer(run: Run) -> Transfer | None:
     )
     notes = [*(board.attrs.get("notes") or []), *(matrix.attrs.get("near_duplicates") or [])]
     return Transfer(
-        rows, targets, cells, None if held_out is None else tuple(map(str, held_out)),
+        rows, targets, rates, None if held_out is None else tuple(map(str, held_out)),
         bool(board["models_low"].isna().all()) and bool((board["targets"] > 0).any()),
-        run.said(notes), tuple(map(str, matrix.attrs.get("randomized") or [])),
+        _said(notes, aliases), tuple(map(str, matrix.attrs.get("randomized") or [])),
         int(matrix["seeds"].max()),
     )  # fmt: skip
 
@@ -599,28 +651,11 @@ def _cell(row: Mapping[str, Any] | None, held_out: Iterable[str] | None) -> Cell
     )  # fmt: skip
 
 
-def _families(run: Run, targets: Sequence[str]) -> dict[str, str]:
-    """The family of each target, from one file of rows for each."""
-    first: dict[str, Path] = {}
-    for cell, key in sorted(run.store.evaluated()):
-        first.setdefault(key, run.store.samples_path(cell, key))
-    columns = ["target", "target_family", "member"]
-    read = [read_table(path, "samples").select(columns).to_pandas() for path in first.values()]
-    if not read:
-        return dict.fromkeys(targets, "")
-    samples: pd.DataFrame = pd.concat(read, ignore_index=True)
-    samples = samples[samples["target"].isin(targets)]
-    names = sorted(set(samples["target"]))
-    place = pd.Index(names).get_indexer(pd.Index(samples["target"])).astype(np.int64)
-    known = dict(zip(names, target_families(samples, place, names), strict=True))
-    return {name: known.get(name, "") for name in targets}
-
-
 def _order(family: str) -> tuple[int, str]:
     return (LAST_FAMILIES.index(family) + 1 if family in LAST_FAMILIES else 0), family
 
 
-def _recipes(cells: pd.DataFrame) -> dict[tuple[str, ...], Recipe]:
+def recipes_of(cells: pd.DataFrame) -> dict[tuple[str, ...], Recipe]:
     """What the attack of every row is; of cells that differ, the first."""
     found = {}
     for cell in cells.drop_duplicates(KEYS).to_dict(orient="records"):
@@ -767,7 +802,7 @@ def _checks(run: Run) -> tuple[Check, ...]:
     names = run.short([str(row["model"]) for row in rows])
     return tuple(
         Check(name, str(row["check"]), bool(row["passed"]), _number(row["value"]), _number(row["bound"]),
-              str(row["detail"]))
+              str(row["detail"]), str(row["model"]))
         for name, row in zip(names, rows, strict=True)
     )  # fmt: skip
 
@@ -791,18 +826,6 @@ def _growing(run: Run) -> tuple[Growing, ...]:
 _ABOUT = (
     "table", "label", "members", "kind", "trainings", "defense", "seed", "control", "n", "n open",
 )  # fmt: skip
-_ABOUT = (
-    "table",
-    "label",
-    "members",
-    "kind",
-    "trainings",
-    "defense",
-    "seed",
-    "control",
-    "n",
-    "n open",
-)
 """Columns of tables of defenses that say what a line is."""
 
 
@@ -962,7 +985,7 @@ def _built(suite: Mapping[str, Any], cells: pd.DataFrame) -> tuple[Built, ...]:
 # --- where it comes from --------------------------------------------------------------------------
 
 
-def _suite(directory: Path) -> dict[str, Any]:
+def suite_of(directory: Path) -> dict[str, Any]:
     """The suite of a directory; empty where there is none. Raises RunError for a damaged one."""
     path = inside(directory, "suite.toml")
     if not path.is_file():

@@ -85,20 +85,48 @@ def pictures(directory: Path, report: Report) -> Gallery | None:
     return gallery(Run(inside(directory, parts[-1].folder)), parts[-1]) if parts else None
 
 
-def render(report: Report, shown: Gallery | None = None) -> str:
+def render(
+    report: Report,
+    shown: Gallery | None = None,
+    *,
+    home: str = "",
+    label: str = "",
+    entry: Sequence[tuple[str, str]] = (),
+) -> str:
     """The page as text.
 
     Args:
         shown: its pictures; none without.
+        home: the address of the index of a site that the page is part of.
+        label: of an entry.
+        entry: what its authors say of it.
     """
-    style = _trimmed(_static("report.css") + "\n" + colour.stylesheet())
-    script = _trimmed(_static("report.js"))
-    text = _environment().get_template("report.html").render(
-        report=report, findings=findings(report), views=[_view(part) for part in report.parts],
+    return written(
+        "report.html", title=f"{report.name} · advens report", skip=("findings", "findings"),
+        data=[matrix_data(part.transfer) for part in report.parts],
+        report=report, findings=findings(report), views=[view(part) for part in report.parts],
         defenses=None if report.defenses is None else _defenses(report.defenses),
-        style=Markup(style), script=Markup(script), policy=policy(style, script),
-        version=version("advens"), data=_json([_data(part.transfer) for part in report.parts]),
-        commands=_commands(report), gallery=shown,
+        commands=_commands(report), gallery=shown, home=home, label=label, entry=entry,
+    )  # fmt: skip
+
+
+def written(
+    template: str, *, title: str, skip: tuple[str, str], data: Any = None, **given: Any
+) -> str:
+    """A page from a template that extends ``base.html``.
+
+    Args:
+        skip: the section that its first link skips to, and what that is called.
+        data: what the script reads; a page without it has no script and no coloured cells.
+        given: what the template shows.
+    """
+    plain = data is None
+    style = _trimmed(_static("report.css") + ("" if plain else "\n" + colour.stylesheet()))
+    script = "" if plain else _trimmed(_static("report.js"))
+    about = {"refresh": 0, "several": False} | given
+    text = _environment().get_template(template).render(
+        title=title, skip=skip, style=Markup(style), script=Markup(script), policy=policy(style, script),
+        version=version("advens"), data=_json(data), **about,
     )  # fmt: skip
     return _trimmed(text) + "\n"
 
@@ -122,6 +150,7 @@ def policy(style: str, script: str) -> str:
     hashed = [
         f"{kind} 'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
         for kind, text in allowed.items()
+        if text
     ]
     return "; ".join(
         ["default-src 'none'", *hashed, "img-src data:", "base-uri 'none'", "form-action 'none'"]
@@ -131,7 +160,7 @@ def policy(style: str, script: str) -> str:
 # --- the parts of the page ------------------------------------------------------------------------
 
 
-def _view(part: Part) -> dict[str, Any]:
+def view(part: Part) -> dict[str, Any]:
     """What a template shows of a part beside its numbers: charts."""
     transfer = part.transfer
     rows = transfer.rows if transfer is not None else ()
@@ -356,7 +385,7 @@ def _commands(report: Report) -> list[tuple[str, str]]:
 # --- data for the script --------------------------------------------------------------------------
 
 
-def _data(transfer: Transfer | None) -> dict[str, Any] | None:
+def matrix_data(transfer: Transfer | None) -> dict[str, Any] | None:
     """The matrix for the script: rates in tenths of a percent, rounded as they are shown."""
     if transfer is None:
         return None
