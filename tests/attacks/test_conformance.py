@@ -254,7 +254,7 @@ def test_registry_says_what_it_is(name: str) -> None:
     assert info.paper
     assert info.paper == "a baseline of this project" or 2013 <= (info.year or 0) <= 2030
     assert info.couples in ("no", "option", "shard")
-    assert set(info.norms) <= {"linf", "l2"}
+    assert set(info.norms) <= {"linf", "l2", "l1"}
     assert info.norms
     assert info.summary
     assert "\n" not in info.summary
