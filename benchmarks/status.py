@@ -125,21 +125,57 @@ def runs_in(directory: Path) -> list[RunStore]:
     return [RunStore(store.path(name)) for name in inside]
 
 
-def status_lines(store: RunStore) -> list[str]:
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Args:
+        cells, crafted: planned, and done.
+        rounds: more cells that may still become due.
+        evaluations, evaluated: of targets on cells: planned, and done.
+        failures: what failed last, and why, by cell or by cell and target.
+    """
+
+    cells: int
+    crafted: int
+    rounds: int
+    evaluations: int
+    evaluated: int
+    failures: dict[str, str]
+
+    @property
+    def left(self) -> int:
+        """Cells and evaluations that are planned and not done."""
+        return self.cells - self.crafted + self.evaluations - self.evaluated
+
+
+def progress(store: RunStore) -> Progress:
     """Cells and evaluations done and left, and what failed. Raises InputError without a plan."""
     if not plan_path(store).is_file():
         raise InputError(f"{store.directory} holds no plan; was it made by 'advens run'?")
     plan, failures = read_plan(plan_path(store)), read_failures(store)
-    wanted, more = {cell: plan.keys(cell) for cell in plan.cells}, sum(plan.rounds.values())
-    crafted = sum(is_whole(store.examples_path(cell), "examples") for cell in plan.cells)
-    evaluated = sum(
-        key in wanted.get(cell, ()) and is_whole(store.samples_path(cell, key), "samples")
-        for cell, key in store.evaluated()
+    wanted = {cell: plan.keys(cell) for cell in plan.cells}
+    return Progress(
+        cells=len(plan.cells),
+        crafted=sum(is_whole(store.examples_path(cell), "examples") for cell in plan.cells),
+        rounds=sum(plan.rounds.values()),
+        evaluations=sum(map(len, wanted.values())),
+        evaluated=sum(
+            key in wanted.get(cell, ()) and is_whole(store.samples_path(cell, key), "samples")
+            for cell, key in store.evaluated()
+        ),
+        failures=failures,
     )
+
+
+def status_lines(store: RunStore) -> list[str]:
+    """Cells and evaluations done and left, and what failed. Raises InputError without a plan."""
+    now = progress(store)
+    more = f"rounds       up to {now.rounds} more cells, as long as a round breaks enough images"
     return [
-        f"cells        {crafted} of {len(plan.cells)} crafted, {len(plan.cells) - crafted} left",
-        *([f"rounds       up to {more} more cells, as long as a round breaks enough images"] if more else []),
-        f"evaluations  {evaluated} of {sum(map(len, wanted.values()))} done",
-        f"failed       {len(failures)}",
-        *(f"  {cell}  {note}" for cell, note in failures.items()),
+        f"cells        {now.crafted} of {now.cells} crafted, {now.cells - now.crafted} left",
+        *([more] if now.rounds else []),
+        f"evaluations  {now.evaluated} of {now.evaluations} done",
+        f"failed       {len(now.failures)}",
+        *(f"  {cell}  {note}" for cell, note in now.failures.items()),
     ]
