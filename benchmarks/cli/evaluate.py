@@ -14,6 +14,7 @@ from advens.benchmarks.cli.options import (
     progress,
     worker_options,
 )
+from advens.printable import say
 from advens.trust import trust_option
 
 
@@ -25,7 +26,10 @@ from advens.trust import trust_option
 @batch_option
 def evaluate(directory: Path, targets: str, device: str, executor: str, workers: int,
              batch_size: int | None) -> None:  # fmt: skip
-    """Evaluate new targets on the stored examples of a run; nothing is crafted again."""
+    """Evaluate new targets on the stored examples of a run; nothing is crafted again.
+
+    A page that the run has is written again, with these targets.
+    """
     from advens.benchmarks.evaluate import evaluate_targets
     from advens.benchmarks.runner import Runner
 
@@ -33,3 +37,7 @@ def evaluate(directory: Path, targets: str, device: str, executor: str, workers:
     how = Runner(executor_of(executor, device, workers), progress())
     report, shown = evaluate_targets(directory, names, how, batch_size)
     conclude(report, shown)
+    if (directory / "report.html").is_file():
+        from advens.results.report.page import write_report
+
+        say(f"report: {write_report(directory)}")

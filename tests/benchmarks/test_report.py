@@ -29,6 +29,14 @@ def test_the_page_of_a_run(done: Path, advens: Callable[..., Said], tmp_path: Pa
     advens("verify", done).done()  # the page is no part of what is verified
 
 
+def test_new_targets_come_to_the_page(done: Path, advens: Callable[..., Said]) -> None:
+    new = "toys:centroid?seed=7"
+    assert "seed=7" not in (done / "report.html").read_text()
+    said = advens("evaluate", done, "--targets", new).done()
+    assert said.out.splitlines()[-1] == f"report: {done / 'report.html'}"
+    assert "seed=7" in (done / "report.html").read_text()
+
+
 def test_no_page_when_none_is_wanted(
     advens: Callable[..., Said], suite: Callable[..., Path], tmp_path: Path
 ) -> None:
