@@ -23,6 +23,8 @@ READS = {
     "matrix": "{run}",
     "leaderboard": "{run}",
     "report": "{run}",
+    "plot": "matrix {run} --out {run}.svg",
+    "site": "{run} --out {run}-site",
     "evaluate": "{run} --targets digits:convmixer",
     "verify": "{run} --recraft 1",
     "craft": f"fgsm --surrogates {SURROGATE} --data {DATA} --eps 0.2 --steps 1 --out {{run}}",
