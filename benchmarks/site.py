@@ -113,7 +113,7 @@ def _facts(said: Submission, record: Record | None) -> Iterator[tuple[str, str]]
 
 
 def elsewhere(paths: Sequence[Path]) -> list[str]:
-    """Folders of entries whose archive lies elsewhere, a line each."""
+    """A line for every folder of an entry whose archive is stored elsewhere."""
     folders = [each for path in paths if path.is_dir() for each in (path, *sorted(path.iterdir()))]
     return [
         f"{folder}: its archive is not in the repository; {RECORD} says where it is"

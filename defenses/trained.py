@@ -83,7 +83,7 @@ def _cache() -> Path:
 
 
 def folder_of(spec: Spec) -> Path:
-    """Where the ensemble of a name lies, or would lie."""
+    """The folder in which the ensemble of a name is stored, whether or not it is there yet."""
     return _ensemble(spec.rest)
 
 

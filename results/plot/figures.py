@@ -379,7 +379,7 @@ def robustness(found: Robustness, size: Size) -> Drawing:
 
 
 class _Matrix:
-    """Where everything of a matrix lies: one pair of axes in inches, from the top left."""
+    """The layout of a matrix: one pair of axes, in inches from the top left."""
 
     def __init__(self, transfer: Transfer, size: Size) -> None:
         self.transfer, self.size = transfer, size

@@ -235,7 +235,7 @@ def square(rates: Sequence[Sequence[float]], title: str) -> Markup:
 
 
 class _Plot:
-    """Where numbers lie in a chart."""
+    """Maps numbers to positions in a chart."""
 
     def __init__(
         self, width: int, height: int, *, points_x: Sequence[float], logarithmic: bool,
