@@ -667,7 +667,7 @@ def recipes_of(cells: pd.DataFrame) -> dict[tuple[str, ...], Recipe]:
 
 
 def _object(params: Any) -> dict[str, Any]:
-    """A specification as a mapping, also where older runs stored it as text; an empty one for anything else."""
+    """A specification as a mapping, also from the text of older runs; empty for anything else."""
     if isinstance(params, str):
         try:
             params = json.loads(params)

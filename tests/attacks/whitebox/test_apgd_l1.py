@@ -156,7 +156,7 @@ def test_plain_transcription(name: str, options: dict[str, Any], scene: Scene) -
 
 
 def test_only_points_within_eps_count(scene: Scene) -> None:
-    """In the larger balls no sample counts as broken; the images that are returned are inside the smallest ball."""
+    """In the larger balls no sample counts as broken; returned images are inside the smallest one."""
     model, x, y = scene
     attack = made("apgd-ce", eps=0.05, steps=20)
     with borrowed([model]):
