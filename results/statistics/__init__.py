@@ -24,7 +24,12 @@ from advens.results.statistics.models import (
     two_way_tests,
 )
 from advens.results.statistics.pairs import holm, paired_tests
-from advens.results.statistics.trainings import LEAST_TRAININGS, over_trainings, trainings_test
+from advens.results.statistics.trainings import (
+    LEAST_TRAININGS,
+    over_trainings,
+    trainings_difference,
+    trainings_test,
+)
 
 __all__ = [
     "LEAST_TARGETS",
@@ -40,6 +45,7 @@ __all__ = [
     "over_trainings",
     "paired_tests",
     "rank_intervals",
+    "trainings_difference",
     "trainings_test",
     "two_way",
     "two_way_difference",

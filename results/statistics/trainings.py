@@ -77,6 +77,31 @@ def trainings_test(a: Array, b: Array) -> float:
     return float(2 * t.sf(difference / np.sqrt(sum(variances)), freedom))
 
 
+def trainings_difference(a: Array, b: Array, confidence: float = 0.95) -> Estimate:
+    """How far apart the rates of two defenses are, with an interval for new trainings and new images.
+
+    Variances add up as in `trainings_test`, here on the rates themselves, so that at the level of an
+    interval the two can differ.
+
+    Args:
+        a, b: left on each image by each training, (images, trainings); nan where it was not measured.
+
+    Returns:
+        The mean of ``a`` minus that of ``b``, and its ends; of a single training of either, over images
+        alone.
+    """
+    from scipy.stats import t
+
+    n, tail = len(a), 0.5 + confidence / 2
+    difference = float(nanmean(a) - nanmean(b))
+    variances, freedom = [np.nanvar(nanmean(a, axis=1) - nanmean(b, axis=1), ddof=1) / n], [n - 1]
+    if min(a.shape[1], b.shape[1]) > 1:
+        variances += [nanmean(left, axis=0).var(ddof=1) / left.shape[1] for left in (a, b)]
+        freedom += [left.shape[1] - 1 for left in (a, b)]
+    half = float(t.ppf(tail, _freedom(variances, freedom)) * np.sqrt(sum(variances)))
+    return Estimate(difference, difference - half, difference + half)
+
+
 def _inside(rates: Array, n: int) -> Array:
     """Rates with half an image added on both sides: 0 and 1 have logits too."""
     return (rates * n + 0.5) / (n + 1)

@@ -160,6 +160,7 @@ def test_nothing_to_craft_again() -> None:
 IDENTITIES = {
     "digits-builders": (1, "2c05d5e6815b"),
     "digits-defenses": (2, "681b4278c837"),
+    "digits-defenses-epochs": (1, "84a321f541e3"),
     "digits-ensembles-budget": (1, "542955504f44"),
     "digits-ensembles": (1, "f428ab8c0a18"),
     "digits-small": (1, "1c4d68027e59"),

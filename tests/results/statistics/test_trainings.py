@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.special import expit
-from scipy.stats import ttest_1samp, ttest_ind
+from scipy.stats import norm, t, ttest_1samp, ttest_ind
 
-from advens.results.statistics import over_trainings, trainings_test, wilson
+from advens.results.statistics import over_trainings, trainings_difference, trainings_test, wilson
 
 
 @pytest.mark.parametrize("values", [[0.5, 0.6], [0.5, 0.6, 0.8], [3.0, 4.5, 3.5, 5.0, 4.0]])
@@ -76,3 +76,28 @@ def test_equal_defenses_are_seldom_told_apart_and_unequal_ones_are(points, image
         found += trainings_test(a, left(rng, ease, trainings, 1.5, spread)) < 0.05
     assert apart <= 18, "5 % of 200 is 10; 99 % of such counts are 18 at most"
     assert found >= 180
+
+
+def test_the_difference_of_defenses():
+    truth = np.subtract(*norm.cdf(np.array([0.5, 0.2]) / np.sqrt(1 + 0.4**2 + 1)))
+    draws = np.random.default_rng(0)
+    hits, n, count = 0, 150, 400
+    for _ in range(count):
+        easy = draws.normal(size=(n, 1))  # images are easier or harder for both
+        a, b = (
+            ((easy + at + draws.normal(0, 0.4, size=(1, 5)) + draws.normal(size=(n, 5))) > 0).astype(float)
+            for at in (0.5, 0.2)
+        )
+        found = trainings_difference(a, b)
+        assert found.value == pytest.approx(a.mean() - b.mean())
+        hits += found.low < truth < found.high
+    assert 0.93 <= hits / count <= 0.995
+
+
+def test_the_difference_of_single_trainings_is_over_images():
+    a = np.repeat([1.0, 0.0], [60, 40])[:, None]
+    b = np.repeat([1.0, 0.0], [50, 50])[:, None]
+    found = trainings_difference(a, b)
+    half = t.ppf(0.975, 99) * np.std(a - b, ddof=1) / 10
+    assert (found.low, found.high) == pytest.approx((0.1 - half, 0.1 + half))
+    assert trainings_difference(a, a)[1:] == (0, 0)
