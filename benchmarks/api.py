@@ -183,6 +183,7 @@ def run(
     workers: int = 1,
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    lock: Path | str | None = None,
 ) -> Run:
     """Do what is missing of a suite.
 
@@ -195,6 +196,8 @@ def run(
         device, workers: of an executor that is named.
         settings: keys of the suite to override, by their dotted names: ``{"threat.eps": 0.1}``.
         progress: where to say how far the run is; nowhere by default.
+        lock: a file of ``advens lock`` whose models and data the run is held to; for a suite that is named,
+            by default the one beside it, if there is one.
 
     Failed checks of the sanity report are given as a warning; see ``Run.sanity``.
 
@@ -203,6 +206,7 @@ def run(
         RunError: some cells failed; finished ones are kept, and the same call goes on.
     """
     from advens.benchmarks.executors import create_executor
+    from advens.benchmarks.pins import find_lock
     from advens.benchmarks.runner import run_suite
 
     wanted = _suite(suite, settings or {})
@@ -211,7 +215,9 @@ def run(
         executor = create_executor(executor, device=device, workers=workers)
     own = _names(suite) if isinstance(suite, Mapping) else []
     with trusting(*own):
-        report = run_suite(wanted, directory, executor=executor, progress=progress)
+        report = run_suite(
+            wanted, directory, executor=executor, progress=progress, lock=find_lock(suite, lock)
+        )
     if report.failures:
         raise RunError(
             f"{len(report.failures)} cells failed ({report.failures[0][1]}); "

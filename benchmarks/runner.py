@@ -26,6 +26,7 @@ from advens.benchmarks.executors import Executor, Task, create_executor
 from advens.benchmarks.goals import ATTACK_GOALS, Goal
 from advens.benchmarks.likeness import Answer, Comparison
 from advens.benchmarks.merge import agree
+from advens.benchmarks.pins import held
 from advens.benchmarks.plan import Plan, Sets, make_plan, outline
 from advens.benchmarks.progress import Progress
 from advens.benchmarks.rounds import due_rounds
@@ -108,6 +109,7 @@ def run_suite(
     held_out: bool = True,
     apart: bool = True,
     trace: bool = False,
+    lock: Path | None = None,
 ) -> Report:
     """Do what is missing of a suite and compute its boards.
 
@@ -116,13 +118,15 @@ def run_suite(
         held_out: whether every set of surrogates must leave a target held out, where the goal asks for it.
         apart: whether building surrogates on images that are attacked is refused.
         trace: whether to keep what happened at every step of the attacks.
+        lock: a file that pins the models and data, see `advens.benchmarks.pins`; it is recorded.
 
     Raises:
-        InputError: the suite, a model or the data cannot be used, the directory is in use, cannot be
-            written or holds another suite. Finished cells stay.
+        InputError: the suite, a model or the data cannot be used or are not those of the lock, the directory
+            is in use, cannot be written or holds another suite. Finished cells stay.
         RunError: what the rest depends on failed.
     """
-    run = Runner(executor or create_executor(), progress or Progress(), held_out, apart, trace)
+    pins = None if lock is None else held(suite, lock)
+    run = Runner(executor or create_executor(), progress or Progress(), held_out, apart, trace, pins)
     return run.of(suite, Path(directory))
 
 
@@ -149,6 +153,7 @@ class Runner:
     held_out: bool = True
     apart: bool = True
     trace: bool = False
+    pins: Mapping[str, Any] | None = None
 
     @singledispatchmethod
     def of(self, suite: AnySuite, directory: Path) -> Report:
@@ -188,7 +193,9 @@ class Runner:
             for number, (folder, part) in enumerate(parts.items(), 1):
                 progress = self.progress.of(f"{folder} ({number} of {len(parts) + 1} parts)")
                 report.add(
-                    Runner(self.executor, progress, held_out=False).of(part, store.path(folder))
+                    Runner(self.executor, progress, held_out=False, pins=self.pins).of(
+                        part, store.path(folder)
+                    )
                 )
             if report.failures:
                 return report
@@ -356,6 +363,8 @@ class Runner:
         """Write what the run depends on, and its plan."""
         digests = {name: card.digest for name, card in plan.cards.items()}
         about = environment(self.executor.device, digests, data)
+        if self.pins is not None:
+            about["lock"] = self.pins
         write_bytes(store.environment, merged(store.environment, about))
         save_plan(plan, plan_path(store))
 

@@ -593,7 +593,7 @@ def read(
 ) -> tuple[dict[str, Any], str, str]:
     """The table of a suite that is not checked yet, its name for messages, and its text."""
     text = text_of(name)
-    where = f"suite '{name}'" if not _is_path(name) else name
+    where = f"suite '{name}'" if not is_path(name) else name
     return toml_table(text, where, changes), where, text
 
 
@@ -643,7 +643,7 @@ def _brief(value: Any) -> str:
 
 def text_of(name: str) -> str:
     """The TOML of a bundled suite, or of a file. Raises InputError for neither."""
-    if _is_path(name):
+    if is_path(name):
         if not Path(name).is_file():
             raise InputError(f"no suite file at {name}")
         try:
@@ -655,7 +655,8 @@ def text_of(name: str) -> str:
     return (files("advens.benchmarks") / "suites" / f"{name}.toml").read_text()
 
 
-def _is_path(name: str) -> bool:
+def is_path(name: str) -> bool:
+    """Whether a suite is named by the path of its file."""
     return name.endswith(".toml") or Path(name).is_file()
 
 

@@ -8,6 +8,7 @@ A source is declared in the registry `SOURCES`. Third-party packages add theirs 
 * ``check(spec)`` raises InputError for a name that cannot be loaded.
 * ``card(spec)`` gives the `ModelCard` without loading weights.
 * ``absent(spec)`` says what has to be downloaded before the name can be loaded, or gives nothing.
+* ``revision(spec)`` says where weights that are at hand came from and their revision, or gives nothing.
 * ``untrained(spec, num_classes)`` gives a model of the same architecture with weights drawn from torch's
   global generator.
 * ``is_ensemble(spec)``, of sources of advens, says whether the model is an ensemble.
@@ -159,6 +160,13 @@ def absent(name: str) -> str:
     """What has to be downloaded before a model can be loaded, where its source tells; empty for nothing."""
     spec = Spec.parse(name, "model")
     asked: Callable[[Spec], str] | None = _hook(spec, "absent")
+    return "" if asked is None else asked(spec)
+
+
+def revision(name: str) -> str:
+    """Where the weights of a model came from and their revision, where its source tells; else empty."""
+    spec = Spec.parse(name, "model")
+    asked: Callable[[Spec], str] | None = _hook(spec, "revision")
     return "" if asked is None else asked(spec)
 
 
@@ -326,6 +334,7 @@ __all__ = [
     "load_model",
     "names_ensemble",
     "origins",
+    "revision",
     "training_data",
     "untrained",
 ]

@@ -16,14 +16,20 @@ FILES = ("model.safetensors", "pytorch_model.bin")
 """What timm looks for in a repository, in order."""
 
 
-def cached(repository: str, filename: str | None = None) -> bool:
-    """Whether the weights of a repository on the hub are in the cache."""
+def cached(repository: str, filename: str | None = None) -> Path | None:
+    """The weights of a repository on the hub that are in the cache, or None."""
     from huggingface_hub import try_to_load_from_cache
 
     name, _, revision = repository.partition("@")
     files = (filename,) if filename else FILES
     found = (try_to_load_from_cache(name, file, revision=revision or None) for file in files)
-    return any(isinstance(path, str) for path in found)
+    return next((Path(path) for path in found if isinstance(path, str)), None)
+
+
+def revision(repository: str, filename: str | None = None) -> str:
+    """``OWNER/NAME@COMMIT`` of the weights in the cache; empty where they are not there."""
+    path = cached(repository, filename)  # .../snapshots/COMMIT/FILE
+    return "" if path is None else f"{repository.partition('@')[0]}@{path.parent.name}"
 
 
 def downloaded(url: str) -> bool:

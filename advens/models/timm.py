@@ -187,6 +187,12 @@ def absent(spec: Spec) -> str:
     return "" if not repository or hub.cached(repository, filename) else f"{hub.endpoint()}/{repository}"
 
 
+def revision(spec: Spec) -> str:
+    """The repository and commit of the weights in the hub's cache; empty for other weights."""
+    repository, filename = _repository(spec) if _asks_the_hub(spec) else ("", None)
+    return hub.revision(repository, filename) if repository else ""
+
+
 def _create(spec: Spec, options: Mapping[str, Any], **how: Any) -> nn.Module:
     """timm's own factory; what is drawn comes from the spec's seed."""
     import timm

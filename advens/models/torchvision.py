@@ -88,6 +88,12 @@ def absent(spec: Spec) -> str:
     return "" if entry is None or hub.downloaded(entry.url) else str(entry.url)
 
 
+def revision(spec: Spec) -> str:
+    """The URL of the weights, which has a part of their digest in it; empty for other weights."""
+    entry = None if "checkpoint" in spec.query else _entry(spec)
+    return "" if entry is None else str(entry.url)
+
+
 def family(name: str) -> str:
     """Of an architecture."""
     return next((family for start, family in FAMILIES.items() if name.startswith(start)), "cnn")

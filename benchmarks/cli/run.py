@@ -29,13 +29,17 @@ from advens.trust import trust_option
 @click.option("--seed", type=click.IntRange(0), help="One seed instead of the suite's.")
 @batch_option
 @set_option
+@click.option(
+    "--lock", type=click.Path(path_type=Path), help="Of advens lock.  [default: the one beside SUITE]"
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan; load and download nothing.")
 @click.option("--trace", is_flag=True, help="Write per-step losses and more to traces/.")
 @click.option("--no-report", is_flag=True, help="Do not write report.html.")
 def run(suite: str, out: Path | None, device: str, executor: str, workers: int, only: str | None,
         limit: int | None, seed: int | None, batch_size: int | None, settings: tuple[str, ...],
-        dry_run: bool, trace: bool, no_report: bool) -> None:  # fmt: skip
+        lock: Path | None, dry_run: bool, trace: bool, no_report: bool) -> None:  # fmt: skip
     """Run SUITE (a bundled name or a TOML file); a rerun does only what is missing."""
+    from advens.benchmarks.pins import find_lock, read_lock
     from advens.benchmarks.suites import load, parse_settings
 
     changes = parse_settings(settings)
@@ -43,13 +47,19 @@ def run(suite: str, out: Path | None, device: str, executor: str, workers: int, 
     found = load(suite, changes | {key: value for key, value in given.items() if value is not None})
     if only is not None:
         found = found.restricted(names_in(only, "--attacks"))
+    pinned = find_lock(suite, lock)
     if dry_run:
         from advens.benchmarks.estimate import dry_run_lines
 
         say(*dry_run_lines(found))
+        if pinned is not None:
+            unlisted = ", ".join(read_lock(pinned).unlisted(found))
+            say(f"lock       {pinned}{unlisted and f', which does not pin {unlisted}'}")
         return
     from advens.benchmarks.runner import run_suite, shown_of
 
+    if pinned is not None:
+        say(f"models and data are held to {pinned}")
     directory = out or Path("runs") / found.name
     report = run_suite(
         found,
@@ -57,6 +67,7 @@ def run(suite: str, out: Path | None, device: str, executor: str, workers: int, 
         executor=executor_of(executor, device, workers),
         progress=progress(),
         trace=trace,
+        lock=pinned,
     )
     try:
         conclude(report, shown_of(found))

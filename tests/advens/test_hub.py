@@ -15,12 +15,20 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 
 REPO = "timm/test_vit.r160_in1k"
 
 
-def serve(files: dict[str, bytes], seen: list[str]) -> ThreadingHTTPServer:
+def weights(seed: int = 0) -> bytes:
+    """Those of the model that is served, drawn from a seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = timm.create_model("test_vit", pretrained=False)
+    return save({name: value.contiguous() for name, value in net.state_dict().items()})
+
+
+def serve(files: dict[str, bytes], seen: list[str], commit: str = "0" * 40) -> ThreadingHTTPServer:
     """A server that answers like a model hub for the files of one repository."""
 
     class Hub(BaseHTTPRequestHandler):
@@ -42,7 +50,7 @@ def serve(files: dict[str, bytes], seen: list[str]) -> ThreadingHTTPServer:
                 return
             self.send_response(200)
             self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-            self.send_header("X-Repo-Commit", "0" * 40)
+            self.send_header("X-Repo-Commit", commit)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             if body:
@@ -61,17 +69,15 @@ def hub() -> Iterator[tuple[str, list[str], str]]:
     """URL, requests seen, and the digest of the one model served."""
     from advens.digest import weights_digest
 
-    with torch.random.fork_rng(devices=[]):
-        net = timm.create_model("test_vit", pretrained=False)
-    state = {name: value.contiguous() for name, value in net.state_dict().items()}
+    content = weights()
     seen: list[str] = []
-    server = serve({"model.safetensors": save(state)}, seen)
-    yield f"http://127.0.0.1:{server.server_port}", seen, weights_digest(state)
+    server = serve({"model.safetensors": content}, seen)
+    yield f"http://127.0.0.1:{server.server_port}", seen, weights_digest(load(content))
     server.shutdown()
     server.server_close()
 
 
-def ask(spec: str, url: str, home: Path) -> subprocess.CompletedProcess[str]:
+def ask(spec: str, url: str, home: Path, **more: str) -> subprocess.CompletedProcess[str]:
     """Load a model in a process of its own: the hub client reads its address when imported."""
     script = (
         "import sys, json, advens\n"
@@ -82,17 +88,23 @@ def ask(spec: str, url: str, home: Path) -> subprocess.CompletedProcess[str]:
         "except InputError as error:\n"
         "    print(error, file=sys.stderr); sys.exit(2)\n"
     )
-    environment = {
+    return subprocess.run(
+        [sys.executable, "-c", script], env=surroundings(url, home, **more),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def surroundings(url: str, home: Path, **more: str) -> dict[str, str]:
+    """Variables of a process that asks this hub and has this cache."""
+    return {
         **{k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")},
         "HF_ENDPOINT": url,
         "HF_HOME": str(home),
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_ETAG_TIMEOUT": "5",
+        **more,
     }
-    return subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
-    )
 
 
 def test_pretrained_weights_come_from_the_hub(hub: tuple[str, list[str], str], tmp_path: Path) -> None:
@@ -164,3 +176,38 @@ def test_a_proxy_is_asked_in_place_of_the_host(nowhere: str, monkeypatch: pytest
     finally:
         server.shutdown()
         server.server_close()
+
+
+def command(url: str, home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, with this hub and cache."""
+    script = "import sys; from advens.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], env=surroundings(url, home),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_other_weights_of_the_same_name_on_the_hub_are_refused(
+    hub: tuple[str, list[str], str], tmp_path: Path
+) -> None:
+    """What a lock pinned is compared with what another hub, or the same one later, gives."""
+    suite = tmp_path / "one.toml"
+    suite.write_text(
+        'name = "one"\ndata = "digits:test?limit=2"\ntargets = ["timm:test_vit.r160_in1k"]\n'
+        '[surrogates]\none = ["digits:resnet"]\n[[attacks]]\nname = "fgsm"\n'
+    )
+    done = command(hub[0], tmp_path / "cache", "lock", suite)
+    assert done.returncode == 0, done.stderr
+    assert f"(timm/test_vit.r160_in1k@{'0' * 40})" in done.stdout
+    other = serve({"model.safetensors": weights(1)}, [], commit="1" * 40)
+    try:
+        url = f"http://127.0.0.1:{other.server_port}"
+        done = command(url, tmp_path / "another", "run", suite, "--out", tmp_path / "out")
+    finally:
+        other.shutdown()
+        other.server_close()
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "one.lock pins: timm:test_vit.r160_in1k (" in line
+    assert f"timm/test_vit.r160_in1k@{'0' * 40} is now timm/test_vit.r160_in1k@{'1' * 40}" in line
+    assert not (tmp_path / "out").exists()
