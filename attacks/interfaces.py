@@ -38,10 +38,16 @@ class Trace:
     ``loss`` (N, K): every surrogate's loss where the gradient was asked for, ascended. ``cosine`` (N,):
     mean pairwise cosine between their gradients (1 for one surrogate). Fusions note more: AdaEA its
     ``weights`` (N, K) and the fraction ``filtered`` (N,). Once, of the result: ``flatness`` and
-    ``closeness`` (N, K), CWA's two quantities.
+    ``closeness`` (N, K), CWA's two quantities. White-box attacks note, (N,) each, how much of a sample's
+    accuracy is ``broken``, and more of their own, as the ``loss`` or the ``step_size``; NaN where there is
+    nothing.
+
+    Attributes:
+        recorded: the iterations that there are observations of, when it is not all of them.
     """
 
     steps: dict[str, list[Tensor]] = field(default_factory=dict)
+    recorded: tuple[int, ...] = ()
 
     def note(self, name: str, value: Tensor) -> None:
         """Add this step's observation."""
@@ -90,6 +96,7 @@ class AttackResult:
         trace: observations by name, (steps, N, ...), when asked for; see `Trace`.
         silent: (N,), the number of steps in which every gradient of a sample was zero throughout, so that
             no direction was known; None where an attack does not count them.
+        recorded: the iterations that the trace is of, when it is not all of them.
     """
 
     x_adv: Tensor
@@ -97,6 +104,7 @@ class AttackResult:
     micro_batch: int
     trace: dict[str, Tensor] | None = None
     silent: Tensor | None = None
+    recorded: tuple[int, ...] = ()
 
 
 @dataclass

@@ -50,6 +50,7 @@ def run(
     parts: list[Tensor] = []
     traces: list[dict[str, Tensor]] = []
     silent: list[Tensor] = []
+    recorded: tuple[int, ...] = ()
     passes, carried = Passes(0, 0), dict[str, Tensor]()
     start = 0
     asked = expectations(surrogates)
@@ -74,6 +75,7 @@ def run(
                 silent += job.silent
                 if job.trace is not None:
                     traces.append(job.trace.stacked())
+                    recorded = job.trace.recorded
                 continue
             gc.collect()
             if torch.cuda.is_available():
@@ -82,8 +84,9 @@ def run(
     if not torch.isfinite(result).all():
         raise RunError("the attack produced images that are NaN or infinite")
     return AttackResult(
-        result, passes, size, joined(traces) if any(traces) else None, torch.cat(silent) if silent else None
-    )
+        result, passes, size, joined(traces) if any(traces) else None,
+        torch.cat(silent) if silent else None, recorded,
+    )  # fmt: skip
 
 
 class Runnable(ABC):

@@ -18,6 +18,7 @@ from advens.attacks.whitebox.adaptive import seen_by
 from advens.attacks.whitebox.checks import inspect
 from advens.attacks.whitebox.engine import WhiteBox, search
 from advens.attacks.whitebox.oracle import RowOracle
+from advens.attacks.whitebox.tracing import RowTrace
 from advens.benchmarks.cells import Cell
 from advens.benchmarks.worker_cache import WorkerCache
 from advens.classifier import Classifier, borrowed
@@ -64,7 +65,8 @@ class Crafted:
         x_adv: adversarial images (N, 3, H, W), float, in [0, 1].
         passes: forward and backward passes per sample, the mean over samples.
         silent: steps in which a sample had no gradient (N,); None where an attack does not count them.
-        trace: observations by name, when asked for.
+        trace: observations by name, when asked for; NaN where there is none.
+        recorded: the iterations that the trace is of, when it is not all of them.
         about: what the description of the cell says beside.
     """
 
@@ -72,6 +74,7 @@ class Crafted:
     passes: tuple[float, float]
     silent: Tensor | None = None
     trace: dict[str, Tensor] | None = None
+    recorded: tuple[int, ...] = ()
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -148,7 +151,7 @@ def transfer_images(work: Work) -> Crafted:
         work.models, work.cache.images(work.batch.pixels), work.batch.labels, work.target,
         seed=work.cell.random_seed, micro_batch=work.size, trace=work.trace,
     )  # fmt: skip
-    return Crafted(result.x_adv, result.passes, result.silent, result.trace)
+    return Crafted(result.x_adv, result.passes, result.silent, result.trace, result.recorded)
 
 
 def white_box_images(work: Work) -> Crafted:
@@ -163,11 +166,11 @@ def white_box_images(work: Work) -> Crafted:
     )  # fmt: skip
     with borrowed([model]):
         places = _unbroken(oracle, work)
-        silent = _attacked(oracle, places, work)
+        silent, trace, recorded = _attacked(oracle, places, work)
     n = len(batch.labels)
     spent = (float(oracle.forwards.sum()) / n, float(oracle.backwards.sum()) / n)
     about = {"stood": len(places), "notes": _notes(oracle, work)}
-    return Crafted(oracle.x_adv, spent, silent, about=about)
+    return Crafted(oracle.x_adv, spent, silent, trace, recorded, about)
 
 
 def _unbroken(oracle: RowOracle, work: Work) -> Tensor:
@@ -181,23 +184,33 @@ def _unbroken(oracle: RowOracle, work: Work) -> Tensor:
     return torch.cat(unbroken)
 
 
-def _attacked(oracle: RowOracle, places: Tensor, work: Work) -> Tensor | None:
-    """Attacks the samples at ``places``; the steps each had no gradient in, where these are counted."""
+def _attacked(
+    oracle: RowOracle, places: Tensor, work: Work
+) -> tuple[Tensor | None, dict[str, Tensor] | None, tuple[int, ...]]:
+    """Attacks the samples at ``places``.
+
+    Returns the steps each had no gradient in, where these are counted, and the trace with its iterations.
+    """
     if isinstance(work.attack, WhiteBox):
-        search(work.attack, oracle, places, batch=work.size)  # type: ignore[arg-type]
-        return None
+        trace = RowTrace(len(oracle.x)) if work.trace else None
+        search(work.attack, oracle, places, batch=work.size, trace=trace)  # type: ignore[arg-type]
+        return (None, trace.filled(), trace.at) if trace is not None else (None, None, ())
     if not len(places):
-        return None
+        return None, None, ()
     target = None if oracle.target is None else oracle.target[places]
     result: AttackResult = work.attack.run(
         work.models, oracle.x[places], oracle.y[places], target, seed=work.cell.random_seed,
-        micro_batch=work.size,
+        micro_batch=work.size, trace=work.trace,
     )  # fmt: skip
     oracle.forwards[places] += result.passes.forward
     oracle.backwards[places] += result.passes.backward
     for part, images in zip(places.split(work.size), result.x_adv.split(work.size), strict=True):
         oracle.accuracy(images, oracle.rows(part))
-    return result.silent
+    traced = {}
+    for name, values in (result.trace or {}).items():
+        traced[name] = values.new_full((len(values), len(oracle.x), *values.shape[2:]), torch.nan)
+        traced[name][:, places.to(values.device)] = values
+    return result.silent, traced, result.recorded
 
 
 def _notes(oracle: RowOracle, work: Work) -> list[str]:

@@ -193,9 +193,7 @@ class Runner:
             for number, (folder, part) in enumerate(parts.items(), 1):
                 progress = self.progress.of(f"{folder} ({number} of {len(parts) + 1} parts)")
                 report.add(
-                    Runner(self.executor, progress, held_out=False, pins=self.pins).of(
-                        part, store.path(folder)
-                    )
+                    replace(self, progress=progress, held_out=False).of(part, store.path(folder))
                 )
             if report.failures:
                 return report

@@ -214,8 +214,8 @@ class Craft:
             **made.about(),
         }
         write_examples(store.examples_path(cell.key), rows, about)
-        if made.crafted.trace is not None:
-            write_trace(trace_path(store, cell.key), made.crafted.trace, batch.sample_ids, cell.specs)
+        if self.trace:
+            write_trace(trace_path(store, cell.key), made.crafted, batch.sample_ids, cell.specs)
         return n
 
 
@@ -408,13 +408,20 @@ def trace_path(store: RunStore, cell: str) -> Path:
 
 
 def write_trace(
-    path: Path, trace: Mapping[str, Tensor], sample_ids: Sequence[str], surrogates: Sequence[str]
+    path: Path, crafted: Crafted, sample_ids: Sequence[str], surrogates: Sequence[str]
 ) -> None:
-    """A trace as a table of the run, one row per observation."""
+    """A trace as a table of the run, one row per observation.
+
+    Of an attack that notes nothing the table is empty, so that the cell is not crafted for it again.
+    """
     frames = []
-    for what, values in trace.items():
+    for what, values in (crafted.trace or {}).items():
         each = surrogates if values.dim() == 3 else [None]
-        index = pd.MultiIndex.from_product([range(len(values)), sample_ids, each])
+        steps = crafted.recorded if len(crafted.recorded) == len(values) else range(len(values))
+        index = pd.MultiIndex.from_product([steps, sample_ids, each])
         frame = index.to_frame(index=False, name=["step", "sample_id", "surrogate"])
-        frames.append(frame.assign(what=what, value=values.flatten().double().numpy()))
-    write_table(path, schema.to_table("traces", pd.concat(frames, ignore_index=True)))
+        frame = frame.assign(what=what, value=values.flatten().double().numpy())
+        frames.append(frame[frame["value"].notna()])
+    empty = schema.SCHEMAS["traces"].empty_table()
+    rows = pd.concat(frames, ignore_index=True) if frames else empty
+    write_table(path, schema.to_table("traces", rows))

@@ -133,6 +133,11 @@ class AutoPGD(WhiteBox):
         """The points nearest to breaking the model, by the logit margin."""
         return rows.memory["near_x"]
 
+    def observed(self, rows: Rows) -> dict[str, Tensor]:
+        """The largest loss of the run at hand, its step in eps, and the largest logit margin of all runs."""
+        memory, step = rows.memory, rows.memory["alpha"] / self.threat.radius
+        return {"best": memory["best"], "step_size": step, "margin": memory["near"]}
+
     def _climb(self, oracle: RowOracle, rows: Rows, at: Tensor) -> None:
         """`advance` in l_inf and l_2."""
         starts, ends, memory = at == 0, at == self.steps - 1, rows.memory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -57,14 +58,14 @@ class Cascade(WhiteBox):
     attacks: Annotated[tuple[Attack, ...], several("attack")] = ()
 
     def craft(self, job: Job) -> tuple[Tensor, Passes]:
-        """Each attack in turn; of a sample, the image that leaves the least accuracy.
+        """Each attack in turn; of a sample, the image that leaves the least accuracy. There is no trace.
 
         The image of a broken sample is kept; where no attack succeeds, the image is the last attack's.
         """
         images, total = job.x, Passes(0, 0)
         left = torch.ones(len(job.x), dtype=torch.float64, device=job.x.device)
         for attack in self.stages():
-            found, spent = attack.craft(job)
+            found, spent = attack.craft(replace(job, trace=None))
             oracle = RowOracle(job.models, self.threat, job.x, job.y, job.target)
             here = oracle.rows(torch.arange(len(job.x), device=job.x.device))
             accuracy = oracle.accuracy(found, here)

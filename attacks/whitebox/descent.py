@@ -161,6 +161,7 @@ class Descent(WhiteBox):
             "x": rows.x.clone(),
             "near_x": rows.x.clone(),
             "near": torch.full_like(rows.x[:, 0, 0, 0], -torch.inf),
+            "loss": torch.zeros_like(rows.x[:, 0, 0, 0]),
         }
 
     def advance(self, oracle: RowOracle, rows: Rows) -> None:
@@ -174,6 +175,7 @@ class Descent(WhiteBox):
             memory["x"][starts] = self._placed(oracle, rows.pick(starts))
         x = memory["x"]
         answer = oracle.gradient(x, rows, self._loss(oracle, rows, a, b))
+        memory["loss"] = answer.loss.to(x.dtype).masked_fill(at < self._before, torch.nan)
         note_nearest(rows, answer.logits, torch.ones_like(ends))
         moved = self.threat.steepest(answer.gradient).mul_(per_row(alpha, x)).add_(x)
         memory["x"] = self.threat.project_(moved, rows.x)
@@ -184,6 +186,10 @@ class Descent(WhiteBox):
     def last(self, rows: Rows) -> Tensor:
         """The points nearest to breaking the model, by the logit margin."""
         return rows.memory["near_x"]
+
+    def observed(self, rows: Rows) -> dict[str, Tensor]:
+        """The loss at the point, and the largest logit margin so far."""
+        return {"loss": rows.memory["loss"], "margin": rows.memory["near"]}
 
     @property
     def _before(self) -> int:

@@ -15,6 +15,7 @@ from advens.attacks.interfaces import Job, Passes
 from advens.attacks.running import Runnable, out_of_memory
 from advens.attacks.whitebox.oracle import RowOracle
 from advens.attacks.whitebox.rows import Rows
+from advens.attacks.whitebox.tracing import RowTrace
 from advens.errors import RunError
 from advens.threat import Threat
 
@@ -47,10 +48,15 @@ class RowAttack(Protocol):
         """The images (N, C, H, W) to give back for rows that still stand."""
         ...
 
+    def observed(self, rows: Rows) -> dict[str, Tensor]:
+        """What a trace notes of an iteration, (N,) each; not finite where there is nothing to note."""
+        ...
+
 
 def search(
-    attack: RowAttack, oracle: RowOracle, places: Tensor, *, batch: int, stop: bool = True
-) -> None:
+    attack: RowAttack, oracle: RowOracle, places: Tensor, *, batch: int, stop: bool = True,
+    trace: RowTrace | None = None,
+) -> None:  # fmt: skip
     """Attack some samples of a shard; what is found stands in the oracle.
 
     An attack with ``rounds`` is several, each with an oracle of its own, on what withstood those before.
@@ -59,12 +65,29 @@ def search(
         places: samples of the shard to attack, (M,).
         batch: rows at once; halved when memory runs out.
         stop: whether a broken sample leaves. Without, every sample takes all iterations.
+        trace: where to note what happens.
     """
-    if (rounds := getattr(attack, "rounds", None)) is not None:
-        for inner, view in rounds(oracle):
-            standing = places[oracle.correct[places] > 0] if stop else places
-            search(inner, view, standing, batch=batch, stop=stop)
-        return
+    rounds = _rounds(attack, oracle)
+    if trace is not None:
+        trace.begin(sum(inner.iterations for inner, _ in rounds))
+    for inner, view in rounds:
+        standing = places[oracle.correct[places] > 0] if stop else places
+        _search(inner, view, standing, batch, stop, trace)
+        if trace is not None:
+            trace.after(inner.iterations)
+
+
+def _rounds(attack: RowAttack, oracle: RowOracle) -> list[tuple[RowAttack, RowOracle]]:
+    """The attacks that an attack consists of, each with its oracle; itself, unless it has ``rounds``."""
+    if (rounds := getattr(attack, "rounds", None)) is None:
+        return [(attack, oracle)]
+    return [each for inner, view in rounds(oracle) for each in _rounds(inner, view)]
+
+
+def _search(
+    attack: RowAttack, oracle: RowOracle, places: Tensor, batch: int, stop: bool, trace: RowTrace | None
+) -> None:
+    """`search` by one attack."""
     waiting, spent = places, (oracle.forwards.clone(), oracle.backwards.clone())
     rows = oracle.rows(places[:0])
     while len(waiting) or len(rows):
@@ -78,6 +101,7 @@ def search(
                 rows, fresh = rows.joined(_still(oracle, begun, stop)), fresh[:0]
                 if not len(rows):
                     continue
+            t = rows.t
             attack.advance(oracle, rows)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
@@ -92,6 +116,9 @@ def search(
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             continue
+        if trace is not None:
+            broken = {"broken": 1 - oracle.correct[rows.place]}
+            trace.note(t, rows.place, broken | attack.observed(rows))
         rows.t = rows.t + 1
         done = rows.t >= attack.iterations
         if bool(done.any()):
@@ -113,9 +140,9 @@ def _still(oracle: RowOracle, rows: Rows, stop: bool) -> Rows:
 class WhiteBox(Runnable):
     """An attack that goes row by row, with the methods of `RowAttack`: a base of frozen parts.
 
-    The result holds the images on which the models fail, and the attack's last ones elsewhere; there is no
-    trace. In `__call__`, `run` and `craft` no sample leaves early and nothing is rounded, so the passes are
-    those of the formula; broken samples leave in `search`.
+    The result holds the images on which the models fail, and the attack's last ones elsewhere. In `__call__`,
+    `run` and `craft` no sample leaves early and nothing is rounded, so the passes are those of the formula;
+    broken samples leave in `search`.
     """
 
     eot: int = 1
@@ -127,6 +154,10 @@ class WhiteBox(Runnable):
         another one, whether that does."""
         return bool(getattr(getattr(self, "attack", None), "random_start", True))
 
+    def observed(self, rows: Rows) -> dict[str, Tensor]:
+        """Nothing but which samples are broken, which every trace has."""
+        return {}
+
     def craft(self: Any, job: Job) -> tuple[Tensor, Passes]:
         """The attack on some rows of a shard."""
         n = len(job.x)
@@ -134,6 +165,11 @@ class WhiteBox(Runnable):
             job.models, self.threat, job.x, job.y, job.target, seed=job.draws.seed,
             eot=self.eot, first=job.draws.rows.start or 0,
         )  # fmt: skip
-        search(self, oracle, torch.arange(n, device=job.x.device), batch=max(1, n), stop=False)
+        trace = None if job.trace is None else RowTrace(n)
+        places = torch.arange(n, device=job.x.device)
+        search(self, oracle, places, batch=max(1, n), stop=False, trace=trace)
+        if trace is not None and job.trace is not None:
+            job.trace.recorded = trace.at
+            job.trace.steps |= {name: list(values) for name, values in trace.filled().items()}
         spent = Passes(*(int(c.max()) if n else 0 for c in (oracle.forwards, oracle.backwards)))
         return oracle.x_adv, spent

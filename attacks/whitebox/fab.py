@@ -156,6 +156,10 @@ class FastAdaptiveBoundary(WhiteBox):
             torch.where(found, rows.memory["near_x"], rows.memory["x"]), rows.x
         )
 
+    def observed(self, rows: Rows) -> dict[str, Tensor]:
+        """The distance of the nearest misclassified point so far, in eps."""
+        return {"distance": rows.memory["near"] / self.threat.radius}
+
     def _placed(self, oracle: RowOracle, rows: Rows) -> Tensor:
         """A random point, half as far from the image as eps or the nearest point found."""
         radius = rows.memory["near"].clamp_max(self.threat.radius) / 2

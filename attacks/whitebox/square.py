@@ -125,6 +125,10 @@ class SquareAttack(WhiteBox):
         """The points nearest to breaking the model, by the logit margin."""
         return rows.memory["near_x"]
 
+    def observed(self, rows: Rows) -> dict[str, Tensor]:
+        """The loss at the point at hand, and the largest logit margin so far."""
+        return {"loss": rows.memory["loss"], "margin": rows.memory["near"]}
+
     def _placed(self, oracle: RowOracle, rows: Rows) -> Tensor:
         """Starts (N, C, H, W): vertical stripes at +-eps, or a grid of hills of length eps in all."""
         n, c, h, w = rows.x.shape

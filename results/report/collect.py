@@ -912,6 +912,8 @@ def _traces(run: Run) -> tuple[Traced, ...]:
         path = run.store.path("traces", f"{cell['cell']}.parquet")
         if path.is_file():
             table = read_table(path, "traces")
+            if not table.num_rows:  # of an attack that notes nothing
+                continue
             found.setdefault((str(cell["attack"]), str(cell["surrogates"])), []).append(table)
     names = run.short([surrogates for _, surrogates in found])
     return tuple(

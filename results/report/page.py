@@ -43,10 +43,14 @@ WORDS = {
     "flatness": "rise of the loss around the result (0 is flat)",
     "filtered": "share of the gradient's entries that is filtered",
     "closeness": "distance to the surrogate's own optimum, l_2",
+    "broken": "attacked images that are broken, %",
+    "margin": "largest logit margin so far (from 0 on: broken)",
+    "best": "largest loss of the restart at hand", "step_size": "step size, in eps",
+    "distance": "nearest misclassified point, in eps",
 }  # fmt: skip
 """What an observation of a trace is called."""
-_ORDER = {"loss": 1, "cosine": 2}
-"""Observations that every attack has stand after its own."""
+_ORDER = {"broken": -2, "loss": 1, "cosine": 2}
+"""Observations that every attack has stand after its own, and what it is about before them."""
 MEASURES = {
     "clean": "clean",
     "missed": "missed",
@@ -165,6 +169,8 @@ def view(part: Part) -> dict[str, Any]:
     transfer = part.transfer
     rows = transfer.rows if transfer is not None else ()
     order = {(row.attack, row.set): row.rank for row in rows}
+    for model in part.robustness.models if part.robustness is not None else ():  # the strongest first
+        order |= {(left.attack, model.short): k for k, left in enumerate(reversed(model.attacks))}
     traced = sorted(part.traces, key=lambda each: order.get((each.attack, each.set), 0))
     return {
         "bars": [charts.bar((row.new, row.these)) for row in rows],
@@ -174,7 +180,7 @@ def view(part: Part) -> dict[str, Any]:
         "curves": [_curve(curve) for curve in part.curves],
         "growing": _growing(part),
         "warnings": _warnings(part),
-        "traces": [(each, _traced(each)) for each in traced[:MOST_TRACED]],
+        "traces": [(each, _traced(each, part)) for each in traced[:MOST_TRACED]],
         "untraced": max(len(traced) - MOST_TRACED, 0),
         "robustness": [
             ([charts.bar((left.rate,)) for left in model.attacks],
@@ -249,8 +255,8 @@ def _growing(part: Part) -> list[Markup]:
     return found
 
 
-def _traced(traced: Traced) -> list[Markup]:
-    found = []
+def _traced(traced: Traced, part: Part) -> list[Markup]:
+    found, step = [], "step" if part.robustness is None else "iteration"
     for what, series in sorted(
         traced.curves.items(), key=lambda each: (_ORDER.get(each[0], -1), each[0])
     ):
@@ -262,7 +268,8 @@ def _traced(traced: Traced) -> list[Markup]:
             continue  # one surrogate agrees with itself
         word = WORDS.get(what, what)
         found.append(charts.lines(
-            tracks, "step", word, f"{traced.attack} on {traced.set}: {word} over the steps, mean over images"
+            tracks, step, word, f"{traced.attack} on {traced.set}: {word} over the {step}s, mean over images",
+            shares=what == "broken",
         ))  # fmt: skip
     return found
 

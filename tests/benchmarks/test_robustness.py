@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import tomli_w
 
 from advens.results.store import RunStore
 from advens.results.store.files import read_cell
@@ -166,3 +168,33 @@ def test_refused(
 def test_a_transfer_run_has_no_such_table(advens: Any, suite: Any, tmp_path: Path) -> None:
     advens("run", suite(), "--out", tmp_path / "run").done()
     advens("robustness", tmp_path / "run").refused("robustness")
+
+
+def test_traces_of_every_stage(advens: Any, tmp_path: Path) -> None:
+    path, out = tmp_path / "suite.toml", tmp_path / "run"
+    path.write_text(tomli_w.dumps({
+        "name": "traced", "goal": "robustness", "data": "digits:test", "limit": 12, "crossed": False,
+        "sanity": False, "targets": ["toys:centroid?seed=1"],
+        "surrogates": {"each": ["toys:centroid?seed=1"]},
+        "threat": {"norm": "linf", "eps": 0.06},
+        "attacks": [{"name": "pgd-ce+mifgsm", "pgd-ce.steps": 2}, {"name": "apgd-ce"}],
+    }))  # fmt: skip
+    advens("run", path, "--out", out, "--trace").done()
+    store = RunStore.open(out)
+    for cell in store.cells():
+        about = read_cell(store.examples_path(cell))
+        trace = pd.read_parquet(store.path("traces", f"{cell}.parquet"))
+        assert trace["sample_id"].nunique() == about["stood"]
+        if about["attack"] == "pgd-ce+mifgsm":
+            assert 0 < about["stood"] < 12
+            assert "closeness" in set(trace["what"])
+            continue
+        broken = trace[trace["what"] == "broken"]
+        last = broken[broken["step"] == broken["step"].max()].set_index("sample_id")["value"]
+        rows = store.read_samples().query("cell == @cell").set_index("sample_id")
+        assert last.astype(bool).to_dict() == rows["success"][last.index].to_dict()
+    advens("verify", out).done()
+    page = (out / "report.html").read_text()
+    assert "attacked images that are broken, %" in page
+    assert "step size, in eps" in page
+    assert "nothing to do" in advens("run", path, "--out", out, "--trace").done().out

@@ -272,3 +272,14 @@ def test_changed_data_are_read_again(advens, suite, tmp_path, rows):
     advens("run", path, "--out", tmp_path / "two").done()
     advens("verify", tmp_path / "two").done()
     assert set(rows(tmp_path / "one")["cell"]).isdisjoint(rows(tmp_path / "two")["cell"])
+
+
+def test_traces_are_kept_and_nothing_is_crafted_twice_for_them(advens, suite, tmp_path):
+    path = suite(attacks=[{"name": "mifgsm"}, {"name": "pgd-ce"}, {"name": "autoattack-rand"}])
+    advens("run", path, "--out", tmp_path / "out", "--trace").done()
+    kept = {name: len(pd.read_parquet(name)) for name in (tmp_path / "out/traces").iterdir()}
+    assert len(kept) == len(RunStore(tmp_path / "out").cells())
+    assert 0 in kept.values()  # a sequence that is called on its own notes nothing
+    assert any(kept.values())
+    assert "nothing to do" in advens("run", path, "--out", tmp_path / "out", "--trace").done().out
+    advens("verify", tmp_path / "out").done()
