@@ -171,7 +171,7 @@ def parts_of(suite: DefenseSuite, models: Sequence[str]) -> dict[str, Suite]:
         )
     common: dict[str, Any] = {
         "data": suite.data, "limit": suite.limit, "seeds": [suite.seed], "targets": list(models),
-        "batch_size": suite.batch_size,
+        "batch_size": suite.batch_size, "store": suite.store,
     }  # fmt: skip
     found: dict[str, Suite] = {}
     for eps in suite.budgets:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+import numpy as np
 
 from advens.benchmarks.cells import Cell
 from advens.benchmarks.executors import Executor
@@ -17,14 +17,14 @@ from advens.benchmarks.plan import named_models, surrogate_sets
 from advens.benchmarks.progress import Progress
 from advens.benchmarks.runner import run_suite
 from advens.benchmarks.suites import BuiltSet, Suite, expanded, from_table
-from advens.benchmarks.tasks import stored_pixels
 from advens.datasets import find_data
 from advens.datasets.decoding import SUFFIXES
 from advens.errors import InputError, RunError
 from advens.files import os_errors
 from advens.models import training_data
 from advens.results.boards.board import read_board
-from advens.results.store import RunStore, read_cell, read_table
+from advens.results.store import RunStore, read_cell
+from advens.results.store.images import CleanImages, Pixels, read_images
 
 PLAIN = "plain"
 """The set of the models that surrogates were built from, beside the set ``surrogates``."""
@@ -110,6 +110,7 @@ def suite_for(
     build: str | None = None,
     train: str | None = None,
     limit: int | None = None,
+    store: str = "differences",
 ) -> Suite:
     """The suite of one attack on one surrogate set.
 
@@ -119,6 +120,7 @@ def suite_for(
         build: a builder, or ``none``; that of the attack by default. The models it starts from
             are attacked, too, to compare.
         limit: only so many images of the data.
+        store: ``differences`` or ``images``.
         train: what the builder trains on; by default the embedded models' training data, else ``data``.
     """
     from advens.attacks.registry import attack_info
@@ -148,6 +150,7 @@ def suite_for(
             "surrogates": sets,
             "attacks": [{**options, "name": attack}],
             "batch_size": batch_size,
+            "store": store,
         },
         "craft",
     )
@@ -155,7 +158,7 @@ def suite_for(
 
 def write_pngs(store: RunStore, sample_ids: Sequence[str], surrogates: str, suite: Suite) -> None:
     """The images of one attack on one set, each under the name of its sample."""
-    files = png_names(sample_ids)
+    files, clean = png_names(sample_ids), CleanImages()
     folder = store.path("images").resolve()
     for name in store.cells():
         path = store.examples_path(name)
@@ -165,10 +168,8 @@ def write_pngs(store: RunStore, sample_ids: Sequence[str], surrogates: str, suit
             suite.attacks[0].title,
         ) or cell.seed not in suite.seeds:
             continue
-        table = read_table(path, "examples")
-        for sample, image in zip(
-            table.column("sample_id").to_pylist(), stored_pixels(table), strict=True
-        ):
+        table, images = read_images(store, name, clean)
+        for sample, image in zip(table.column("sample_id").to_pylist(), images, strict=True):
             _write_png(folder, files[sample], sample, image)
 
 
@@ -184,14 +185,14 @@ def _without_suffix(name: str) -> str:
     return stem if suffix.lower() in SUFFIXES else name
 
 
-def _write_png(folder: Path, name: str, sample: str, image: Tensor) -> None:
+def _write_png(folder: Path, name: str, sample: str, image: Pixels) -> None:
     from PIL import Image
 
     path = folder / name
     if not path.resolve().is_relative_to(folder):
         raise InputError(f"sample '{sample}' leads out of {folder}; use --no-png")
     encoded = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(encoded, "PNG")
+    Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(encoded, "PNG")
     with os_errors("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_bytes() != encoded.getvalue():

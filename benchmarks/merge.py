@@ -87,7 +87,7 @@ def _entry(path: Path, before: AttackEntry, entry: AttackEntry) -> AttackEntry:
 
 @_merged.register
 def _defenses(suite: DefenseSuite, before: DefenseSuite, path: Path) -> DefenseSuite:
-    more = ("goal", "models", "defenses", "training", "seeds", "sanity", "batch_size")
+    more = ("goal", "models", "defenses", "training", "seeds", "sanity", "batch_size", "store")
     _same(path, before, suite, [name for name in type(suite).model_fields if name not in more])
     if before.training is not None and suite.training is not None:
         _same(path, before, suite, ["training"])

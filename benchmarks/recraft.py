@@ -128,7 +128,7 @@ def recraft(
             where = f"{cell.key}.parquet ({cell.title})"
             try:
                 said = read_cell(store.examples_path(cell.key))
-                stored = stored_pixels(read_table(store.examples_path(cell.key), "examples"))
+                stored = _stored(store, cell, cache)
                 with threads(_threads(said)):
                     again = images_of(cell, store, cache, plan.suite.batch_size)
                 found.cells += 1
@@ -138,6 +138,14 @@ def recraft(
             found.mismatches += [f"{where}: {line}" for line in wrong]
             advance(cell.title)
     return found
+
+
+def _stored(store: RunStore, cell: Cell, cache: WorkerCache) -> Tensor:
+    """The stored images of a cell. Raises RunError when they do not follow from its file and the data."""
+    try:
+        return stored_pixels(read_table(store.examples_path(cell.key), "examples"), cache, cell)
+    except InputError as error:
+        raise RunError(str(error)) from error
 
 
 def _threads(said: dict[str, Any]) -> int:

@@ -253,7 +253,8 @@ class Runner:
         for depth in by_depth(plan.cells, missing):
             failed = _failed(plan, report)
             crafts = [
-                Craft(folder, cell, size, self.trace) for cell in depth if cell.key not in failed
+                Craft(folder, cell, size, self.trace, plan.suite.store)
+                for cell in depth if cell.key not in failed
             ]
             report.crafted += self._cells("crafting", crafts, store, report)
         failed = _failed(plan, report)

@@ -116,6 +116,7 @@ def expanded(patterns: Sequence[str]) -> tuple[str, ...]:
 
 
 Surrogates = list[str] | str | BuiltSet
+Stored = Literal["differences", "images"]
 
 
 class ThreatTable(BaseModel):
@@ -252,6 +253,8 @@ class Suite(BaseModel):
         sanity: whether, under ``robustness``, every model gets a sanity report, and when its checks fail.
         shard: images of one cell, which are crafted, kept, or lost in a crash together.
         batch_size: images worked on at once; it does not change results.
+        store: ``differences`` from the clean images, from which adversarial images are restored while the
+            data are at hand, or whole ``images``, which take more room; it does not change results.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -272,6 +275,7 @@ class Suite(BaseModel):
     sanity: bool | SanityTable = True
     shard: int = Field(250, ge=1)
     batch_size: int | None = Field(None, ge=1)
+    store: Stored = "differences"
     _origin: Origin = PrivateAttr(Origin())
 
     @contextmanager
@@ -462,6 +466,7 @@ class DefenseSuite(BaseModel):
         measured: images that diversity and transfer between members are measured on.
         sanity: whether every model gets a sanity report, and when its checks fail.
         batch_size: images attacked at once (does not change results).
+        store: ``differences`` from the clean images, or whole ``images`` (does not change results).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -487,6 +492,7 @@ class DefenseSuite(BaseModel):
     measured: int = Field(200, ge=1)
     sanity: bool | SanityTable = True
     batch_size: int | None = Field(None, ge=1)
+    store: Stored = "differences"
 
     @model_validator(mode="before")
     @classmethod
@@ -537,8 +543,8 @@ AnySuite = Suite | DefenseSuite
 
 
 def settings_digest(suite: AnySuite) -> str:
-    """The digest of a suite that boards carry, which neither its version nor the sanity report is part of."""
-    return value_digest(suite.model_dump(exclude={"version", "sanity"}))
+    """The digest of a suite that boards carry: without version, sanity report and how images are stored."""
+    return value_digest(suite.model_dump(exclude={"version", "sanity", "store"}))
 
 
 def built_sets(suite: Suite) -> dict[str, BuiltSet]:
@@ -599,7 +605,7 @@ def read(
 
 def suite_identity(suite: AnySuite) -> dict[str, Any]:
     """Which suite this is: name, version and the digest of all settings that results depend on."""
-    settings = suite.model_dump(mode="json", exclude={"batch_size", "sanity"})
+    settings = suite.model_dump(mode="json", exclude={"batch_size", "sanity", "store"})
     return {"name": suite.name, "version": suite.version, "digest": value_digest(settings)}
 
 
@@ -619,7 +625,7 @@ def departures(suite: AnySuite, wanted: AnySuite) -> tuple[list[str], list[str]]
     lines = [
         f"{key} is {_brief(given[key])}, not {_brief(value)}"
         for key, value in found.items()
-        if key not in (own, "batch_size") and given[key] != value
+        if key not in (own, "batch_size", "store") and given[key] != value
     ]
     theirs, ours = _by_title(wanted), _by_title(suite)
     for title, entry in theirs.items():

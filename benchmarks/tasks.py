@@ -40,6 +40,7 @@ from advens.results.store import (
     write_examples,
     write_table,
 )
+from advens.results.store.images import clean_digest, image_columns, whole_images
 from advens.threat import NORMS, Threat, norms
 
 AUDIT_TOLERANCE = 1e-9
@@ -186,6 +187,7 @@ class Craft:
     cell: Cell
     batch_size: int | None
     trace: bool = False
+    store: str = "differences"
 
     @property
     def title(self) -> str:
@@ -198,7 +200,8 @@ class Craft:
         made = images_of(cell, store, cache, self.batch_size, self.trace)
         target, threat = made.target, made.threat
         n = len(batch.labels)
-        rows = example_rows(cell.key, batch.pixels, made.pixels, threat) | {
+        whole = self.store == "images" or not cache.reproducible(cell.data, *cell.shard)
+        rows = example_rows(cell.key, batch.pixels, made.pixels, threat, whole) | {
             "sample_id": list(batch.sample_ids),
             "label": batch.labels.numpy(),
             "target_label": [None] * n if target is None else target.numpy(),
@@ -211,6 +214,7 @@ class Craft:
             "threads": torch.get_num_threads(),
             "arithmetic": arithmetic(device),
             "version": advens.__version__,
+            "clean_sha256": clean_digest(batch.pixels.numpy()),
             **made.about(),
         }
         write_examples(store.examples_path(cell.key), rows, about)
@@ -264,7 +268,7 @@ def images_of(
     attack: Any = cell.build()
     before = None
     if cell.after:
-        before = stored_pixels(read_table(store.examples_path(cell.after), "examples"))
+        before = stored_pixels(read_table(store.examples_path(cell.after), "examples"), cache, cell)
     size = batch_size or default_batch(batch.pixels)
     started = time.perf_counter()
     crafted = ATTACK_GOALS[cell.goal].craft(
@@ -293,7 +297,7 @@ class Evaluate:
         """Predicts on clean and stored images, writes one row per image. Returns images."""
         cell, cache, store = self.cell, worker_cache(device), RunStore(self.directory)
         table = read_table(store.examples_path(cell.key), "examples")
-        pixels, tables = stored_pixels(table), []
+        pixels, tables = stored_pixels(table, cache, cell), []
         target = cache.models.get([self.target])[0]
         for member in members_of(target):
             clean = clean_predictions(cache, cell, self.target, member, self.batch_size)
@@ -366,8 +370,13 @@ def between_members(members: Sequence[Classifier], data: Dataset, how: Measure) 
     }
 
 
-def example_rows(key: str, clean: Tensor, adversarial: Tensor, threat: Threat) -> dict[str, Any]:
+def example_rows(
+    key: str, clean: Tensor, adversarial: Tensor, threat: Threat, whole: bool
+) -> dict[str, Any]:
     """Columns of ``examples`` that come from the bytes; refuses images outside the ball.
+
+    Args:
+        whole: whether images are stored whole, or else as differences from the clean ones.
 
     Raises:
         RunError: an image leaves the ball. Nothing is stored then.
@@ -377,12 +386,9 @@ def example_rows(key: str, clean: Tensor, adversarial: Tensor, threat: Threat) -
         raise RunError(
             f"{int((excess > AUDIT_TOLERANCE).sum())} images leave the ball by up to {excess.max():.3g}"
         )
-    n, _, height, width = adversarial.shape
     return {
-        "cell": [key] * n,
-        "image": [image.numpy().tobytes() for image in adversarial],
-        "height": np.full(n, height, np.int32),
-        "width": np.full(n, width, np.int32),
+        "cell": [key] * len(adversarial),
+        **image_columns(adversarial.numpy(), None if whole else clean.numpy()),
         **measured(adversarial, clean),
     }
 
@@ -393,13 +399,14 @@ def measured(adversarial: Tensor, clean: Tensor) -> dict[str, np.ndarray]:
     return {norm: norms(delta, norm).flatten().numpy() for norm in NORMS}
 
 
-def stored_pixels(table: Any) -> Tensor:
-    """The images of an examples table, uint8 (N, 3, H, W)."""
-    height, width = (int(table.column(name)[0].as_py()) for name in ("height", "width"))
-    flat = np.frombuffer(b"".join(table.column("image").to_pylist()), np.uint8)
-    if flat.size != table.num_rows * 3 * height * width:
-        raise RunError("the stored images are not of the size the table says")
-    return torch.from_numpy(flat.reshape(-1, 3, height, width).copy())
+def stored_pixels(table: Any, cache: WorkerCache, cell: Cell) -> Tensor:
+    """The images of an examples table of the shard of a cell, uint8 (N, 3, H, W).
+
+    Raises:
+        InputError: the data are not those that differences were stored from.
+        RunError: a damaged table.
+    """
+    return torch.from_numpy(whole_images(table, lambda: cache.shard(cell.data, *cell.shard).pixels.numpy()))
 
 
 def trace_path(store: RunStore, cell: str) -> Path:

@@ -52,6 +52,7 @@ from advens.models import check_name, known_card, origins
 from advens.results.boards.board import BOARDS, board_mismatches, path_of, suite_digest
 from advens.results.boards.rows import Rows
 from advens.results.store import RunStore, is_whole, read_cell, read_table
+from advens.results.store.images import changed, clean_digest, decoded, digests
 from advens.threat import Threat
 
 BORDERLINE = 1e-4
@@ -341,18 +342,22 @@ def _cell(
     table, batch = read_table(path, "examples"), cache.shard(cell.data, *cell.shard)
     if table.num_rows != len(batch.labels):
         raise RunError(f"{where}: its samples are not those of the shard")
-    pixels = tasks.stored_pixels(table)
+    if said.get("clean_sha256") not in (None, clean_digest(batch.pixels.numpy())):
+        raise RunError(f"{where}: the clean images decode to other pixels here than where it was crafted")
+    try:
+        pixels = torch.from_numpy(decoded(table, batch.pixels.numpy))
+    except (InputError, RunError) as error:
+        raise RunError(f"{where}: {error}") from error
+    found = digests(pixels.numpy())
     target = cell.wanted(batch.labels, batch.target_labels, models[0].num_classes)
     audit.mismatches += [
-        f"{where}: {what}" for what in _examples(table, pixels, batch, threat, cell, target)
+        f"{where}: {what}" for what in _examples(table, pixels, found, batch, threat, cell, target)
     ]
     audit.cells += 1
     crafted.cells[name] = cell
     crafted.samples[name] = set(table.column("sample_id").to_pylist())
-    for sample, image in zip(
-        table.column("sample_id").to_pylist(), table.column("image").to_pylist(), strict=True
-    ):
-        crafted.images.setdefault(sample, set()).add(hashlib.sha256(image).hexdigest())
+    for sample, digest in zip(table.column("sample_id").to_pylist(), found, strict=True):
+        crafted.images.setdefault(sample, set()).add(digest)
     for key in keys:
         audit.mismatches += [
             f"{where}: {what}" for what in _rows(store, clean, cell, key, table, pixels, audit)
@@ -364,10 +369,12 @@ def _members(model: Any) -> int:
 
 
 def _examples(
-    table: Any, pixels: Tensor, clean: Batch, threat: Threat, cell: Cell, target: Tensor | None
-) -> Iterator[str]:
+    table: Any, pixels: Tensor, found: Sequence[str], clean: Batch, threat: Threat, cell: Cell,
+    target: Tensor | None,
+) -> Iterator[str]:  # fmt: skip
     """What is wrong with the stored images of one cell."""
-    column = {name: table.column(name).to_pylist() for name in table.column_names}
+    bytes_ = ("image", "difference")
+    column = {name: table.column(name).to_pylist() for name in table.column_names if name not in bytes_}
     if column["sample_id"] != list(clean.sample_ids):
         yield "its samples are not those of the shard"
         return
@@ -375,9 +382,8 @@ def _examples(
         yield "labels differ from the data's"
     if set(column["cell"]) != {cell.key}:
         yield "rows of another cell"
-    digests = [hashlib.sha256(image).hexdigest() for image in column["image"]]
-    for row in np.flatnonzero(np.array(digests) != np.array(column["sha256"])):
-        yield f"the image of {column['sample_id'][row]} was changed after it was written"
+    for name in changed(table, found):
+        yield f"the image of {name} was changed after it was written"
     excess = threat.excess(pixels, clean.pixels).numpy()
     for row in np.flatnonzero(excess > tasks.AUDIT_TOLERANCE):
         yield f"the image of {column['sample_id'][row]} leaves the ball by {excess[row]:.3g}"
@@ -386,7 +392,7 @@ def _examples(
             measured, np.array(column[norm], float), rtol=0, atol=1e-9
         ):
             yield f"stored {norm} norms are not those of the images"
-    if column["target_label"] != (target.tolist() if target is not None else [None] * len(digests)):
+    if column["target_label"] != (target.tolist() if target is not None else [None] * len(found)):
         yield "wanted classes are not those of the data and seed"
 
 
@@ -681,8 +687,8 @@ def verify_defenses(
 
 
 def _settings(suite: AnySuite) -> str:
-    """What the results of a run in a folder depend on, which its sanity report is no part of."""
-    return suite.model_copy(update={"sanity": True}).toml()
+    """What the results of a run in a folder depend on: not its sanity report or how its images are stored."""
+    return suite.model_copy(update={"sanity": True, "store": "differences"}).toml()
 
 
 def _measured(path: Path, expected: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:

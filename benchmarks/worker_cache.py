@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from advens.datasets import Batch, Dataset, find_data
+from advens.datasets.loading import is_own
 from advens.models.pool import ModelPool
 
 SHARD_BYTES = 1 << 30
@@ -26,13 +27,14 @@ class WorkerCache:
         self.clean: dict[tuple[str, tuple[int, int], str, int | None], np.ndarray] = {}
         self._data: dict[str, Dataset] = {}
         self._spread: dict[tuple[str, int], Batch] = {}
+        self._reproducible: dict[tuple[str, int, int], bool] = {}
         self._shards: OrderedDict[tuple[str, int, int], Batch] = OrderedDict()
 
     def shard(self, source: str, start: int, stop: int) -> Batch:
         """Clean images and labels of [start, stop), decoded by worker processes."""
         key = (source, start, stop)
         if key not in self._shards:
-            self._shards[key] = self._read(source, start, stop)
+            self._shards[key] = self._read(self.data(source), start, stop)
         self._shards.move_to_end(key)
         while (
             len(self._shards) > 1
@@ -40,6 +42,19 @@ class WorkerCache:
         ):
             self._shards.popitem(last=False)
         return self._shards[key]
+
+    def reproducible(self, source: str, start: int, stop: int) -> bool:
+        """Whether the same data give the same clean images whenever they are read.
+
+        Sources of this package do. A plug-in may draw anew whenever it is asked, so its shard is read again.
+        """
+        if is_own(source):
+            return True
+        key = (source, start, stop)
+        if key not in self._reproducible:
+            again = self._read(find_data(source), start, stop)
+            self._reproducible[key] = torch.equal(again.pixels, self.shard(*key).pixels)
+        return self._reproducible[key]
 
     def data(self, source: str) -> Dataset:
         """A data source, opened once."""
@@ -60,8 +75,7 @@ class WorkerCache:
         """Bytes (N, 3, H, W) as float images in [0, 1] on the device."""
         return pixels.to(self.device).float() / 255
 
-    def _read(self, source: str, start: int, stop: int) -> Batch:
-        data = self.data(source)
+    def _read(self, data: Dataset, start: int, stop: int) -> Batch:
         stop = min(stop, len(data))  # a file may claim any shard
         slices = [slice(at, min(at + CHUNK, stop)) for at in range(start, stop, CHUNK)]
         workers = min(len(slices) - 1, os.cpu_count() or 1, 8)

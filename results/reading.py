@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from advens.errors import InputError, unknown
-from advens.results.store import RunStore, read_cell, read_table
+from advens.results.store import RunStore, read_cell
 from advens.results.store.run_store import Filters
 
 if TYPE_CHECKING:
@@ -59,10 +59,13 @@ def read_examples(
         attack, surrogates, seed: only those crafted by it, on it, with it; None takes all.
 
     Raises:
-        InputError: the directory holds no run, no image fits, or those that fit are of several sizes.
+        InputError: the directory holds no run, no image fits, those that fit are of several sizes, or they
+            are stored as differences and the data are not at hand.
         CorruptFile: naming a file that is damaged.
     """
     import numpy as np
+
+    from advens.results.store.images import CleanImages, read_images
 
     store = RunStore.open(directory)
     cells = {name: read_cell(store.examples_path(name)) for name in store.cells()}
@@ -84,16 +87,15 @@ def read_examples(
     ids: list[str] = []
     owners: list[str] = []
     images: list[NDArray[np.uint8]] = []
+    clean = CleanImages()
     for name in sorted(cells, key=place):
-        table = read_table(store.examples_path(name), "examples")
-        for row in table.to_pylist():
-            pixels = np.frombuffer(row["image"], np.uint8)
-            images.append(pixels.reshape(3, row["height"], row["width"]))
-            ids.append(row["sample_id"])
-            owners.append(name)
-    if len({each.shape for each in images}) != 1:
+        table, own = read_images(store, name, clean)
+        images.append(own)
+        ids += table.column("sample_id").to_pylist()
+        owners += [name] * len(own)
+    if len({each.shape[1:] for each in images}) != 1:
         raise InputError("the images are of several sizes; choose one attack, surrogate set or seed")
-    return Examples(ids, np.stack(images), owners)
+    return Examples(ids, np.concatenate(images), owners)
 
 
 def compare(directory: Path | str, a: str, b: str, denominator: str = "target") -> dict[str, Any]:

@@ -132,6 +132,11 @@ def list_data() -> list[tuple[str, str]]:
     return [(name, SOURCES.info(name).summary) for name in (*own, *others)]
 
 
+def is_own(name: str) -> bool:
+    """Whether a name is of a source of advens, which reads the same pixels from the same files every time."""
+    return not SOURCES.get(Spec.parse(name, "data").scheme).plugin
+
+
 def suited_architecture(name: str) -> str:
     """The model source whose architecture suits the images of a data source."""
     return SOURCES.get(Spec.parse(name, "data").scheme).architecture

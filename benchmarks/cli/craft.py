@@ -12,6 +12,7 @@ from advens.benchmarks.cli.options import (
     names_in,
     progress,
     set_option,
+    store_option,
     worker_options,
 )
 from advens.printable import say
@@ -39,11 +40,12 @@ from advens.trust import trust_option, typed
 @worker_options
 @trust_option
 @batch_option
+@store_option
 @set_option
 def craft(attack: str, surrogates: str, data: str, out: Path, limit: int | None, targets: str | None,
           build: str | None, train: str | None, norm: str, eps: str, steps: int | None, targeted: bool,
           seed: int, png: bool, trace: bool, device: str, executor: str, workers: int,
-          batch_size: int | None, settings: tuple[str, ...]) -> None:  # fmt: skip
+          batch_size: int | None, store: str | None, settings: tuple[str, ...]) -> None:  # fmt: skip
     """Craft adversarial images with ATTACK; --set overrides its options (--set fusion=ens-loss).
 
     Surrogates that are built (--build lgv --set build.lr=0.1) are compared with the models they come from.
@@ -56,6 +58,7 @@ def craft(attack: str, surrogates: str, data: str, out: Path, limit: int | None,
         attack, names_in(surrogates, "--surrogates"), data, norm=norm, eps=eps, steps=steps,
         targeted=targeted, seed=seed, options=parse_settings(settings), batch_size=batch_size, build=build,
         train=train, limit=limit, targets=names_in(targets, "--targets") if targets else (),
+        store=store or "differences",
     )  # fmt: skip
     made = craft_images(
         suite,

@@ -14,6 +14,7 @@ from advens.benchmarks.cli.options import (
     names_in,
     progress,
     sanity_option,
+    store_option,
     worker_options,
 )
 from advens.printable import say
@@ -49,12 +50,13 @@ from advens.trust import trust_option, typed
 @worker_options
 @trust_option
 @batch_option
+@store_option
 @sanity_option
 def defend(defenses: tuple[str, ...], data: str, surrogates: str | None, attacks: str | None, eps: str | None,
            transfer: str | None, white_box: str | None, old_white_box: str | None, limit: int | None,
            white_box_limit: int | None, old_white_box_limit: int | None, seed: int, out: Path, dry_run: bool,
            form: str, device: str, executor: str, workers: int, batch_size: int | None,
-           sanity: bool) -> None:  # fmt: skip
+           store: str | None, sanity: bool) -> None:  # fmt: skip
     """Evaluate defenses (folders of 'advens train', or models): transfer, white-box attacks, cost."""
     from advens.benchmarks.defense_goal import defense_suite
     from advens.benchmarks.runner import run_suite
@@ -73,7 +75,7 @@ def defend(defenses: tuple[str, ...], data: str, surrogates: str | None, attacks
         defenses, data, names(surrogates, "--surrogates"), names(attacks, "--attacks"), names(eps, "--eps"),
         names(white_box or old_white_box, "--white-box"), limit=limit,
         white_box_limit=white_box_limit or old_white_box_limit, seed=seed, batch_size=batch_size,
-        sanity=sanity, transfer=transfer,
+        sanity=sanity, transfer=transfer, store=store or "differences",
     )  # fmt: skip
     if dry_run:
         from advens.benchmarks.estimate import dry_run_lines

@@ -21,6 +21,11 @@ C = TypeVar("C", bound=Callable[..., Any])
 batch_option = click.option(
     "--batch-size", type=click.IntRange(1), help="Images at once.  [default: by image size]"
 )
+store_option = click.option(
+    "--store", type=click.Choice(["differences", "images"]), default=None,
+    help="How adversarial images are kept: as differences from the clean ones, which are then needed to read "
+    "them, or whole.  [default: differences]",
+)  # fmt: skip
 set_option = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE",
     help="An option by its name: threat.eps=0.1."

@@ -16,6 +16,7 @@ from advens.benchmarks.cli.options import (
     progress,
     sanity_option,
     set_option,
+    store_option,
     worker_options,
 )
 from advens.errors import InputError
@@ -50,13 +51,14 @@ ATTACK, UNTIL = "pma-plus", 0.01
 @worker_options
 @trust_option
 @batch_option
+@store_option
 @sanity_option
 @set_option
 def robustness(directory: Path | None, models: str | None, data: str | None, attacks: str | None,
                until: float | None, most_rounds: int | None, round_attack: str | None, out: Path | None,
                norm: str, eps: str, steps: int | None, limit: int | None, shard: int, seed: int,
-               executor: str, workers: int, form: str, device: str, batch_size: int | None, sanity: bool,
-               settings: tuple[str, ...]) -> None:  # fmt: skip
+               executor: str, workers: int, form: str, device: str, batch_size: int | None, store: str | None,
+               sanity: bool, settings: tuple[str, ...]) -> None:  # fmt: skip
     """Attack models white-box, broken samples leaving at once; or show the run in DIRECTORY.
 
     A stronger attack can be added later to what withstood the earlier ones: first --attack pma, then
@@ -105,6 +107,7 @@ def robustness(directory: Path | None, models: str | None, data: str | None, att
             "shard": shard,
             "sanity": sanity,
             "batch_size": batch_size,
+            "store": store or "differences",
         },
         NAME,
     )

@@ -13,6 +13,7 @@ from advens.benchmarks.cli.options import (
     names_in,
     progress,
     set_option,
+    store_option,
     worker_options,
 )
 from advens.printable import say
@@ -28,6 +29,7 @@ from advens.trust import trust_option
 @click.option("--limit", type=click.IntRange(1), help="Only so many images.")
 @click.option("--seed", type=click.IntRange(0), help="One seed instead of the suite's.")
 @batch_option
+@store_option
 @set_option
 @click.option(
     "--lock", type=click.Path(path_type=Path), help="Of advens lock.  [default: the one beside SUITE]"
@@ -36,14 +38,16 @@ from advens.trust import trust_option
 @click.option("--trace", is_flag=True, help="Write per-step losses and more to traces/.")
 @click.option("--no-report", is_flag=True, help="Do not write report.html.")
 def run(suite: str, out: Path | None, device: str, executor: str, workers: int, only: str | None,
-        limit: int | None, seed: int | None, batch_size: int | None, settings: tuple[str, ...],
-        lock: Path | None, dry_run: bool, trace: bool, no_report: bool) -> None:  # fmt: skip
+        limit: int | None, seed: int | None, batch_size: int | None, store: str | None,
+        settings: tuple[str, ...], lock: Path | None, dry_run: bool, trace: bool,
+        no_report: bool) -> None:  # fmt: skip
     """Run SUITE (a bundled name or a TOML file); a rerun does only what is missing."""
     from advens.benchmarks.pins import find_lock, read_lock
     from advens.benchmarks.suites import load, parse_settings
 
     changes = parse_settings(settings)
-    given = {"limit": limit, "seeds": None if seed is None else [seed], "batch_size": batch_size}
+    seeds = None if seed is None else [seed]
+    given = {"limit": limit, "seeds": seeds, "batch_size": batch_size, "store": store}
     found = load(suite, changes | {key: value for key, value in given.items() if value is not None})
     if only is not None:
         found = found.restricted(names_in(only, "--attacks"))

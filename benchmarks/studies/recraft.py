@@ -28,8 +28,8 @@ import click
 import pandas as pd
 
 from advens.benchmarks.evaluate import stored_cell
-from advens.benchmarks.tasks import stored_pixels
-from advens.results.store import RunStore, read_table
+from advens.results.store import RunStore
+from advens.results.store.images import CleanImages, read_images
 
 ROW = ["attack", "surrogates", "shard"]
 
@@ -38,10 +38,10 @@ def compared(one: Path, two: Path) -> pd.DataFrame:
     """A row for every cell of both runs: images, identical ones, fractions of equal bytes and outcomes."""
     first, second = (_cells(RunStore(path)) for path in (one, two))
     outcomes = [_outcomes(RunStore(path)) for path in (one, two)]
-    rows: list[dict[str, Any]] = []
+    clean, rows = CleanImages(), list[dict[str, Any]]()
     for key in sorted(first.keys() & second.keys()):
         a, b = (
-            stored_pixels(read_table(RunStore(path).examples_path(cells[key]), "examples"))
+            read_images(RunStore(path), cells[key], clean)[1]
             for path, cells in ((one, first), (two, second))
         )
         x, y = (
@@ -52,7 +52,7 @@ def compared(one: Path, two: Path) -> pd.DataFrame:
         equal = a == b
         rows.append({
             "attack": key[0], "surrogates": key[1], "shard": key[2][0], "images": len(a),
-            "identical": int(equal.flatten(1).all(1).sum()), "bytes": float(equal.double().mean()),
+            "identical": int(equal.all((1, 2, 3)).sum()), "bytes": float(equal.mean()),
             "outcomes": float((both["success_x"] == both["success_y"]).mean()),
         })  # fmt: skip
     return pd.DataFrame(rows)

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from advens.errors import InputError, RunError
+from advens.errors import InputError
 from advens.results.report.collect import Part, Run
 from advens.results.report.findings import baseline
 from advens.results.statistics import content_seed
 from advens.results.store import read_table
+from advens.results.store.images import (
+    Pixels,
+    are_differences,
+    signed_differences,
+    whole_images,
+)
 
 if TYPE_CHECKING:
     from advens.datasets import Dataset
@@ -31,7 +37,6 @@ LOSSLESS = 64
 """Pixels of a side up to which images are shown as they are."""
 PREVIEW = 160
 """Pixels of the longer side of a preview of a larger image."""
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,15 @@ class Shot:
 
     Args:
         attack, set: what crafted it.
-        image, difference: as ``data:`` addresses; no difference without the clean image.
+        image, difference: as ``data:`` addresses. Without the clean image there is only what is stored: the
+            whole image, or the difference.
         answers: of the targets, the largest group first.
         fooled, of: held-out targets that are fooled, of those that were right before.
     """
 
     attack: str
     set: str
-    image: str
+    image: str | None
     difference: str | None
     answers: tuple[Answer, ...]
     fooled: int
@@ -91,14 +97,14 @@ class Gallery:
 
     Args:
         preview: whether images are shown smaller and compressed.
-        factor: what differences are multiplied with.
+        factor: what differences are multiplied with; None where there are none.
         missing: why there are no clean images; empty when there are.
         width: of an image on the page.
     """
 
     pictures: tuple[Picture, ...]
     preview: bool
-    factor: float
+    factor: float | None
     missing: str
     width: int
 
@@ -123,41 +129,44 @@ def gallery(run: Run, part: Part) -> Gallery | None:
     picks = _picked(run, chosen[0], counted)
     made = [_examples(run, own, [name for name, _ in picks]) for own in chosen]
     said = [_samples(run, own, [name for name, _ in picks]) for own in chosen]
-    sizes = {(row["height"], row["width"]) for rows in made for row in rows.values()}
+    sizes = {_of(row, side) for rows in made for row in rows.values() for side in ("height", "width")}
     if not sizes:
         return None
     data, missing = _data(str(cells["data"].iloc[0]))
     clean = _clean(data, made) if data is not None else {}
     if data is not None and not clean:
         missing = "the data that are found by this name are not those that were attacked"
+    images = [{name: _image(row, clean.get(name)) for name, row in rows.items()} for rows in made]
     differences = [
-        np.abs(_pixels(row).astype(int) - clean[name]).max()
-        for rows in made for name, row in rows.items() if name in clean
-    ]  # fmt: skip
-    factor = float(max(1, 127 // max(*differences, 1))) if differences else 1.0
+        {name: _difference(row, own[name], clean.get(name)) for name, row in rows.items()}
+        for rows, own in zip(made, images, strict=True)
+    ]
+    largest = [int(np.abs(each).max()) for own in differences for each in own.values() if each is not None]
+    factor = float(max(1, 127 // max(*largest, 1))) if largest else None
     attacks, sets = ([key[k] for key in keys] for k in (0, 1))
     shorts = dict(zip(keys, zip(attacks, run.short(sets), strict=True), strict=True))
     classes = data.class_names if data is not None else None
     pictures = []
     for name, why in picks:
         shots = []
-        for key, rows, answers in zip(keys, made, said, strict=True):
+        for k, (key, rows, answers) in enumerate(zip(keys, made, said, strict=True)):
             if name not in rows:
                 continue
             own = answers[answers["sample_id"] == name]
-            pixels, label = _pixels(rows[name]), int(rows[name]["label"])
+            image, difference, label = images[k][name], differences[k][name], _of(rows[name], "label")
             fooled, able = _fooled(own, counted)
             shots.append(Shot(
-                *shorts[key], _address(pixels), _difference(pixels, clean.get(name), factor),
+                *shorts[key], None if image is None else _address(image),
+                None if difference is None else _address(_amplified(difference, factor or 1)),
                 _answers(run, own, label, classes), fooled, able,
             ))  # fmt: skip
         if shots:
             first = next(rows[name] for rows in made if name in rows)
             pictures.append(Picture(
-                name, _class(first["label"], classes), why,
+                name, _class(_of(first, "label"), classes), why,
                 _address(clean[name]) if name in clean else None, tuple(shots),
             ))  # fmt: skip
-    side = max(max(size) for size in sizes)
+    side = max(sizes)
     return Gallery(tuple(pictures), side > LOSSLESS, factor, missing, min(max(side, 96), PREVIEW))
 
 
@@ -221,14 +230,14 @@ def _picked(run: Run, cells: pd.DataFrame, counted: set[str] | None) -> list[tup
     return list(found.items())
 
 
-def _examples(run: Run, cells: pd.DataFrame, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The stored images of a row, by name."""
-    found: dict[str, dict[str, Any]] = {}
+def _examples(run: Run, cells: pd.DataFrame, names: Sequence[str]) -> dict[str, pa.Table]:
+    """What is stored of the images of a row, by name: a table of one row for each."""
+    found: dict[str, pa.Table] = {}
     for cell in cells["cell"]:
         table = read_table(run.store.examples_path(cell), "examples")
         for k, name in enumerate(table.column("sample_id").to_pylist()):
             if name in names and name not in found:
-                found[name] = table.slice(k, 1).to_pylist()[0]
+                found[name] = table.slice(k, 1)
     return found
 
 
@@ -241,8 +250,8 @@ def _data(source: str) -> tuple[Dataset | None, str]:
         return None, str(error)
 
 
-def _clean(data: Dataset, made: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Pixels]:
-    """The clean images by name: those from which the stored ones differ as much as is stored."""
+def _clean(data: Dataset, made: Sequence[dict[str, pa.Table]]) -> dict[str, Pixels]:
+    """The clean images by name: those that the stored ones were crafted from, by digests and norms."""
     place = {name: k for k, name in enumerate(data.sample_ids)}
     found: dict[str, Pixels] = {}
     for rows in made:
@@ -254,29 +263,42 @@ def _clean(data: Dataset, made: Sequence[dict[str, dict[str, Any]]]) -> dict[str
                     found[name] = data.pixels(place[name])
                 except InputError:
                     return {}
-            adversarial = _pixels(row)
-            if adversarial.shape != found[name].shape:
+            try:
+                adversarial = _image(row, found[name])
+            except InputError:
+                return {}
+            if adversarial is None or adversarial.shape != found[name].shape:
                 return {}
             linf = np.abs(adversarial.astype(int) - found[name]).max() / 255
-            if abs(linf - row["linf"]) > 1e-6:
+            if abs(linf - _of(row, "linf")) > 1e-6:
                 return {}
     return found
 
 
-def _pixels(row: dict[str, Any]) -> Pixels:
-    pixels: Pixels = np.frombuffer(row["image"], np.uint8)
-    shape = (3, row["height"], row["width"])
-    if pixels.size != math.prod(shape):
-        wanted = " x ".join(map(str, shape))
-        raise RunError(f"the image '{row['sample_id']}' holds {pixels.size} bytes, not {wanted}")
-    return pixels.reshape(shape)
+def _of(row: pa.Table, name: str) -> Any:
+    return row.column(name)[0].as_py()
 
 
-def _difference(image: Pixels, clean: Pixels | None, factor: float) -> str | None:
-    if clean is None:
+def _image(row: pa.Table, clean: Pixels | None) -> Pixels | None:
+    """The adversarial image; None where its difference is stored and the clean image is not at hand."""
+    if clean is None and are_differences(row):
         return None
-    shown = 128 + factor * (image.astype(float) - clean)
-    return _address(np.clip(np.round(shown), 0, 255).astype(np.uint8))
+    image: Pixels = whole_images(row, lambda: np.array(clean, ndmin=4))[0]
+    return image
+
+
+def _difference(
+    row: pa.Table, image: Pixels | None, clean: Pixels | None
+) -> NDArray[np.int64] | None:
+    """The adversarial image minus the clean one, or what is stored of it."""
+    if image is not None and clean is not None:
+        return image.astype(np.int64) - clean
+    stored = signed_differences(row)
+    return None if stored is None else stored[0].astype(np.int64)
+
+
+def _amplified(difference: NDArray[np.int64], factor: float) -> Pixels:
+    return np.clip(np.round(128 + factor * difference), 0, 255).astype(np.uint8)
 
 
 def _answers(

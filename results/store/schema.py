@@ -69,14 +69,17 @@ EXAMPLES = Layout("examples", (
     Column("label", INT, "true class", unit="class"),
     Column("target_label", INT, "class the attacker wants; null when untargeted", unit="class",
            nullable=True),
-    Column("image", pa.binary(), "the adversarial image, raw bytes", unit="uint8, CHW"),
+    Column("image", pa.binary(), "the adversarial image, raw bytes; null where the difference is stored",
+           unit="uint8, CHW", nullable=True),
     Column("height", pa.int32(), "height of the image", unit="pixel"),
     Column("width", pa.int32(), "width of the image", unit="pixel"),
     Column("linf", REAL, "l_inf norm of the stored perturbation", unit="intensity in [0, 1]"),
     Column("l2", REAL, "l_2 norm of the stored perturbation", unit="intensity in [0, 1]"),
-    Column("sha256", TEXT, "digest of the image bytes", unit="hex"),
+    Column("sha256", TEXT, "digest of the bytes of the whole adversarial image", unit="hex"),
     Column("l1", REAL, "l_1 norm of the stored perturbation; missing in older runs",
            unit="intensity in [0, 1]", nullable=True),
+    Column("difference", pa.binary(), "the adversarial image minus the clean one, modulo 256; null where the "
+           "whole image is stored, missing in older runs", unit="uint8, CHW", nullable=True),
 ))  # fmt: skip
 
 TRACES = Layout("traces", (
@@ -109,11 +112,11 @@ CELL_FIELDS = (
 
 CELL_EXTRAS = (
     "goal", "after", "notes", "bases", "round", "until", "silent_images", "silent_steps", "threads",
-    "arithmetic",
+    "arithmetic", "clean_sha256",
 )  # fmt: skip
 """What the description of a cell may hold beside: of robustness runs, of built surrogates, and how many
-images got a gradient of zeros in how many steps, how many threads crafted, and what rounding depends on
-(runs from before these were recorded hold nothing)."""
+images got a gradient of zeros in how many steps, how many threads crafted, what rounding depends on, and the
+digest of the clean images of the shard (runs from before these were recorded hold nothing)."""
 
 
 _WORDS = ("suite", "attack", "family", "surrogates", "norm", "data", "data_fingerprint", "device", "version")
@@ -126,7 +129,7 @@ _CELL_TYPES: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 _OPTIONAL = {
     "silent_images": int, "silent_steps": int, "threads": int, "arithmetic": str, "round": int,
-    "until": float,
+    "until": float, "clean_sha256": str,
 }  # fmt: skip
 
 
@@ -134,9 +137,12 @@ def misfits(cell: object) -> list[str]:
     """The fields that a cell's description lacks, or that hold something of another type."""
     if not isinstance(cell, dict):
         return list(CELL_FIELDS)
-    return [name for name, kinds in _CELL_TYPES.items() if not _holds(cell.get(name, ...), kinds)] + [
+    wrong = [name for name, kinds in _CELL_TYPES.items() if not _holds(cell.get(name, ...), kinds)] + [
         name for name, kind in _OPTIONAL.items() if not _holds(cell.get(name), (kind, type(None)))
     ]
+    if "shard" not in wrong and [_holds(each, (int,)) for each in cell["shard"]] != [True, True]:
+        wrong.append("shard")
+    return wrong
 
 
 def _holds(value: object, kinds: tuple[type, ...]) -> bool:
@@ -151,8 +157,8 @@ def to_table(
 
     Args:
         kind: ``"samples"``, ``"examples"``, or the layout of a board.
-        rows: the columns of the kind; more than these is an error, and so is less. The ``sha256``
-            of examples is computed when it is not given.
+        rows: the columns of the kind; more than these is an error, and so is less. Of examples, the
+            ``sha256`` is computed when it is not given, and without a ``difference`` images are whole.
         metadata: kept in the file under ``advens.<name>`` (``suite_digest=...``); values that
             are not strings as JSON.
 
@@ -163,6 +169,8 @@ def to_table(
     columns = _columns(rows)
     if layout is EXAMPLES and "sha256" not in columns and "image" in columns:
         columns["sha256"] = [hashlib.sha256(image).hexdigest() for image in columns["image"]]
+    if layout is EXAMPLES and "image" in columns:
+        columns.setdefault("difference", [None] * len(columns["image"]))
     missing, unknown = layout.missing(columns), layout.unknown(columns)
     if missing or unknown:
         raise RunError(

@@ -19,7 +19,8 @@ import torch
 from advens.attacks.whitebox import sanity
 from advens.benchmarks.suites import Suite, set_key
 from advens.cli import invoke
-from advens.results.store import RunStore, read_table
+from advens.results.store import RunStore
+from advens.results.store.images import CleanImages, read_images
 from advens.trust import trusting
 
 HERE = Path(__file__).parent
@@ -176,13 +177,12 @@ def rows() -> Callable[..., pd.DataFrame]:
 
 @pytest.fixture
 def images() -> Callable[..., dict[str, list[bytes]]]:
-    """The stored images of a run, by cell."""
+    """The images of a run, by cell."""
 
     def read(directory: Path) -> dict[str, list[bytes]]:
-        store = RunStore(directory)
+        store, clean = RunStore(directory), CleanImages()
         return {
-            cell: read_table(store.examples_path(cell), "examples").column("image").to_pylist()
-            for cell in store.cells()
+            cell: [image.tobytes() for image in read_images(store, cell, clean)[1]] for cell in store.cells()
         }
 
     return read

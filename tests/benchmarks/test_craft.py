@@ -18,6 +18,7 @@ from advens.benchmarks.export import png_names
 from advens.datasets import load_data
 from advens.models import load_model
 from advens.results.store import RunStore, read_cell, read_table
+from advens.results.store.images import CleanImages, read_images
 
 PAIR = "toys:centroid?seed=1,toys:centroid?seed=2"
 
@@ -42,10 +43,11 @@ def test_pictures_are_the_stored_bytes_and_lie_in_the_ball(craft, tmp_path, norm
     assert "12 images in" in said.out
     assert "of the images fool toys:centroid?seed=2 (a surrogate)" in said.out
     data, seen = load_data("digits:test?limit=12"), 0
-    for table in stored(tmp_path / "out"):
-        for row in table.to_pylist():
+    store = RunStore(tmp_path / "out")
+    for cell in store.cells():
+        table, images = read_images(store, cell, CleanImages())
+        for row, pixels in zip(table.to_pylist(), images, strict=True):
             picture = np.asarray(Image.open(tmp_path / "out/images" / f"{row['sample_id']}.png"))
-            pixels = np.frombuffer(row["image"], np.uint8).reshape(3, 32, 32)
             assert (picture.transpose(2, 0, 1) == pixels).all()
             clean = data.pixels(list(data.sample_ids).index(row["sample_id"]))
             delta = (pixels.astype(float) - clean) / 255

@@ -7,7 +7,6 @@ what no file can show.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from advens.benchmarks.goals import ATTACK_GOALS
 from advens.benchmarks.plan import make_plan, target_key
 from advens.benchmarks.status import plan_path, save_plan
 from advens.benchmarks.suites import parse, settings_digest, tomllib  # tomli before Python 3.11
-from advens.benchmarks.tasks import Evaluate, example_rows, images_of, stored_pixels
+from advens.benchmarks.tasks import Evaluate, example_rows, images_of
 from advens.benchmarks.verify import UNKNOWABLE
 from advens.benchmarks.worker_cache import WorkerCache, worker_cache
 from advens.cli import invoke
@@ -46,6 +45,7 @@ from advens.results.store import (
     write_examples,
     write_table,
 )
+from advens.results.store.images import decoded, digests
 from advens.threat import Threat
 
 SUITE: dict[str, Any] = {
@@ -58,6 +58,7 @@ SUITE: dict[str, Any] = {
 HELD_OUT = SUITE["targets"][1:]
 RUNS: dict[str, dict[str, Any]] = {
     "run": {},
+    "images": {"store": "images"},
     "seeds": {"seeds": [0, 1, 2], "attacks": [{"name": "difgsm"}], "shard": 24},
     "faint": {"targets": ["toys:centroid?seed=3", "toys:faint?seed=4"], "attacks": [{"name": "mifgsm"}]},
     "wrapped": {"targets": [*HELD_OUT, "toys:wrapped?seed=1"], "attacks": [{"name": "mifgsm"}]},
@@ -129,7 +130,8 @@ def stored(run: Path, cell: Cell, pixels: torch.Tensor, told: dict[str, Any] | N
     store, cache = RunStore(run), WorkerCache("cpu")
     clean = cache.shard(cell.data, *cell.shard)
     threat = Threat(**cell.params["threat"])
-    rows = example_rows(cell.key, clean.pixels, pixels, threat) | {
+    whole = tomllib.loads((run / "suite.toml").read_text())["store"] == "images"
+    rows = example_rows(cell.key, clean.pixels, pixels, threat, whole) | {
         "sample_id": list(clean.sample_ids), "label": clean.labels.numpy(),
         "target_label": [None] * len(pixels),
     }  # fmt: skip
@@ -183,22 +185,60 @@ def raw_byte(run: Path) -> None:
     path.write_bytes(bytes(content))
 
 
-def redigested(path: Path) -> None:
-    images = read_table(path).column("image").to_pylist()
-    digests = [hashlib.sha256(image).hexdigest() for image in images]
-    with_column(path, "sha256", lambda values: values.__setitem__(slice(None), digests))
+def images_in(run: Path, cell: Cell) -> torch.Tensor:
+    """The images of a cell, whatever their digests say."""
+    clean = WorkerCache("cpu").shard(cell.data, *cell.shard).pixels
+    return torch.from_numpy(decoded(read_table(RunStore(run).examples_path(cell.key)), clean.numpy))
 
 
-def image_byte(run: Path) -> None:
+def redigested(run: Path) -> None:
+    cell = cell_of(run)
+    found = digests(images_in(run, cell).numpy())
+    path = RunStore(run).examples_path(cell.key)
+    with_column(path, "sha256", lambda values: values.__setitem__(slice(None), found))
+
+
+def byte_changed(run: Path, column: str) -> None:
+    """A byte of what is stored of an image."""
     path = RunStore(run).examples_path(cell_of(run).key)
-    with_column(path, "image", lambda v: v.__setitem__(3, bytes([v[3][0] ^ 1]) + v[3][1:]))
-    redigested(path)
+    with_column(path, column, lambda v: v.__setitem__(3, bytes([v[3][0] ^ 1]) + v[3][1:]))
+
+
+def byte_changed_and_digest(run: Path, column: str) -> None:
+    byte_changed(run, column)
+    redigested(run)
 
 
 def images_swapped(run: Path) -> None:
     path = RunStore(run).examples_path(cell_of(run).key)
     with_column(path, "image", lambda v: v.__setitem__(slice(0, 2), [v[1], v[0]]))
-    redigested(path)
+    redigested(run)
+
+
+def differences_swapped(run: Path) -> None:
+    path = RunStore(run).examples_path(cell_of(run).key)
+    with_column(path, "difference", lambda v: v.__setitem__(slice(0, 2), [v[1], v[0]]))
+
+
+def differences_that_wrap(run: Path) -> None:
+    """What leads out of the ball when it is added, and is close to the clean image in numbers modulo 256."""
+    path = RunStore(run).examples_path(cell_of(run).key)
+    with_column(path, "difference", lambda v: v.__setitem__(3, bytes([128]) + v[3][1:]))
+    redigested(run)
+
+
+def two_forms(run: Path) -> None:
+    """Whole images for those who look at them, beside differences for those who add them."""
+    cell = cell_of(run)
+    images = [image.numpy().tobytes() for image in crafted(run, cell, seed=1)]
+    path = RunStore(run).examples_path(cell.key)
+    with_column(path, "image", lambda v: v.__setitem__(slice(None), images))
+
+
+def differences_of_zero(run: Path) -> None:
+    """Clean images for adversarial ones, with everything that follows from them."""
+    cell = cell_of(run, "difgsm")
+    stored(run, cell, WorkerCache("cpu").shard(cell.data, *cell.shard).pixels)
 
 
 def rows_swapped(run: Path) -> None:
@@ -313,7 +353,7 @@ def best_of_five_seeds(run: Path) -> None:
 def rekeyed(run: Path, cell: Cell, told: dict[str, Any], **changes: Any) -> Cell:
     """A cell under another description and key, evaluated anew; the old one is removed."""
     store, other = RunStore(run), replace(cell, **changes)
-    pixels = stored_pixels(read_table(store.examples_path(cell.key)))
+    pixels = images_in(run, cell)
     about = read_cell(store.examples_path(cell.key)) | other.to_json() | told
     for path in run.glob(f"*/{cell.key}*"):
         path.unlink()
@@ -358,7 +398,7 @@ def extra_cell(run: Path) -> None:
 
 
 def one_seed_three_times(run: Path) -> None:
-    pixels = stored_pixels(read_table(RunStore(run).examples_path(cell_of(run, "difgsm").key)))
+    pixels = images_in(run, cell_of(run, "difgsm"))
     for seed in (1, 2):
         stored(run, cell_of(run, "difgsm", seed=seed), pixels)
 
@@ -452,8 +492,32 @@ NOT_MADE = "are not those that its attack makes"
 FORGERIES: dict[str, Forgery] = {
     "00-rivals-removed": Forgery(rivals_removed, "cells of suite.toml are missing"),
     "01-raw-byte": Forgery(raw_byte, "its bytes are not those that were written"),
-    "02-image-byte": Forgery(image_byte, "norms are not those of the images"),
-    "03-images-swapped": Forgery(images_swapped, "leaves the ball"),
+    "02-image-byte": Forgery(
+        lambda run: byte_changed(run, "image"), "was changed after it was written", run="images"
+    ),
+    "02-image-byte-and-digest": Forgery(
+        lambda run: byte_changed_and_digest(run, "image"), "norms are not those of the images", run="images"
+    ),
+    "02-difference-byte": Forgery(
+        lambda run: byte_changed(run, "difference"), "was changed after it was written"
+    ),
+    "02-difference-byte-and-digest": Forgery(
+        lambda run: byte_changed_and_digest(run, "difference"), "norms are not those of the images"
+    ),
+    "02-digest": Forgery(
+        lambda run: with_column(
+            RunStore(run).examples_path(cell_of(run).key), "sha256", lambda v: v.__setitem__(3, "0" * 64)
+        ),
+        "was changed after it was written",
+    ),
+    "02-digest-of-the-clean-images": Forgery(
+        lambda run: retold(run, cell_of(run), clean_sha256="0" * 64), "the clean images decode to other"
+    ),
+    "03-images-swapped": Forgery(images_swapped, "leaves the ball", run="images"),
+    "03-differences-swapped": Forgery(differences_swapped, "was changed after it was written"),
+    "03-differences-that-wrap": Forgery(differences_that_wrap, "leaves the ball"),
+    "03-two-forms": Forgery(two_forms, "neither all images nor all differences"),
+    "03-differences-of-zero": Forgery(differences_of_zero, NOT_MADE, recraft=True),
     "04-rows-swapped": Forgery(rows_swapped, "its samples are not those of the shard"),
     "05-predictions": Forgery(predictions_edited, "adv_pred of toys:centroid?seed=3 are not"),
     "06-success": Forgery(success_edited, "column 'success'"),

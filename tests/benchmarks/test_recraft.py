@@ -13,11 +13,10 @@ from advens import open_run
 from advens.benchmarks.evaluate import stored_cell
 from advens.benchmarks.recraft import Recrafted, Sample
 from advens.benchmarks.suites import bundled, load, suite_identity
-from advens.benchmarks.tasks import stored_pixels
 from advens.cli import invoke
 from advens.errors import InputError
 from advens.results.store import RunStore, read_cell, read_table, write_examples
-from tests.benchmarks.test_forgeries import SUITE, crafted, stored
+from tests.benchmarks.test_forgeries import SUITE, crafted, images_in, stored
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +64,7 @@ def forged(run: Path, told: dict[str, Any], rows: int) -> None:
     cells = [stored_cell(RunStore(run), name) for name in RunStore(run).cells()]
     cell = next(cell for cell in cells if cell.attack == "difgsm")
     path = RunStore(run).examples_path(cell.key)
-    pixels = stored_pixels(read_table(path))
+    pixels = images_in(run, cell)
     pixels[:rows] = crafted(run, cell, seed=1)[:rows]
     stored(run, cell, pixels, read_cell(path) | told)
 

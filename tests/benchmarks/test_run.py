@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from advens.benchmarks.suites import load_suite
-from advens.benchmarks.tasks import stored_pixels
 from advens.datasets import load_data
 from advens.results.store import RunStore, read_cell, read_table
+from advens.results.store.images import CleanImages, read_images
 from advens.threat import Threat
 
 REAL = {
@@ -84,9 +84,9 @@ def test_stored_images_lie_in_the_ball(advens, suite, tmp_path, norm):
     store, data = RunStore(tmp_path / "out"), load_data("digits:test?limit=20")
     clean = {name: data.pixels(i) for i, name in enumerate(data.sample_ids)}
     for cell in store.cells():
-        table = read_table(store.examples_path(cell), "examples")
+        table, images = read_images(store, cell, CleanImages())
         before = np.stack([clean[name] for name in table.column("sample_id").to_pylist()])
-        delta = (stored_pixels(table).numpy().astype(np.float64) - before) / 255
+        delta = (images.astype(np.float64) - before) / 255
         flat = delta.reshape(len(delta), -1)
         size = np.linalg.norm(flat, {"linf": np.inf, "l2": 2, "l1": 1}[norm], axis=1)
         limit = Threat(norm, eps).radius

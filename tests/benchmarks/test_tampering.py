@@ -40,6 +40,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, _surroundings: None) -> Path:
         for command in (
             ["craft", "adaea", "--surrogates", PAIR, "--data", "digits:test?limit=6", "--eps", "0.2",
              "--steps", "2", "--trace", "--targets", "toys:centroid?seed=3", "--out", "crafted"],
+            ["craft", "fgsm", "--surrogates", PAIR, "--data", "digits:test?limit=6", "--eps", "0.2",
+             "--no-png", "--store", "images", "--out", "whole"],
             ["robustness", "--models", "toys:centroid?seed=1", "--data", "digits:test?limit=6", "--attack",
              "pgd-ce", "--eps", "0.1", "--steps", "2", "--out", "robustness"],
             ["defend", str(folder / "drawn"), "toys:centroid?seed=5", "--surrogates", PAIR, "--attacks",
@@ -103,9 +105,22 @@ def noted(folder: Path) -> None:
 
 FALSEHOODS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "images": (
-        "crafted", lambda d: edited(first(d, "examples/*"), "image", lambda v: bytes(len(v))),
-        "image",
+        "whole", lambda d: edited(first(d, "examples/*"), "image", lambda v: bytes(len(v))),
+        "was changed after it was written",
     ),
+    "differences": (
+        "crafted", lambda d: edited(first(d, "examples/*"), "difference", lambda v: bytes(len(v))),
+        "was changed after it was written",
+    ),
+    "digest of an image": (
+        "crafted", lambda d: edited(first(d, "examples/*"), "sha256", lambda v: v[::-1]),
+        "was changed after it was written",
+    ),
+    "an image beside its difference": (
+        "crafted", lambda d: edited(first(d, "examples/*"), "image", lambda v: bytes(3 * 32 * 32)),
+        "neither all images nor all differences",
+    ),
+
     "predictions": (
         "crafted", lambda d: edited(first(d, "samples/*"), "adv_pred", lambda v: 9 - v),
         "adv_pred",
