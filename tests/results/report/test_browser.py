@@ -13,6 +13,7 @@ import pytest
 from advens.results.boards import read_board, write_board
 from advens.results.formats import percent
 from advens.results.report.page import write_report
+from advens.results.report.site import Source, gather, pages, write_site
 
 playwright = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -192,3 +193,31 @@ def test_it_prints(visit: Callable[..., Any]) -> None:
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.pdf(prefer_css_page_size=True)[:5] == b"%PDF-"
+
+
+@pytest.fixture(scope="module")
+def site(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site of two runs whose boards are merged, so that it has a page of every kind."""
+    folder = tmp_path_factory.mktemp("site")
+    sources = [Source(made, "one"), Source(shutil.copytree(made, folder / "two"), "two")]
+    write_site(pages(gather(sources)), folder / "site")
+    return folder / "site"
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_the_pages_of_a_site(browser: Any, site: Path, width: int, scheme: str) -> None:
+    kinds = {path.parent.name: path for path in sorted(site.rglob("*.html"))}
+    assert sorted(kinds) == ["attacks", "boards", "models", "runs", "site"]
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    for path in kinds.values():
+        page, said = context.new_page(), list[str]()
+        page.on("console", lambda message, said=said: said.append(message.text))
+        page.on("pageerror", lambda error, said=said: said.append(str(error)))
+        page.on("request", lambda asked, said=said: said.append(asked.url))
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path.name
+        found = axe.Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        assert [each for each in said if each != path.as_uri() and not each.startswith("data:")] == []
+        page.close()
+    context.close()
