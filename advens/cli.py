@@ -22,6 +22,7 @@ from advens.printable import say
 COMMANDS = {
     "run": ("advens.benchmarks.cli.run:run", "Run a suite and print its transferability matrix."),
     "lock": ("advens.benchmarks.cli.lock:lock", "Pin the models and data of a suite."),
+    "calibrate": ("advens.benchmarks.cli.calibrate:calibrate", "Time passes on this device, for estimates."),
     "status": ("advens.benchmarks.cli.status:status", "Cells done, left and failed of a run."),
     "matrix": ("advens.results.commands:matrix", "The transferability matrix of a run."),
     "leaderboard": ("advens.results.commands:leaderboard", "Attacks ranked, with significance."),
@@ -52,6 +53,7 @@ COMMANDS = {
 EXAMPLES = {
     "run": ("run quickstart", "run my-suite.toml --set threat.eps=0.1 --workers 2"),
     "lock": ("lock my-suite.toml", "lock quickstart --out quickstart.lock"),
+    "calibrate": ("calibrate", "calibrate my-suite.toml --device cuda"),
     "status": ("status runs/quickstart", "status runs/digits-defenses"),
     "matrix": ("matrix runs/quickstart --targets '*vit*'", "matrix runs/quickstart --format markdown"),
     "leaderboard": (

@@ -6,30 +6,66 @@ Nothing is downloaded, and no weights are loaded; the data are listed, not decod
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
 
+from advens.attacks.interfaces import Passes
 from advens.benchmarks import defense_goal
+from advens.benchmarks.calibrate import Times, described, known_times
 from advens.benchmarks.controls import to_be_controlled, with_controls
 from advens.benchmarks.goals import ATTACK_GOALS
+from advens.benchmarks.likeness import MOST
 from advens.benchmarks.plan import Outline, Stage, named_models, outline
 from advens.benchmarks.suites import AnySuite, BuiltSet, DefenseSuite, Suite, expanded
 from advens.datasets import Dataset, find_data
 from advens.datasets.classes import check_classes
 from advens.datasets.loading import downloads
 from advens.errors import InputError
-from advens.models import absent, known_card
+from advens.models import absent, absent_bytes, known_card
 
 SHRUNK = {"images": 0.9, "differences": 0.4}
 """What compression leaves of adversarial images, about; from `advens.benchmarks.speed.storing`."""
 ROW = 30
 """Bytes of an image's row for one target, about."""
+LOOKS = 2
+"""What a white-box attack looks at beside its formula: the image that it is given, and a rounded one."""
 
 
-def dry_run_lines(suite: AnySuite) -> list[str]:
-    """The plan of a suite and what it costs, in lines for people. Raises InputError for mistakes in it."""
-    return [*(_defenses(suite) if isinstance(suite, DefenseSuite) else _attacks(suite))]
+@dataclass(frozen=True)
+class Cost:
+    """What a suite of attacks will spend; at most, where its goal says so.
+
+    Args:
+        shards, cells, crafted: of the data, of the plan, and images that are crafted.
+        craft: forward and backward passes of surrogates.
+        evaluate: forward passes of targets on crafted and on clean images.
+        compare: forward passes of all models on clean images, to find near-duplicates.
+        stored: bytes, about; None where the size of the images is not known.
+        seconds: of crafting, and of all else; None without a calibration of every model.
+        missing: models without a calibration on this device.
+    """
+
+    shards: int
+    cells: int
+    crafted: int
+    craft: Passes
+    evaluate: int
+    compare: int
+    stored: float | None = None
+    seconds: tuple[float, float] | None = None
+    missing: tuple[str, ...] = ()
 
 
-def _attacks(suite: Suite) -> Iterator[str]:
+def dry_run_lines(suite: AnySuite, device: str = "cpu") -> list[str]:
+    """The plan of a suite and what it costs, in lines for people. Raises InputError for mistakes in it.
+
+    Args:
+        device: which the time is estimated for.
+    """
+    return [*(_defenses(suite) if isinstance(suite, DefenseSuite) else _attacks(suite, device))]
+
+
+def _attacks(suite: Suite, device: str) -> Iterator[str]:
     seen = outline(suite)
     yield f"suite      {suite.name}: {suite.threat.norm} {suite.threat.eps}, data {suite.source}"
     for name, models in seen.sets.items():
@@ -55,18 +91,17 @@ def _attacks(suite: Suite) -> Iterator[str]:
             f"rounds     after {label} on {name}: up to {last.round}, until one breaks less than "
             f"{last.until:.3g} of all images; each at most {spent.forward} F, {spent.backward} B per image"
         )
-    yield from estimate(suite, seen)
+    yield from estimate(suite, seen, device)
 
 
-def estimate(suite: Suite, seen: Outline) -> Iterator[str]:
-    """Lines on cells, images, passes, bytes on disk and downloads.
+def estimate(suite: Suite, seen: Outline, device: str) -> Iterator[str]:
+    """Lines on cells, images, passes, time, bytes on disk and downloads.
 
     Raises:
         InputError: the data cannot be opened, or their labels and the models' classes differ.
     """
     data = None if downloads(suite.source) else find_data(suite.source)
-    named = [m for name, models in seen.sets.items() for m in named_models(suite, name, models)]
-    models = list(dict.fromkeys([*named, *seen.targets]))
+    models = _named(suite, seen)
     if data is not None:
         _check_labels(suite, models, data)
     for entry in suite.attacks:
@@ -79,30 +114,86 @@ def estimate(suite: Suite, seen: Outline) -> Iterator[str]:
         cells = len(seen.stages) * seeds
         yield f"{cells} cells per shard of {suite.shard} images; the data are downloaded first"
     else:
-        shards = -(-len(data) // suite.shard)
-        cells = len(seen.stages) * seeds * shards
+        cost = cost_of(suite, seen, data, device)
         yield (
-            f"{cells} cells: {len(data):,} images in {shards} shards of {suite.shard}, {seeds} seeds; "
-            f"{len(seen.targets)} targets are evaluated on each"
+            f"{cost.cells} cells: {len(data):,} images in {cost.shards} shards of {suite.shard}, "
+            f"{seeds} seeds; {len(seen.targets)} targets are evaluated on each"
         )
         if seen.rounds:
             forward, backward = _passes(suite, seen.rounds, seen.sets, len(data))
             yield (
-                f"rounds     up to {len(seen.rounds) * seeds * shards} more cells, at most {forward:,} F, "
-                f"{backward:,} B"
+                f"rounds     up to {len(seen.rounds) * seeds * cost.shards} more cells, at most "
+                f"{forward:,} F, {backward:,} B"
             )
-        forward, backward = _passes(suite, seen.stages, seen.sets, len(data))
-        crafted = len(seen.stages) * seeds * len(data)
-        looks = (crafted + len(data)) * len(seen.targets)
         yield (
-            f"passes     {_most(suite)}{forward:,} F, {backward:,} B to craft {crafted:,} images, "
-            f"{looks:,} F to evaluate"
+            f"passes     {_most(suite)}{cost.craft.forward:,} F, {cost.craft.backward:,} B to craft "
+            f"{cost.crafted:,} images, {cost.evaluate:,} F to evaluate"
+            + (f", {cost.compare:,} F to compare models" if cost.compare else "")
         )
-        if data.size is not None:
-            height, width = data.size
-            stored = crafted * (SHRUNK[suite.store] * 3 * height * width + ROW * len(seen.targets))
-            yield f"disk       about {stored / 1e6:,.1f} MB"
+        yield f"time       {_time(suite, cost, device)}"
+        if cost.stored is not None:
+            yield f"disk       about {cost.stored / 1e6:,.1f} MB"
     yield from _downloads(models, known=data is not None)
+
+
+def cost_of(suite: Suite, seen: Outline, data: Dataset, device: str) -> Cost:
+    """What a suite will spend on its data, without the rounds that may follow.
+
+    Args:
+        device: which the time is estimated for.
+    """
+    images, seeds = len(data), len(suite.seeds)
+    shards = -(-images // suite.shard)
+    crafted = len(seen.stages) * seeds * images
+    looked = {target: _looked_at(suite, seen, target) * seeds * images + images for target in seen.targets}
+    compared = len(range(0, images, -(-images // MOST))) if ATTACK_GOALS[suite.goal].held_out else 0
+    members = [model for models in seen.sets.values() for model in models]
+    compare = compared * len({*members, *_named(suite, seen)})
+    craft = Passes(*_passes(suite, seen.stages, seen.sets, images))
+    if ATTACK_GOALS[suite.goal].sequences:
+        craft = Passes(craft.forward + LOOKS * crafted, craft.backward)
+    cost = Cost(
+        shards, len(seen.stages) * seeds * shards, crafted, craft, sum(looked.values()), compare
+    )
+    if data.size is None:
+        return cost
+    height, width = data.size
+    each = SHRUNK[suite.store] * 3 * height * width + ROW * len(seen.targets)
+    cost = replace(cost, stored=crafted * each)
+    times, missing = known_times(_named(suite, seen), data.size, device)
+    if missing:
+        return replace(cost, missing=tuple(missing))
+    crafting = 0.0
+    for (_, name), stage in seen.stages.items():
+        models = named_models(suite, name, seen.sets[name])
+        spent = stage.attack.passes(len(seen.sets[name]))
+        mean = Times(*(fmean(times[model][i] for model in models) for i in (0, 1)))
+        crafting += seeds * images * (spent.forward * mean.forward + spent.backward * mean.backward)
+    evaluating = sum(count * times[target].forward for target, count in looked.items())
+    comparing = compared * sum(each.forward for each in times.values())
+    return replace(cost, seconds=(crafting, evaluating + comparing))
+
+
+def _named(suite: Suite, seen: Outline) -> list[str]:
+    """The models that are loaded, each once."""
+    named = [m for name, models in seen.sets.items() for m in named_models(suite, name, models)]
+    return list(dict.fromkeys([*named, *seen.targets]))
+
+
+def _looked_at(suite: Suite, seen: Outline, target: str) -> int:
+    """On how many attacks and surrogate sets a target is evaluated."""
+    attacked = () if suite.crossed else {model for models in seen.sets.values() for model in models}
+    return sum(target not in attacked or target in seen.sets[name] for _, name in seen.stages)
+
+
+def _time(suite: Suite, cost: Cost, device: str) -> str:
+    """The time that a suite takes on a device, in words."""
+    if cost.seconds is None:
+        models = ", ".join(cost.missing[:3]) + ", ..." * (len(cost.missing) > 3)
+        return f"not known: 'advens calibrate SUITE' measures {models or 'models'} on this device"
+    unit = "GPU hours" if device.startswith("cuda") else "hours"
+    craft, rest = (f"{seconds / 3600:,.2g}" for seconds in cost.seconds)
+    return f"{_most(suite)}about {craft} {unit} to craft, {rest} to evaluate ({described(device)})"
 
 
 def _defenses(suite: DefenseSuite) -> Iterator[str]:
@@ -197,9 +288,14 @@ def _most(suite: Suite) -> str:
 
 
 def _downloads(models: Sequence[str], known: bool) -> Iterator[str]:
-    missing = [what for what in dict.fromkeys(map(absent, models)) if what]
-    for what in missing:
-        yield f"download   {what}"
+    missing = {what: name for name in models if (what := absent(name))}
+    total = 0
+    for what, name in missing.items():
+        size = absent_bytes(name)
+        total += size or 0
+        yield f"download   {what} ({'of unknown size' if size is None else f'about {size / 1e6:,.1f} MB'})"
+    if len(missing) > 1:
+        yield f"download   {len(missing)} files, about {total / 1e6:,.1f} MB where the size is known"
     if not missing and known:
         yield "download   nothing"
 

@@ -225,12 +225,19 @@ def test_dry_runs_touch_nothing(say, tmp_path, monkeypatch, name):
     import socket
 
     import timm
+    import torch
 
     for place, what in (
         (advens.datasets, "load_data"), (advens.models, "load_model"), (advens.models, "describe"),
-        (timm, "create_model"), (socket.socket, "connect"),
+        (socket.socket, "connect"),
     ):  # fmt: skip
         monkeypatch.setattr(place, what, refuse)
+    built = timm.create_model
+    # networks whose weights are counted take no memory
+    monkeypatch.setattr(
+        timm, "create_model", lambda *a, **k: built(*a, **k) if torch.empty(0).is_meta else refuse()
+    )
+    monkeypatch.setenv("ADVENS_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     here = ["--set", "data=digits:test?limit=120"] if name == "imagenet-transfer" else []
     text = say("run", name, "--dry-run", *here).done()
@@ -238,8 +245,9 @@ def test_dry_runs_touch_nothing(say, tmp_path, monkeypatch, name):
     assert re.search(r"^attack     \S+ on \S+: \d+ F, \d+ B per image$", text, re.MULTILINE)
     cells = r"^\d+ cells: \d+ images in \d+ shards of \d+, \d seeds; \d+ targets are evaluated on each$"
     assert re.search(cells, text, re.MULTILINE)
-    assert re.search(r"^passes     [\d,]+ F, [\d,]+ B to craft [\d,]+ images, [\d,]+ F to evaluate$", text,
-                     re.MULTILINE)  # fmt: skip
+    passes = r"^passes     [\d,]+ F, [\d,]+ B to craft [\d,]+ images, [\d,]+ F to evaluate, [\d,]+ F to "
+    assert re.search(passes, text, re.MULTILINE)
+    assert "time       not known: 'advens calibrate SUITE' measures " in text
     assert ("download   nothing" in text) == (name != "imagenet-transfer")
     assert not list(tmp_path.iterdir())
 
@@ -254,8 +262,9 @@ def test_what_a_dry_run_says(say, tmp_path, monkeypatch):
     assert "mi-ens-loss on cnns: 40 F, 40 B" in text
     assert "8 cells: 120 images in 2 shards of 100, 1 seeds; 10 targets are evaluated on each" in text
 
-    assert re.search(r"^passes     [\d,]+ F, [\d,]+ B to craft 480 images, 6,000 F to evaluate$", text, re.M)
-    assert "download   https://huggingface.co/timm/resnet50.tv_in1k" in text
+    assert re.search(r"^passes     [\d,]+ F, [\d,]+ B to craft 480 images, 6,000 F to evaluate, ", text, re.M)
+    assert "download   https://huggingface.co/timm/resnet50.tv_in1k (about 102.4 MB)" in text
+    assert "download   10 files, about 1,890.8 MB where the size is known" in text
     assert "difgsm" not in text
     changed = say("run", "quickstart", "--dry-run", "--set", "threat.steps=3", "--seed", 4,
                   "--limit", 7).done()  # fmt: skip

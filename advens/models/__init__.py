@@ -9,6 +9,7 @@ A source is declared in the registry `SOURCES`. Third-party packages add theirs 
 * ``card(spec)`` gives the `ModelCard` without loading weights.
 * ``absent(spec)`` says what has to be downloaded before the name can be loaded, or gives nothing.
 * ``revision(spec)`` says where weights that are at hand came from and their revision, or gives nothing.
+* ``blank(spec)`` gives the model of a name with weights drawn at random, for which nothing is downloaded.
 * ``untrained(spec, num_classes)`` gives a model of the same architecture with weights drawn from torch's
   global generator.
 * ``is_ensemble(spec)``, of sources of advens, says whether the model is an ensemble.
@@ -161,6 +162,32 @@ def absent(name: str) -> str:
     spec = Spec.parse(name, "model")
     asked: Callable[[Spec], str] | None = _hook(spec, "absent")
     return "" if asked is None else asked(spec)
+
+
+def blank(name: str) -> Classifier | None:
+    """A model as it is but for its weights, which are drawn at random so that nothing is downloaded.
+
+    None where the source has no such thing.
+    """
+    spec = Spec.parse(name, "model")
+    made: Callable[[Spec], Classifier | None] | None = _hook(spec, "blank")
+    return None if made is None else made(spec)
+
+
+def absent_bytes(name: str) -> int | None:
+    """About how many bytes have to be downloaded before a model can be loaded; None where nothing tells.
+
+    Weights are counted as they are in a network that takes no memory, in single precision.
+    """
+    import torch
+
+    if not absent(name):
+        return 0
+    with torch.device("meta"):
+        model = blank(name)
+    if model is None:
+        return None
+    return sum(value.numel() * value.element_size() for value in model.net.state_dict().values())
 
 
 def revision(name: str) -> str:
@@ -324,7 +351,9 @@ __all__ = [
     "ModelCard",
     "ModelSource",
     "absent",
+    "absent_bytes",
     "bare",
+    "blank",
     "check_name",
     "describe",
     "expand",

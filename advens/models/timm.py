@@ -11,6 +11,7 @@ default weights are assumed, with a warning. Options that say where timm downloa
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -84,31 +85,48 @@ def would(spec: Spec) -> str:
 def load(spec: Spec) -> Classifier:
     """Build, fill with weights and wrap."""
     check(spec)
+    model = _wrapped(spec, _build(spec))
+    check_size(model, spec, f"; build it for them with &img_size={spec.query.get('size')}")
+    if "checkpoint" in spec.query and "." not in spec.rest and not _on_hub(spec):
+        assumed = f"{spec.rest}.{_weights(model.net)['tag']}"
+        hint = f"name the weights as in timm:{assumed}, or give &mean=, &std= and &size="
+        warn_of_assumed(model, spec, f"timm's default weights {assumed}", hint)
+    return model
+
+
+def blank(spec: Spec) -> Classifier | None:
+    """The model with weights drawn at random; None for one whose configuration is on the hub, too."""
+    if _on_hub(spec):
+        return None
+    spec = replace(spec, query={**spec.query, "pretrained": "false"})
+    check(spec)
+    return _wrapped(spec, _create(spec, spec.literals(skip=OWN), pretrained=False))
+
+
+def _weights(net: nn.Module) -> dict[str, Any]:
+    """The configuration of the weights that timm takes for a network."""
+    return net.pretrained_cfg  # type: ignore[return-value]
+
+
+def _wrapped(spec: Spec, net: nn.Module) -> Classifier:
+    """A network with the preprocessing that its configuration and the name say."""
     from timm.data.config import resolve_model_data_config
 
-    net = _build(spec)
     classes = int(getattr(net, "num_classes", 0))
     if classes == 0:
         raise _headless(spec, 0)
     config: dict[str, Any] = resolve_model_data_config(net)
-    weights: dict[str, Any] = net.pretrained_cfg  # type: ignore[assignment]
     size = spec.number("size") or spec.number("img_size")
-    model = Classifier(
+    return Classifier(
         net,
         name=spec.text,
         num_classes=classes,
-        family=spec.query.get("family") or family(weights["architecture"]),
+        family=spec.query.get("family") or family(_weights(net)["architecture"]),
         mean=triple(spec, "mean", config["mean"]),
         std=triple(spec, "std", config["std"]),
         input_size=(size, size) if size else tuple(config["input_size"][-2:]),
         interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
     )
-    check_size(model, spec, f"; build it for them with &img_size={size}")
-    if "checkpoint" in spec.query and "." not in spec.rest and not _on_hub(spec):
-        assumed = f"{spec.rest}.{weights['tag']}"
-        hint = f"name the weights as in timm:{assumed}, or give &mean=, &std= and &size="
-        warn_of_assumed(model, spec, f"timm's default weights {assumed}", hint)
-    return model
 
 
 def _on_hub(spec: Spec) -> bool:

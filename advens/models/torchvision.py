@@ -12,7 +12,7 @@ entries differ. ``weights=none`` stands for no entry: ImageNet's mean and std, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partialmethod
 from pathlib import Path
@@ -56,30 +56,42 @@ def load(spec: Spec) -> Classifier:
     """Build, fill with weights and wrap."""
     check(spec)
     entry = _entry(spec)
+    local = "checkpoint" in spec.query
+    model = _wrapped(spec, _from_checkpoint if local else _built)
+    check_size(model, spec)
+    if local and _assumed(spec):
+        hint = "name the entry with &weights=, or give &mean=, &std= and &size="
+        warn_of_assumed(model, spec, f"torchvision's default weights {entry.name}", hint)
+    return model
+
+
+def blank(spec: Spec) -> Classifier:
+    """The model with weights drawn at random, and images prepared as for those that it is named with."""
+    check(spec)
+    return _wrapped(spec, lambda spec, entry, classes: _built(spec, None, classes))
+
+
+def _wrapped(spec: Spec, build: Callable[[Spec, Any, int], nn.Module]) -> Classifier:
+    """What ``build`` makes of a name, an entry and a number of classes, with the entry's preprocessing."""
+    entry = _entry(spec)
     own = 1000 if entry is None else len(entry.meta["categories"])
     classes = spec.number("num_classes") or own
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(spec.number("seed", 0) or 0)
-        local = "checkpoint" in spec.query
-        net = _from_checkpoint(spec, entry, classes) if local else _built(spec, entry, classes)
+        net = build(spec, entry, classes)
     prepared = preprocessing(entry, net)
     size = spec.number("size")
     if size is not None:
         prepared["input_size"] = (size, size)
     for key in ("mean", "std"):
         prepared[key] = triple(spec, key, prepared[key])
-    model = Classifier(
+    return Classifier(
         net,
         name=spec.text,
         num_classes=classes,
         family=family(spec.rest),
         **prepared,
     )
-    check_size(model, spec)
-    if local and _assumed(spec):
-        hint = "name the entry with &weights=, or give &mean=, &std= and &size="
-        warn_of_assumed(model, spec, f"torchvision's default weights {entry.name}", hint)
-    return model
 
 
 def absent(spec: Spec) -> str:
@@ -122,7 +134,7 @@ def _built(spec: Spec, entry: Any, classes: int) -> nn.Module:
     options: dict[str, Any] = {"num_classes": classes}
     if entry is None and spec.rest in INCEPTIONS:
         options["init_weights"] = True  # the default, of which torchvision warns unless it is asked for
-    url = absent(spec)
+    url = "" if entry is None else absent(spec)
     if url and not hub.reachable(url):
         raise InputError(
             f"'{spec.text}': pretrained weights could not be had (they are not in the cache, and {url} "

@@ -12,6 +12,7 @@ from advens.benchmarks.cli.options import (
     executor_of,
     names_in,
     progress,
+    resolve_device,
     set_option,
     store_option,
     worker_options,
@@ -55,7 +56,7 @@ def run(suite: str, out: Path | None, device: str, executor: str, workers: int, 
     if dry_run:
         from advens.benchmarks.estimate import dry_run_lines
 
-        say(*dry_run_lines(found))
+        say(*dry_run_lines(found, resolve_device(device)))
         if pinned is not None:
             unlisted = ", ".join(read_lock(pinned).unlisted(found))
             say(f"lock       {pinned}{unlisted and f', which does not pin {unlisted}'}")

@@ -239,3 +239,17 @@ class Quantised(Centroid):
 def quantised(seed: int = 0) -> nn.Module:
     """Its input is quantised, through which no gradient flows: a masked defense."""
     return Quantised(seed)
+
+
+class Counted(Centroid):
+    seen = 0
+    """Images that all models of this kind were shown in this process."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        Counted.seen += len(x)
+        return super().forward(x)
+
+
+def counted(seed: int = 0) -> nn.Module:
+    """Counts the images that it is shown."""
+    return Counted(seed)

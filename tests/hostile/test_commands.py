@@ -36,8 +36,8 @@ READS = {
 WRITES = ("craft", "robustness", "defend")
 """Those that only write into one: they refuse a run of another suite, whatever else it holds."""
 OTHERS = {
-    "attacks", "builders", "data", "defenses", "doctor", "lock", "models", "sample", "select", "suites",
-    "train", "zoo",
+    "attacks", "builders", "calibrate", "data", "defenses", "doctor", "lock", "models", "sample", "select",
+    "suites", "train", "zoo",
 }  # fmt: skip
 LINKS = (
     "suite.toml", "plan.json", "environment.json", "matrix.parquet", "leaderboard.parquet", "examples",
