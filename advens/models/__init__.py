@@ -187,7 +187,7 @@ def absent_bytes(name: str) -> int | None:
         model = blank(name)
     if model is None:
         return None
-    return sum(value.numel() * value.element_size() for value in model.net.state_dict().values())
+    return int(sum(value.numel() * value.element_size() for value in model.net.state_dict().values()))
 
 
 def revision(name: str) -> str:
