@@ -24,6 +24,7 @@ from advens.benchmarks.defense_goal import Line
 from advens.benchmarks.environment import environment, merged
 from advens.benchmarks.executors import Executor, Task, create_executor
 from advens.benchmarks.goals import ATTACK_GOALS, Goal
+from advens.benchmarks.histories import History, keep_histories
 from advens.benchmarks.likeness import Answer, Comparison
 from advens.benchmarks.merge import agree
 from advens.benchmarks.pins import held
@@ -165,12 +166,13 @@ class Runner:
         store = RunStore(directory)
         agree(store.suite, suite)  # before anything is built for a run that will be refused
         data = find_data(suite.source)
-        built = self.built(suite, data)
+        built, histories = self.built(suite, data)
         plan = make_plan(suite, data, built, held_out=self.held_out)
         with store.lock():
             whole = agree(store.suite, suite)
             write_bytes(store.suite, whole.toml().encode())
             self.record(store, plan, {suite.source: data.digest})
+            keep_histories(store, histories)
             return self.complete(plan, store, whole)
 
     @of.register
@@ -265,11 +267,14 @@ class Runner:
         ]
         report.evaluated += self._cells("evaluating", evaluations, store, report)
 
-    def built(self, suite: Suite, data: Dataset) -> Sets:
-        """The surrogate sets that a suite builds, by set and seed; what the cache holds stays as it is."""
+    def built(self, suite: Suite, data: Dataset) -> tuple[Sets, Mapping[tuple[str, int], History]]:
+        """The surrogate sets that a suite builds, by set and seed; what the cache holds stays as it is.
+
+        Beside them how they came about, by set and by the seed that each was built with.
+        """
         wanted = built_sets(suite)
         if not wanted:
-            return {}
+            return {}, {}
         outline(suite, self.held_out)  # mistakes first
         if self.apart:
             refuse_shared_images(wanted, data)
@@ -277,12 +282,13 @@ class Runner:
             name: suite.seeds if each.seed is None else [each.seed] for name, each in wanted.items()
         }
         tasks = [Build(name, each, seed) for name, each in wanted.items() for seed in seeds[name]]
-        names = self.first("building", tasks)
-        made = {(task.name, task.seed): each for task, each in zip(tasks, names, strict=True)}
-        return {
+        done = self.first("building", tasks)
+        made = {(task.name, task.seed): each for task, (each, _) in zip(tasks, done, strict=True)}
+        sets = {
             (name, seed): made[name, seed if each.seed is None else each.seed]
             for name, each in wanted.items() for seed in suite.seeds
         }  # fmt: skip
+        return sets, {(task.name, task.seed): rows for task, (_, rows) in zip(tasks, done, strict=True)}
 
     def outcomes(self, what: str, tasks: Sequence[T]) -> Iterator[tuple[T, Any]]:
         """Do tasks; each with what it returned, or with the `RunError` that it failed with."""

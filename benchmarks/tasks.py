@@ -24,6 +24,7 @@ import advens
 from advens.benchmarks.cells import Cell
 from advens.benchmarks.environment import arithmetic
 from advens.benchmarks.goals import ATTACK_GOALS, Crafted, Work
+from advens.benchmarks.histories import History, history_of
 from advens.benchmarks.predictions import clean_predictions, members_of, predict, sample_rows
 from advens.benchmarks.progress import tick
 from advens.benchmarks.suites import BuiltSet
@@ -58,14 +59,15 @@ class Build:
     def title(self) -> str:
         return f"{self.name}, seed {self.seed}"
 
-    def do(self, device: str) -> tuple[str, ...]:
-        """Builds. Returns the names of the models."""
+    def do(self, device: str) -> tuple[tuple[str, ...], History]:
+        """Builds. Returns the names of the models, and how they came about."""
         models = [find_model(name).to(device) for name in self.wanted.models]
-        made = self.wanted.builder().build(
-            models, opened(self.wanted.source), seed=self.seed,
+        builder, data = self.wanted.builder(), opened(self.wanted.source)
+        made = builder.build(
+            models, data, seed=self.seed,
             progress=lambda done, total: tick(f"{self.title}: {done}/{total}"),
         )  # fmt: skip
-        return tuple(model.name for model in made)
+        return tuple(model.name for model in made), history_of(builder, models, data, self.seed)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from advens.benchmarks.evaluate import stored_cell
 from advens.benchmarks.executors import create_executor
 from advens.benchmarks.export import png_names
 from advens.benchmarks.goals import ATTACK_GOALS
+from advens.benchmarks.histories import history_mismatches
 from advens.benchmarks.likeness import likeness_mismatches
 from advens.benchmarks.plan import Plan, Sets, make_plan, target_key
 from advens.benchmarks.predictions import Member, logits_of, members_of, sample_rows
@@ -208,6 +209,7 @@ def verify_run(
             undecided = [cell for cell in rounds.undecided if cell.key in there]
             plan = plan.extended([*rounds.cells, *undecided])
             audit.mismatches += _suite(store, plan, data, crafted)
+            audit.mismatches += history_mismatches(store, plan.suite, audit.notes)
             audit.mismatches += likeness_mismatches(
                 store.directory, plan.suite, crafted.cells.values(), cache, audit.notes.append
             )
@@ -246,7 +248,7 @@ def _built_again(store: RunStore, device: str, progress: Progress, audit: Audit)
         how = "taken from the cache, by what they are built from" if cached else "built again"
         audit.notes.append(f"surrogates '{name}': {how}")
     runner = Runner(create_executor(device=device), progress, held_out=False, apart=False)
-    return runner.built(suite, find_data(suite.source))
+    return runner.built(suite, find_data(suite.source))[0]
 
 
 def _cached(spec: str) -> bool:

@@ -373,10 +373,41 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Noted:
+    """What was noted of a model while surrogates were built from it: trials of a search, or collections.
+
+    Args:
+        model: empty where every call is about another model.
+        calls: how many there were.
+        values: of every call, by what was noted; 1 and 0 for yes and no.
+    """
+
+    model: str
+    calls: int
+    values: dict[str, tuple[float, ...]]
+
+    @property
+    def chosen(self) -> int | None:
+        """The trial that a search chose."""
+        found = self.values.get("chosen", ())
+        return found.index(1.0) if 1.0 in found else None
+
+    @property
+    def strengths(self) -> tuple[str, ...]:
+        """What a search varied."""
+        return tuple(what for what in self.values if what not in _SCORES)
+
+
+_SCORES = ("objective", "clean_accuracy", "allowed", "chosen", "update", "lr", "loss", "accuracy", "kept")
+"""What builders note beside the strengths that a search varies."""
+
+
+@dataclass(frozen=True)
 class Built:
     """A set of surrogates that a builder makes.
 
     Args:
+        noted: of its first seed, how it came about.
         made: what copies are called that differ in what happens inside them, with the strengths that a
             search found; none for sets of weights, which have numbers for names.
     """
@@ -387,6 +418,7 @@ class Built:
     members: int
     made: tuple[str, ...]
     options: tuple[tuple[str, str], ...]
+    noted: tuple[Noted, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -565,7 +597,7 @@ def _part(run: Run, title: str, suite: dict[str, Any], folder: str = "") -> Part
     images = max((s[1] for s in cells["shard"] if len(s) == 2 and isinstance(s[1], int)), default=0)
     return Part(
         title, folder, transfer, _robustness(run) if robust else None, _traces(run), _curves(rows),
-        _built(suite, cells), ", ".join(threats), images,
+        _built(suite, run), ", ".join(threats), images,
     )  # fmt: skip
 
 
@@ -963,9 +995,9 @@ def _members(names: Sequence[str]) -> list[str]:
     return shorten(members) if len(set(members)) == len(members) else shorten(names)
 
 
-def _built(suite: Mapping[str, Any], cells: pd.DataFrame) -> tuple[Built, ...]:
-    """The sets that builders make, as the suite describes them."""
-    sets = suite.get("surrogates")
+def _built(suite: Mapping[str, Any], run: Run) -> tuple[Built, ...]:
+    """The sets that builders make, as the suite describes them, and how they came about."""
+    sets, cells, noted = suite.get("surrogates"), run.cells, _noted(run)
     found = []
     for name, about in (sets if isinstance(sets, dict) else {}).items():
         if not isinstance(about, dict) or "build" not in about:
@@ -980,8 +1012,39 @@ def _built(suite: Mapping[str, Any], cells: pd.DataFrame) -> tuple[Built, ...]:
         members = list(own["surrogate_specs"].iloc[0]) if len(own) else []
         made = tuple(str(name) for name in members if not str(name).startswith("built:"))
         given = tuple(map(str, models)) if isinstance(models, list) else (str(models),)
-        found.append(Built(str(name), str(about["build"]), given, len(members), made, options))
+        found.append(Built(
+            str(name), str(about["build"]), given, len(members), made, options, noted.get(str(name), ())
+        ))  # fmt: skip
     return tuple(found)
+
+
+def _noted(run: Run) -> dict[str, tuple[Noted, ...]]:
+    """How the sets of a run came about, by set, for the first seed of each."""
+    folder = run.store.path("history")
+    paths = sorted(folder.glob("*.parquet")) if folder.is_dir() else []
+    tables = [read_table(run.store.path("history", path.name), "history") for path in paths]
+    firsts: dict[str, tuple[int, pd.DataFrame]] = {}
+    for table in tables:
+        frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
+        for (name, seed), rows in frame.groupby(["surrogates", "seed"]):
+            if str(name) not in firsts or int(seed) < firsts[str(name)][0]:
+                firsts[str(name)] = (int(seed), rows)
+    return {name: tuple(_noted_of(run, rows)) for name, (_, rows) in firsts.items()}
+
+
+def _noted_of(run: Run, rows: pd.DataFrame) -> Iterable[Noted]:
+    calls = rows[["model", "call"]].drop_duplicates()
+    if len(calls) == calls["call"].nunique() and calls["model"].nunique() > 1:
+        rows = rows.assign(model="")  # one search over several models, as for a soup
+    models = list(dict.fromkeys(map(str, rows["model"])))
+    for model, short in zip(models, run.short(models), strict=True):
+        own = rows[rows["model"] == model]
+        wide = own.pivot_table(index="call", columns="what", values="value", sort=True)
+        values = {
+            str(what): tuple(map(float, wide[what]))
+            for what in dict.fromkeys(own["what"]) if wide[what].notna().all()
+        }  # fmt: skip
+        yield Noted(short, len(wide), values)
 
 
 # --- where it comes from --------------------------------------------------------------------------

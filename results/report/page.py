@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
 from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,10 @@ from advens.results.formats import number, percent
 from advens.results.report import charts, colour
 from advens.results.report.collect import (
     Attacked,
+    Built,
     Curve,
     Defenses,
+    Noted,
     Part,
     Report,
     Row,
@@ -37,7 +41,7 @@ from advens.results.report.gallery import Gallery, gallery
 
 HERE = Path(__file__).parent
 MOST_TRACED = 8
-"""Attacks whose traces are drawn."""
+"""Attacks whose traces are drawn, and models of a built set whose history is."""
 WORDS = {
     "loss": "loss", "cosine": "mean cosine between the surrogates' gradients", "weights": "weight",
     "flatness": "rise of the loss around the result (0 is flat)",
@@ -49,6 +53,11 @@ WORDS = {
     "distance": "nearest misclassified point, in eps",
 }  # fmt: skip
 """What an observation of a trace is called."""
+_NOTED = {
+    "clean_accuracy": "clean accuracy of the copies, %", "accuracy": "accuracy of the soup, %",
+    "loss": "training loss", "lr": "learning rate",
+}  # fmt: skip
+"""What builders note, and what it is called."""
 _ORDER = {"broken": -2, "loss": 1, "cosine": 2}
 """Observations that every attack has stand after its own, and what it is about before them."""
 MEASURES = {
@@ -177,6 +186,9 @@ def view(part: Part) -> dict[str, Any]:
         "axis": charts.axis_header(),
         "recipes": _recipes(rows),
         "cost": _cost(rows),
+        "histories": [
+            [(noted, _history(built, noted)) for noted in built.noted[:MOST_TRACED]] for built in part.built
+        ],
         "curves": [_curve(curve) for curve in part.curves],
         "growing": _growing(part),
         "warnings": _warnings(part),
@@ -271,6 +283,36 @@ def _traced(traced: Traced, part: Part) -> list[Markup]:
             tracks, step, word, f"{traced.attack} on {traced.set}: {word} over the {step}s, mean over images",
             shares=what == "broken",
         ))  # fmt: skip
+    return found
+
+
+def _history(built: Built, noted: Noted) -> list[Markup]:
+    """Charts of how surrogates were built from a model."""
+    values = noted.values
+    counts = values.get("update", tuple(k + 1.0 for k in range(noted.calls)))
+    step = "update" if "update" in values else "trial"
+
+    def chart(word: str, tracks: Sequence[charts.Track], shares: bool = False) -> Markup:
+        title = f"{built.name}: {word} over the {step}s" + (f", {noted.model}" if noted.model else "")
+        return charts.lines(tracks, step, word, title, shares=shares)
+
+    found = []
+    if "objective" in values:
+        allowed = values.get("allowed", (1.0,) * noted.calls)
+        best = accumulate(
+            (value if ok else -math.inf for value, ok in zip(values["objective"], allowed, strict=True)), max
+        )  # fmt: skip
+        known = [(x, y) for x, y in zip(counts, best, strict=True) if math.isfinite(y)]
+        tracks = [charts.Track("tried", counts, values["objective"])]
+        if known:
+            tracks.append(charts.Track("best so far", *zip(*known, strict=True)))
+        found.append(chart("loss of the other surrogates", tracks))
+    if noted.strengths:
+        found.append(chart("strength", [charts.Track(w, counts, values[w]) for w in noted.strengths]))
+    for what, word in _NOTED.items():
+        if what in values and (what != "lr" or len(set(values[what])) > 1):
+            shares = what in ("clean_accuracy", "accuracy")
+            found.append(chart(word, [charts.Track("", counts, values[what])], shares))
     return found
 
 

@@ -90,6 +90,15 @@ TRACES = Layout("traces", (
     Column("value", REAL, "the observation"),
 ))  # fmt: skip
 
+HISTORY = Layout("history", (
+    Column("surrogates", TEXT, "set of surrogates that was built"),
+    Column("seed", INT, "seed that it was built with"),
+    Column("model", TEXT, "model that was built from, or tried"),
+    Column("call", INT, "number of the trial of a search, or of the collection of weights, from 0"),
+    Column("what", TEXT, "what was tried or observed: objective, loss, lr, ..."),
+    Column("value", REAL, "its value; 1 and 0 for yes and no"),
+))  # fmt: skip
+
 LIKENESS = Layout("likeness", (
     Column("target", TEXT, "target that is compared"),
     Column("surrogates", TEXT, "surrogate set that it is compared with; null for another target",
@@ -101,7 +110,7 @@ LIKENESS = Layout("likeness", (
     Column("near_duplicate", BOOL, "the two behave as one model"),
 ))  # fmt: skip
 
-LAYOUTS = {layout.kind: layout for layout in (SAMPLES, EXAMPLES, TRACES, LIKENESS)}
+LAYOUTS = {layout.kind: layout for layout in (SAMPLES, EXAMPLES, TRACES, HISTORY, LIKENESS)}
 SCHEMAS = {kind: layout.schema() for kind, layout in LAYOUTS.items()}
 
 CELL_FIELDS = (

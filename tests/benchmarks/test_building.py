@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import advens.benchmarks.plan as planning
@@ -18,6 +19,7 @@ from advens.classifier import Classifier
 from advens.datasets import load_data
 from advens.errors import InputError
 from advens.models import ModelCard, describe, load_model
+from advens.results.store import schema, write_table
 
 
 @pytest.fixture(autouse=True)
@@ -171,3 +173,77 @@ def test_built_anew_for_every_seed(advens: Any, suite: Any, tmp_path: Any, twins
     path = suite(surrogates=sets, targets=["toys:centroid?seed=4"], seeds=[0, 1])
     advens("run", path, "--out", tmp_path / "run").done()
     assert [seed for _, _, seed in twins] == [0, 1, 5]
+
+
+def mismatches(advens: Any, folder: Any) -> str:
+    said = advens("verify", folder)
+    said.failed("mismatch")
+    return str(said.err)
+
+
+@pytest.fixture
+def searched() -> Any:
+    """A builder of two models that says how it chose them; what it says can be changed."""
+    told = [{"model": "toys:centroid?seed=1", "call": k, "head-drop": 0.1 * k, "objective": 2.0 + k % 2,
+             "clean_accuracy": 0.9, "allowed": True, "chosen": k == 1} for k in range(3)]  # fmt: skip
+
+    @part("builder", "searched")
+    class Searched:
+        """Two models."""
+
+        def members(self, models: int) -> int:
+            return 2
+
+        def build(self, models: Sequence[Classifier], data: Any, **more: Any) -> list[Classifier]:
+            return [load_model(f"toys:centroid?seed={7 + i}") for i in range(2)]
+
+        def history(self, models: Sequence[Classifier], data: Any, *, seed: int) -> pd.DataFrame:
+            return pd.DataFrame(told)
+
+    yield told
+    del PARTS["builder"].entries["searched"]
+
+
+def test_a_run_keeps_how_its_surrogates_came_about(
+    advens: Any, suite: Any, tmp_path: Any, searched: Any
+) -> None:
+    built, out = BUILT | {"build": "searched"}, tmp_path / "run"
+    path = suite(surrogates={"two": built}, targets=["toys:centroid?seed=4"], seeds=[0, 1])
+    advens("run", path, "--out", out).done()
+    kept = {each: each.read_bytes() for each in sorted((out / "history").iterdir())}
+    assert len(kept) == 2
+    frame = pd.read_parquet(next(iter(kept)))
+    assert set(frame["surrogates"]) == {"two"}
+    assert frame[frame["what"] == "objective"]["value"].tolist() == [2, 3, 2]
+    assert frame[frame["what"] == "chosen"]["value"].tolist() == [0, 1, 0]
+    page = (out / "report.html").read_text()
+    assert "trial 2 of 3 was chosen, with head-drop 0.1" in page
+    assert "a mean loss of 3;" in page
+
+    advens("run", path, "--out", tmp_path / "again").done()
+    again = sorted((tmp_path / "again/history").iterdir())
+    assert [each.read_bytes() for each in again] == list(kept.values())
+    assert "not compared" not in advens("verify", out).done().out
+    searched[0]["objective"] = 9.0
+    assert "is not how surrogates 'two' came about" in mismatches(advens, out)
+    searched.clear()
+    assert "was not compared" in advens("verify", out).done().out
+    first = next(iter(kept))
+    first.rename(first.with_name("x.parquet"))
+    assert "history/x.parquet is of no set that the suite builds" in mismatches(advens, out)
+    (out / "history/x.parquet").unlink()
+    advens("verify", out).done()
+    advens("report", out).done()
+
+
+def test_histories_that_were_changed(advens: Any, suite: Any, tmp_path: Any, searched: Any) -> None:
+    path, out = suite(surrogates={"two": BUILT | {"build": "searched"}}), tmp_path / "run"
+    advens("run", path, "--out", out).done()
+    (file,) = (out / "history").iterdir()
+    frame = pd.read_parquet(file)
+    write_table(file, schema.to_table("history", frame.assign(surrogates="three")))
+    assert "is not of surrogates 'two', seed 0, alone" in mismatches(advens, out)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+    assert file.name in mismatches(advens, out)

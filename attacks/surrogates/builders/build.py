@@ -7,13 +7,14 @@ that was killed had stopped.
 
 from __future__ import annotations
 
+import io
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from pydantic import BeforeValidator
@@ -32,6 +33,11 @@ from advens.digest import value_digest
 from advens.errors import InputError, RunError
 from advens.models import origins
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+HISTORY = "history.parquet"
+"""What was noted of a build, beside its members."""
 Progress = Callable[[int, int], object]
 """Called with the members that are there and how many there will be."""
 
@@ -103,6 +109,52 @@ class Trained(ABC):
         self.check(models)
         return build(self, models, data, seed, cache, progress, jointly=self.jointly)
 
+    def history(
+        self, models: Sequence[Classifier], data: Dataset, *, seed: int = 0, cache: Path | str | None = None
+    ) -> pd.DataFrame:
+        """What was noted of a build that was made, of what its members are made of where it noted nothing.
+
+        A row for every collection or trial: model, call, and the numbers. Empty for builds of older versions.
+
+        Raises:
+            InputError: it was not made yet.
+        """
+        import pandas as pd
+
+        models = list(models)
+        groups = [models] if self.jointly else [[model] for model in models]
+        found = [read_history(self, group, data, seed, cache) for group in groups]
+        rows: pd.DataFrame = pd.concat(found, ignore_index=True)
+        inner = getattr(self, "of", None)
+        if rows.empty and isinstance(inner, Trained) and not self.jointly:
+            return inner.history(models, data, seed=seed, cache=cache)
+        return rows
+
+
+def read_history(
+    method: object, models: Sequence[Classifier], data: Dataset, seed: int, cache: Path | str | None
+) -> pd.DataFrame:
+    """The history of one build in the cache; empty where it has none. Raises InputError for no build."""
+    import pandas as pd
+
+    root = Path(cache) if cache is not None else cache_root("built")
+    folder = Folder(root / value_digest(identity(method, models, data, seed), 20))
+    if described(folder) is None:
+        raise InputError(f"{folder.path} is not there: build first")
+    if not (folder.path / HISTORY).is_file():
+        return pd.DataFrame()
+    with folder.sound():
+        return pd.read_parquet(folder.path / HISTORY)
+
+
+def write_history(folder: Folder, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Keep the history of a build."""
+    import pandas as pd
+
+    buffer = io.BytesIO()
+    pd.DataFrame(rows).to_parquet(buffer, index=False)
+    folder.write(HISTORY, buffer.getvalue())
+
 
 def other(value: Any) -> Any:
     """The builder of sets of weights that a name, a table or a builder stands for."""
@@ -141,17 +193,23 @@ class Work:
     progress: Callable[[int], object]
     drawn: int = 0
     digests: list[str] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
     kept: dict[str, Any] = field(default_factory=dict)
 
     def resume(self) -> None:
         """Find what an earlier attempt kept."""
         self.kept = self.folder.state() or {}
         self.digests = list(self.kept.get("digests", []))
+        self.history = list(self.kept.get("history", []))
 
     @property
     def done(self) -> int:
         """Members that are there."""
         return len(self.digests)
+
+    def note(self, model: str, **numbers: float) -> None:
+        """A collection or a trial is over; kept when the next member is committed."""
+        self.history.append({"model": model, "call": len(self.history), **numbers})
 
     def commit(self, state: Mapping[str, Tensor], **kept: Any) -> None:
         """The next member is there, and this is what is needed to go on from it.
@@ -165,7 +223,7 @@ class Work:
             if not math.isfinite(total):
                 raise RunError(f"weights became NaN or infinite ('{name}'); a lower lr may help")
         self.digests.append(self.folder.write_member(self.done, state))
-        self.folder.keep({"digests": self.digests, **kept})
+        self.folder.keep({"digests": self.digests, "history": self.history, **kept})
         self.progress(self.done)
 
     @cached_property
@@ -249,6 +307,8 @@ def finished(
                 work = Work(models, data, seed, folder, cache, progress)
                 work.resume()
                 method.collect(work)
+                if work.history:
+                    write_history(folder, work.history)
                 about = what | finding(models, data, work.digests) | {"drawn": work.drawn}
                 folder.finish(about)
                 if not work.drawn:

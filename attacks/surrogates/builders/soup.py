@@ -86,10 +86,13 @@ class Soup(Trained):
         order = sorted(range(len(models)), key=lambda k: -each[k])
         taken, best = [models[order[0]]], each[order[0]]
         soup = _soup(work, taken, rows)
+        work.note(models[order[0]].name, accuracy=best, kept=True)
         for k in order[1:]:
             tried = _soup(work, [*taken, models[k]], rows)
             measured = accuracy(tried, work.images, held)
-            if measured > best or (self.ties and measured == best):
+            kept = measured > best or (self.ties and measured == best)
+            work.note(models[k].name, accuracy=measured, kept=kept)
+            if kept:
                 taken, best, soup = [*taken, models[k]], measured, tried
         return soup
 

@@ -80,7 +80,7 @@ def train(
     batch_size: int,
     lr: Callable[[int], float],
     at: Collection[int],
-    collect: Callable[[int], None],
+    collect: Callable[[int, float], None],
     seed: int,
     augment: float | str = 0.0,
     sharpness: float = 0.0,
@@ -94,7 +94,8 @@ def train(
     Args:
         model: learns in place, in the mode it is in.
         lr: the learning rate of an update, by its number from 0.
-        at: numbers of updates done, after which ``collect`` is called with the number.
+        at: numbers of updates done, after which ``collect`` is called with the number and the mean loss of
+            the updates since the last one.
         augment: strength of the embedded zoo's augmentation, or ``imagenet``; see `augmented`.
         sharpness: how far away the second gradient is taken; 0 takes none. See `sharpen`.
         first: updates that are done already: they are skipped.
@@ -102,6 +103,7 @@ def train(
     device, wanted, each = _device(model), frozenset(at), updates(len(images), batch_size)
     last = max(wanted, default=0)  # nothing that is learned later would be seen
     learned = [w for group in optimizer.param_groups for w in group["params"]]
+    losses: list[Tensor] = []
     with own_randomness(device) as reseed:
         for epoch in range(first // each, epochs):
             parts = shuffled(len(images), batch_size, seed, "order", epoch)
@@ -112,19 +114,22 @@ def train(
                 x = augmented(x, augment, derive(seed, "augment", done), reseed).to(device)
                 y = y.to(device)
 
-                def backward(x: Tensor = x, y: Tensor = y, done: int = done) -> None:
+                def backward(x: Tensor = x, y: Tensor = y, done: int = done) -> Tensor:
                     reseed(derive(seed, "update", done))  # dropout and its kin
                     optimizer.zero_grad()
-                    F.cross_entropy(model(x), y).backward()
+                    loss = F.cross_entropy(model(x), y)
+                    loss.backward()
+                    return loss.detach()
 
-                backward()
+                losses.append(backward())
                 if sharpness:
                     sharpen(learned, backward, sharpness)
                 for group in optimizer.param_groups:
                     group["lr"] = lr(done)
                 optimizer.step()
                 if done + 1 in wanted:
-                    collect(done + 1)
+                    collect(done + 1, float(torch.stack(losses).double().mean()))
+                    losses.clear()
 
 
 @contextmanager

@@ -52,7 +52,8 @@ def trajectory(
         model.net.load_state_dict(work.folder.member(work.done - 1, work.digests[-1]))
         optimizer.load_state_dict(work.kept["optimizer"])
 
-    def collect(update: int) -> None:
+    def collect(update: int, loss: float) -> None:
+        work.note(work.models[0].name, update=update, lr=lr(update - 1), loss=loss)
         work.commit(model.net.state_dict(), optimizer=optimizer.state_dict())
 
     train(

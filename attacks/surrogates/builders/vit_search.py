@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,14 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from advens.attacks.parts import part
-from advens.attacks.surrogates.builders.build import Progress, check, finding, identity
+from advens.attacks.surrogates.builders.build import (
+    Progress,
+    check,
+    finding,
+    identity,
+    read_history,
+    write_history,
+)
 from advens.attacks.surrogates.builders.cached import described
 from advens.attacks.surrogates.builders.copies import Strategies, copied
 from advens.attacks.surrogates.builders.search import Objective, Trial, best, search
@@ -32,7 +38,6 @@ if TYPE_CHECKING:
 PAPER = "Cao et al., ICCV 2025 (ViT-EnsembleAttack)"
 BOUNDS = {"head-drop": (0.0, 0.5), "score-scale": (0.0, 1.0), "token-mix": (0.0, 0.5)}
 """Where the strengths of the strategies are looked for."""
-HISTORY = "history.parquet"
 
 
 @part("builder", "vit-search", family="surrogate", paper=PAPER, year=2025)
@@ -110,13 +115,7 @@ class ViTSearch(Strategies):
         Raises:
             InputError: it was not made yet.
         """
-        import pandas as pd
-
-        root = Path(cache) if cache is not None else cache_root("built")
-        path = root / value_digest(identity(self, list(models), data, seed), 20) / HISTORY
-        if not path.is_file():
-            raise InputError(f"{path} is not there: build first")
-        return pd.read_parquet(path)
+        return read_history(self, list(models), data, seed, cache)
 
     def _search(
         self, models: list[Classifier], data: Dataset, seed: int, folder: Folder, progress: Progress | None
@@ -143,7 +142,7 @@ class ViTSearch(Strategies):
                     seed=derive(seed, "vit-search", k), known=[Trial(**t) for t in kept[k]], on_trial=keep,
                 )  # fmt: skip
                 found.append(best(trials).strengths)
-        folder.write(HISTORY, _table(models, kept, found))
+        write_history(folder, _rows(models, kept, found))
         return found
 
     def _calibration(self, data: Dataset, seed: int, like: Classifier) -> tuple[Tensor, Tensor]:
@@ -168,21 +167,16 @@ class ViTSearch(Strategies):
         return Objective(models[k], others, copies, x, y, attack, derive(seed, "vit-search", k))
 
 
-def _table(
+def _rows(
     models: Sequence[Classifier],
     trials: Sequence[Sequence[dict[str, Any]]],
     best_of: Sequence[dict[str, float]],
-) -> bytes:
-    """The history as parquet."""
-    import pandas as pd
-
-    rows = [
+) -> list[dict[str, Any]]:
+    """The history, a row for every trial."""
+    return [
         {"model": model.name, "call": call} | trial["strengths"]
         | {key: trial[key] for key in ("objective", "clean_accuracy", "allowed")}
         | {"chosen": trial["strengths"] == chosen}
         for model, each, chosen in zip(models, trials, best_of, strict=True)
         for call, trial in enumerate(each)
     ]  # fmt: skip
-    buffer = io.BytesIO()
-    pd.DataFrame(rows).to_parquet(buffer, index=False)
-    return buffer.getvalue()

@@ -18,7 +18,7 @@ from advens.results.boards import read_board, write_board
 from advens.results.formats import percent
 from advens.results.report.collect import collect
 from advens.results.report.page import render, write_report
-from advens.results.store import RunStore
+from advens.results.store import CorruptFile, RunStore
 from tests.results.report.conftest import Page, report, row, transfer
 
 TARGETS = {f"digits:t{k}": 0.3 + 0.1 * k for k in range(6)}
@@ -208,7 +208,7 @@ def read_board_or_rows(store: RunStore) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("cell", [
-    {"attack_params": "no json"}, {"attack_params": '["a list"]'}, {"shard": ["a", "b"]}, {"shard": []},
+    {"attack_params": "no json"}, {"attack_params": '["a list"]'},
     {"forwards_per_sample": float("inf")}, {"backwards_per_sample": -100.0}, {"eps": "many"},
     {"attack_params": {"threat": "x", "steps": float("nan"), "fusion": [[{}]]}},
     {"surrogate_specs": [None, 3]},
@@ -219,6 +219,15 @@ def test_odd_descriptions_of_cells(
 ) -> None:
     frame = drawn({("a", "s"): 0.5, ("b", "s"): 0.4, ("c", "s"): 0.3}, TARGETS, n=10)
     assert "</html>" in write_report(run(frame, **cell).directory).read_text()
+
+
+@pytest.mark.parametrize("shard", [["a", "b"], []], ids=str)
+def test_shards_that_are_none(
+    shard: list[str], run: Callable[..., RunStore], drawn: Callable[..., pd.DataFrame]
+) -> None:
+    store = run(drawn({("a", "s"): 0.5, ("b", "s"): 0.4}, TARGETS, n=10), shard=shard)
+    with pytest.raises(CorruptFile, match="has no proper shard"):
+        write_report(store.directory)
 
 
 @pytest.mark.parametrize("text", [

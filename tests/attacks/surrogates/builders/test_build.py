@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import multiprocessing
 import pickle
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -39,6 +41,11 @@ BUILDERS = {
 every = pytest.mark.parametrize("builder", BUILDERS.values(), ids=BUILDERS.keys())
 
 
+def notes(builder: Any) -> bool:
+    """Whether a builder notes how its own members came about."""
+    return not hasattr(builder, "of") or getattr(builder, "kind", "") == "greedy"
+
+
 class Killed(Exception):
     pass
 
@@ -61,7 +68,8 @@ def test_builds_what_it_says_and_loads_it_again(
     key = made[0].name.removeprefix("built:").partition("/")[0]
     assert [m.name for m in made] == [f"built:{key}/{k}" for k in range(count)]
     names = {path.name for path in (cache / key).iterdir()}
-    assert names == {".lock", "about.json", *(f"member-{k:02d}.safetensors" for k in range(count))}
+    noted = {"history.parquet"} if notes(builder) else set()
+    assert names == {".lock", "about.json", *noted, *(f"member-{k:02d}.safetensors" for k in range(count))}
     assert all(m.bases == (model.digest, model.weights) for m in made)
     trained = passes()
     assert trained > 0
@@ -117,6 +125,8 @@ def test_killed_and_built_again(
     assert not (tmp_path / "cut" / key / "about.json").exists()
     again = builder.build([model], data, cache=tmp_path / "cut")
     assert [(m.name, m.digest) for m in again] == [(m.name, m.digest) for m in whole]
+    histories = [builder.history([model], data, cache=tmp_path / each) for each in ("whole", "cut")]
+    pd.testing.assert_frame_equal(*histories)
     if builder.members(1) > 1 and not hasattr(builder, "of"):
         assert passes() - before == before  # nothing was done twice
         assert 0 < half < before
@@ -299,3 +309,45 @@ def test_bad_options_are_one_line(spec: Any, said: str) -> None:
     with pytest.raises(InputError, match=said) as caught:
         from_spec("builder", spec)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_noted_of_a_build(model: Classifier, data: Dataset, cache: Path, make: Any) -> None:
+    other = make(1, name="other")
+    with pytest.raises(InputError, match="is not there: build first"):
+        SHORT.history([model], data, cache=cache)
+    for builder in (SHORT, LGVSWA(of=SHORT)):
+        builder.build([model, other], data, cache=cache)
+        noted = builder.history([model, other], data, cache=cache)
+        assert list(noted["model"]) == ["small"] * 4 + ["other"] * 4
+        assert list(noted["call"]) == [0, 1, 2, 3] * 2
+        assert list(noted["update"]) == [2, 4, 6, 8] * 2
+        assert set(noted["lr"]) == {0.01}
+    soup = BUILDERS["greedy"]
+    soup.build([model], data, cache=cache)
+    tried = soup.history([model], data, cache=cache)
+    assert len(tried) == 4
+    assert tried["kept"].iloc[0]
+    assert list(tried.columns) == ["model", "call", "accuracy", "kept"]
+
+
+def test_older_builds_have_no_history(model: Classifier, data: Dataset, cache: Path) -> None:
+    SHORT.build([model], data, cache=cache)
+    (path,) = cache.glob("*/history.parquet")
+    path.unlink()
+    assert SHORT.history([model], data, cache=cache).empty
+    path.write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="is damaged"):
+        SHORT.history([model], data, cache=cache)
+
+
+def test_the_loss_that_is_noted(model: Classifier, data: Dataset, cache: Path) -> None:
+    dropout = model.net.get_submodule("3")
+    assert isinstance(dropout, nn.Dropout)
+    dropout.p = 0.0
+    builder = LGV(epochs=1, per_epoch=1, batch_size=200)
+    builder.build([model], data, cache=cache)
+    batch = next(data.batches([slice(0, 200)]))
+    learning = copy.deepcopy(model).train()
+    loss = nn.functional.cross_entropy(learning(batch.pixels.float() / 255), batch.labels)
+    noted = builder.history([model], data, cache=cache)["loss"]
+    assert noted.tolist() == pytest.approx([float(loss)], rel=1e-5)
