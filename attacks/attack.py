@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, ValidationInfo, field_validator
 from torch import Tensor
 
 from advens.attacks.estimators import Plain
@@ -19,20 +21,34 @@ from advens.attacks.interfaces import (
     Job,
     Loss,
     ModelChange,
+    OwnStep,
     Passes,
     Start,
     Update,
+    queries_at,
 )
 from advens.attacks.losses import CrossEntropy
 from advens.attacks.oracle import GradientOracle
-from advens.attacks.parts import one, part, several
+from advens.attacks.parts import name_of, one, part, several
 from advens.attacks.running import Runnable
 from advens.attacks.starts import Clean
 from advens.attacks.steps import Rule, StepSize
 from advens.attacks.tracing import conclude, observe
 from advens.attacks.uniform import EnsLogits
-from advens.attacks.updates import Sign
+from advens.attacks.updates import Sign, stepped
 from advens.threat import Threat
+
+
+def _not_negative(steps: int) -> int:
+    if steps < 0:
+        raise ValueError("at least 0")
+    return steps
+
+
+def _above_zero(scale: float) -> float:
+    if not scale > 0:
+        raise ValueError("above 0")
+    return scale
 
 
 def _some_steps(steps: int) -> int:
@@ -57,8 +73,11 @@ class ComposedAttack(Runnable):
         step_size: the rule for alpha.
         start: where the loop begins.
         changes: what is done inside every surrogate, to what it computes or to its gradient.
+        warm_up: steps that are taken first and forgotten, but for what the update remembers (its momentum).
+        warm_up_scale: the length of those steps, relative to alpha.
 
-    Source: Kurakin et al. 2017 (the iteration), Dong et al. 2018 (momentum), Liu et al. 2017 (fusion).
+    Source: Kurakin et al. 2017 (the iteration), Dong et al. 2018 (momentum), Liu et al. 2017 (fusion),
+    Wang et al. 2022 (the warm start).
     """
 
     threat: Threat = Threat()
@@ -72,22 +91,33 @@ class ComposedAttack(Runnable):
     step_size: Rule = StepSize()
     start: Annotated[Start, one("start")] = Clean()
     changes: Annotated[tuple[ModelChange, ...], several("change")] = ()
+    warm_up: Annotated[int, AfterValidator(_not_negative)] = 0
+    warm_up_scale: Annotated[float, AfterValidator(_above_zero)] = 10.0
+
+    @field_validator("update")
+    @classmethod
+    def _defined(cls, update: Update, info: ValidationInfo) -> Update:
+        if isinstance(update, OwnStep) and "threat" in info.data and info.data["threat"].norm != "linf":
+            raise ValueError(f"the step of '{name_of(update)}' is its own, and defined for l_inf alone")
+        return update
 
     def craft(self, job: Job) -> tuple[Tensor, Passes]:
         """The loop, on some rows of a shard."""
         x, threat, update = job.x, self.threat, self.update
         oracle = self.oracle(job)
-        x_adv = self.start.place(x, threat, job.draws)
+        x_adv = start = self.start.place(x, threat, job.draws)
         memory: dict[str, Tensor] = {}
-        for step in range(self.steps):
-            alpha = self.step_size.at(step, self.steps, threat)
+        for step in range(-self.warm_up, self.steps):
+            if step == 0:  # what a warm start found is forgotten
+                x_adv = start
+                oracle.memory.clear()
+            alpha = self._alpha(step)
             oracle.begin(step, alpha)
             at = update.look(x_adv, memory, alpha, threat)
             if job.trace is not None:
                 observe(self, job, at)
             direction = self.fusion.direction(oracle, at)
-            ahead = update.direction(direction, memory)
-            x_adv = oracle.context.step(x_adv, alpha, ahead)
+            x_adv = stepped(update, x_adv, direction, memory, oracle.context)
         oracle.check()
         job.silent.append(oracle.silent)
         if job.trace is not None:
@@ -105,18 +135,27 @@ class ComposedAttack(Runnable):
 
     def passes(self, surrogates: int) -> Passes:
         """Passes per sample on ``surrogates`` models."""
-        gradients = self.estimator.queries
-        for transform in self.transforms:
-            gradients *= transform.copies
-        step = self.fusion.passes(surrogates, gradients)
-        return Passes(self.steps * step.forward, self.steps * step.backward)
+        copies = math.prod(transform.copies for transform in self.transforms)
+        estimates = Counter(queries_at(self.estimator, step) for step in range(-self.warm_up, self.steps))
+        forward = backward = 0
+        for queries, steps in estimates.items():
+            step = self.fusion.passes(surrogates, queries * copies)
+            forward, backward = forward + steps * step.forward, backward + steps * step.backward
+        return Passes(forward, backward)
+
+    def _alpha(self, step: int) -> float:
+        """alpha of one step; those of the warm start are as long as the first, times their scale."""
+        alpha = self.step_size.at(max(step, 0), self.steps, self.threat)
+        return alpha if step >= 0 else self.warm_up_scale * alpha
 
     @property
     def spec(self) -> dict[str, Any]:
         """JSON-able description; `attack_from_spec` builds the same value from it."""
         described = super().spec
-        if not self.changes:  # as it was before there were any: names of stored cells depend on it
-            del described["changes"]
+        late = {"changes": [], "warm_up": 0, "warm_up_scale": 10.0}
+        for name, default in late.items():  # as before these existed: names of stored cells depend on it
+            if described[name] == default:
+                del described[name]
         return described
 
 

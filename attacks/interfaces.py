@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from advens.seeding import Draws
-from advens.threat import Threat
+from advens.threat import Threat, unit_l1
 
 Models: TypeAlias = nn.Module | Sequence[nn.Module]
 """One surrogate or several, each mapping images (N, C, H, W) in [0, 1] to logits (N, classes)."""
@@ -127,6 +127,10 @@ class Context:
         if self.bounds is not None:
             return x_adv.clamp(*self.bounds)
         return self.threat.project(x_adv, self.clean)
+
+    def unit(self, g: Tensor) -> Tensor:
+        """``g / mean|g|`` in l_inf, ``g / ||g||_2`` in l_2, per sample: on average as long as a unit step."""
+        return unit_l1(g) * g[0].numel() if self.threat.norm == "linf" else self.threat.steepest(g)
 
     def step(self, x: Tensor, length: float, direction: Tensor) -> Tensor:
         """``Π(x + length * unit step along direction)``."""
@@ -255,6 +259,20 @@ class GradientEstimator(Protocol):
         ...
 
 
+@runtime_checkable
+class VaryingQueries(Protocol):
+    """An estimator whose number of plain gradients depends on the step; ``queries`` is the largest."""
+
+    def queries_at(self, step: int) -> int:
+        """Plain gradients one estimate takes in a step; steps before 0 are those of a warm start."""
+        ...
+
+
+def queries_at(estimator: GradientEstimator, step: int) -> int:
+    """Plain gradients one estimate takes in a step."""
+    return estimator.queries_at(step) if isinstance(estimator, VaryingQueries) else estimator.queries
+
+
 class GradientFilter(Protocol):
     """What is done to every gradient before a fusion sees it; a part of kind ``filter``."""
 
@@ -377,6 +395,15 @@ class Update(Protocol):
 
     def direction(self, g: Tensor, memory: dict[str, Tensor]) -> Tensor:
         """The direction of the step, from this step's gradient and those before."""
+        ...
+
+
+@runtime_checkable
+class OwnStep(Protocol):
+    """An update whose step is not the norm's unit step along its direction; defined for l_inf alone."""
+
+    def displacement(self, ahead: Tensor, memory: dict[str, Tensor], context: Context) -> Tensor:
+        """The step in units of alpha, from what ``direction`` gave; (N, C, H, W)."""
         ...
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from advens.attacks.interfaces import Gradient, Oracle
+from advens.attacks.interfaces import Gradient, Oracle, queries_at
 
 
 def shared(oracle: Oracle, x: Tensor) -> SharedForward | RepeatedForward:
@@ -89,7 +89,7 @@ class RepeatedForward:
 
 
 def _single(oracle: Oracle) -> bool:
-    return oracle.copies * oracle.estimator.queries == 1
+    return oracle.copies * queries_at(oracle.estimator, oracle.context.draws.step) == 1
 
 
 def _estimate(oracle: Oracle, once: Gradient, x: Tensor, members: Sequence[int]) -> Tensor:

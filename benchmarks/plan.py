@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
@@ -338,10 +339,13 @@ def with_budget(attack: Attack, budget: int, surrogates: int, where: str = "atta
 
     if not hasattr(attack, "steps"):
         raise InputError(f"{where} has no steps to fit a budget with")
-    one = override(attack, steps=1).passes(surrogates).backward
-    if budget < one:
-        raise InputError(f"{where}: a budget of {budget} is less than one step, {one} passes")
-    return override(attack, steps=budget // one)
+
+    def cost(steps: int) -> int:
+        return override(attack, steps=steps).passes(surrogates).backward
+
+    if budget < cost(1):
+        raise InputError(f"{where}: a budget of {budget} is less than one step, {cost(1)} passes")
+    return override(attack, steps=bisect_right(range(1, budget + 1), budget, key=cost))
 
 
 def _sets_of(entry: AttackEntry, suite: Suite, sets: dict[str, tuple[str, ...]]) -> list[str]:

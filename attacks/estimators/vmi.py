@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from advens.attacks.estimators.remembered import remembered
 from advens.attacks.interfaces import Context, Gradient
 from advens.attacks.parts import part
 
@@ -29,11 +30,9 @@ class VMI:
     def estimate(
         self, gradient: Gradient, x: Tensor, memory: dict[str, Any], context: Context
     ) -> Tensor:
-        step = context.draws.step
-        if memory.get("step") != step:  # inner loops ask several times a step; v is of the step before
-            memory["before"], memory["step"] = memory.get("v"), step
+        before = remembered(memory, context).get("v")
         g = gradient(x)
-        tuned = g if memory["before"] is None else g + memory["before"]
+        tuned = g if before is None else g + before
         mean = neighbourhood(gradient, x, self.copies, self.beta, context, "vmi")
         memory["v"] = mean - g
         return tuned

@@ -148,7 +148,8 @@ def test_the_same_images_as_when_they_were_recorded(key: str) -> None:
 
 def specs() -> dict[str, str]:
     """Digests of the descriptions that stored cells are named by, of attacks, builders and parts."""
-    parts = {f"{kind} {name}": to_spec(from_spec(kind, name)) for kind in PARTS for name in PARTS[kind]}
+    made = {f"{kind} {name}": from_spec(kind, name) for kind in PARTS for name in PARTS[kind]}
+    parts = {name: getattr(part, "spec", to_spec(part)) for name, part in made.items()}
     found = {name: create_attack(name).spec for name in advens.list_attacks()} | parts
     return {name: value_digest(spec, 12) for name, spec in found.items()}
 

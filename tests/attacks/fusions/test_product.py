@@ -24,21 +24,27 @@ TRANSFORMS: list[Any] = [
     {"name": "noise"},
 ]
 ESTIMATORS: list[Any] = [
-    {"name": "plain"}, {"name": "vmi", "copies": 1}, {"name": "pgn", "copies": 1}
+    {"name": "plain"}, {"name": "vmi", "copies": 1}, {"name": "pgn", "copies": 1},
 ]  # fmt: skip
-UPDATES: list[Any] = ["sign", "mi", "batch-mi", "ni"]
+UPDATES: list[Any] = [
+    "sign", "mi", "batch-mi", "ni", "sum"
+]  # fmt: skip
 FILTERS: list[Any] = [[], [{"name": "ti", "size": 3}]]
 SIDE, EPS = 6, 8 / 255
 
 
-class Linear(nn.Module):
+class Curved(nn.Module):
+    """A model whose gradient differs from point to point, so that parts can be told apart."""
+
     def __init__(self, seed: int) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.weight = nn.Parameter(torch.randn(3 * SIDE * SIDE, 5, generator=generator) / 5)
+        self.weight = nn.Parameter(torch.randn(3 * SIDE * SIDE, 12, generator=generator) / 2)
+        self.head = nn.Parameter(torch.randn(12, 5, generator=generator))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1) @ self.weight
+        z: Tensor = torch.tanh((x - 0.5).flatten(1) @ self.weight) @ self.head
+        return z
 
 
 def covering(sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -68,7 +74,7 @@ def test_everything_goes_with_everything(name: str) -> None:
     fusion = from_spec("fusion", name)
     if hasattr(fusion, "rounds"):
         fusion = from_spec("fusion", {"name": name, "rounds": 1})
-    models = [Linear(0), Linear(1)]
+    models = [Curved(0), Curved(1)]
     x = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2)) * 0.9 + 0.05
     y = torch.tensor([0, 3])
     seen = {"forward": 0, "backward": 0}

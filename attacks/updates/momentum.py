@@ -1,16 +1,10 @@
-"""Updates: how the directions of successive steps become the step that is taken.
-
-An update looks ahead before the gradient is asked for, and mixes the gradient with those before it.
-The threat model then takes its unit step along the result: the sign in l_inf, the normalised
-direction in l_2.
-"""
+"""The gradient as it is, and momentum: normalised, raw, and Nesterov's."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from advens.attacks.interfaces import Update as Update
 from advens.attacks.parts import part
 from advens.threat import Threat
 
@@ -45,6 +39,26 @@ class MI:
 
     def direction(self, g: Tensor, memory: dict[str, Tensor]) -> Tensor:
         return accumulate(g, memory, self.mu)
+
+
+@part("update", "sum", paper="Fang et al., CVPR 2024 (ANDA)", year=2024)
+class Sum:
+    """Momentum of gradients as they are: ``m <- mu m + g``; the larger a gradient, the more it counts.
+
+    Args:
+        mu: decay.
+    """
+
+    mu: float = 1.0
+
+    def look(
+        self, x_adv: Tensor, memory: dict[str, Tensor], alpha: float, threat: Threat
+    ) -> Tensor:
+        return x_adv
+
+    def direction(self, g: Tensor, memory: dict[str, Tensor]) -> Tensor:
+        memory["m"] = g + self.mu * memory["m"] if "m" in memory else g
+        return memory["m"]
 
 
 @part("update", "batch-mi", paper="Chen et al., ICLR 2024 (CWA)", year=2024, couples="batch")
