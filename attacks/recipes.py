@@ -66,6 +66,16 @@ def PGN() -> ComposedAttack:
     return ComposedAttack(update=MI(), estimator=PGNEstimator())
 
 
+@recipe("vnifgsm", family="gradient", paper="Wang & He, CVPR 2021", year=2021)
+def VNIFGSM() -> ComposedAttack:
+    """Nesterov momentum with variance tuning.
+
+    Neighbours lie around the look-ahead point here, as the gradient they correct does. Published code has
+    them around x', or around x' moved by the momentum that has this step's gradient already.
+    """
+    return ComposedAttack(update=NI(), estimator=VMI())
+
+
 @recipe("difgsm", family="input", paper="Xie et al., CVPR 2019", year=2019)
 def DIFGSM() -> ComposedAttack:
     """Momentum on randomly resized and padded images."""
