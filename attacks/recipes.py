@@ -8,6 +8,7 @@ and mean logits when several surrogates are given. Attacks that change the input
 from __future__ import annotations
 
 from advens.attacks.attack import ComposedAttack
+from advens.attacks.estimators.emi import EMI
 from advens.attacks.estimators.pgn import PGN as PGNEstimator
 from advens.attacks.estimators.vmi import VMI
 from advens.attacks.filters import TI
@@ -74,6 +75,12 @@ def VNIFGSM() -> ComposedAttack:
     them around x', or around x' moved by the momentum that has this step's gradient already.
     """
     return ComposedAttack(update=NI(), estimator=VMI())
+
+
+@recipe("emifgsm", family="gradient", paper="Wang et al., BMVC 2021", year=2021)
+def EMIFGSM() -> ComposedAttack:
+    """Momentum on the mean gradient along the last step's gradient."""
+    return ComposedAttack(update=MI(), estimator=EMI())
 
 
 @recipe("difgsm", family="input", paper="Xie et al., CVPR 2019", year=2019)

@@ -25,6 +25,7 @@ TRANSFORMS: list[Any] = [
 ]
 ESTIMATORS: list[Any] = [
     {"name": "plain"}, {"name": "vmi", "copies": 1}, {"name": "pgn", "copies": 1},
+    {"name": "emi", "copies": 2},
 ]  # fmt: skip
 UPDATES: list[Any] = [
     "sign", "mi", "batch-mi", "ni", "sum"
