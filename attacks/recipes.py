@@ -83,6 +83,12 @@ def EMIFGSM() -> ComposedAttack:
     return ComposedAttack(update=MI(), estimator=EMI())
 
 
+@recipe("gifgsm", family="gradient", paper="Wang et al., 2022 (GI-FGSM), arXiv 2211.11236", year=2022)
+def GIFGSM() -> ComposedAttack:
+    """Momentum that starts as five steps, ten times as long and forgotten, have left it."""
+    return ComposedAttack(update=MI(), warm_up=5)
+
+
 @recipe("difgsm", family="input", paper="Xie et al., CVPR 2019", year=2019)
 def DIFGSM() -> ComposedAttack:
     """Momentum on randomly resized and padded images."""
