@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from advens.attacks.attack import ComposedAttack
 from advens.attacks.estimators.emi import EMI
+from advens.attacks.estimators.ie import IE
 from advens.attacks.estimators.pgn import PGN as PGNEstimator
 from advens.attacks.estimators.vmi import VMI
 from advens.attacks.filters import TI
@@ -22,7 +23,7 @@ from advens.attacks.transforms.bsr import BSR as BSRTransform
 from advens.attacks.transforms.di import DI
 from advens.attacks.transforms.si import SI
 from advens.attacks.transforms.ssa import SSA as SSATransform
-from advens.attacks.updates import MI, NI
+from advens.attacks.updates import MI, NI, Sum
 
 
 @recipe("fgsm", family="gradient", paper="Goodfellow et al., ICLR 2015", year=2015)
@@ -87,6 +88,12 @@ def EMIFGSM() -> ComposedAttack:
 def GIFGSM() -> ComposedAttack:
     """Momentum that starts as five steps, ten times as long and forgotten, have left it."""
     return ComposedAttack(update=MI(), warm_up=5)
+
+
+@recipe("iefgsm", family="gradient", paper="Peng et al., ICASSP 2023", year=2023)
+def IEFGSM() -> ComposedAttack:
+    """Momentum on the mean of the unit gradients here and a step ahead."""
+    return ComposedAttack(update=Sum(), estimator=IE())
 
 
 @recipe("difgsm", family="input", paper="Xie et al., CVPR 2019", year=2019)
