@@ -24,6 +24,7 @@ from advens.attacks.transforms.di import DI
 from advens.attacks.transforms.si import SI
 from advens.attacks.transforms.ssa import SSA as SSATransform
 from advens.attacks.updates import MI, NI, Sum
+from advens.attacks.updates.pi import PI
 
 
 @recipe("fgsm", family="gradient", paper="Goodfellow et al., ICLR 2015", year=2015)
@@ -94,6 +95,12 @@ def GIFGSM() -> ComposedAttack:
 def IEFGSM() -> ComposedAttack:
     """Momentum on the mean of the unit gradients here and a step ahead."""
     return ComposedAttack(update=Sum(), estimator=IE())
+
+
+@recipe("pifgsm", family="gradient", norms=("linf",), paper="Gao et al., ECCV 2020", year=2020)
+def PIFGSM() -> ComposedAttack:
+    """Steps ten times as long; what leaves the ball moves the pixels around."""
+    return ComposedAttack(update=PI())
 
 
 @recipe("difgsm", family="input", paper="Xie et al., CVPR 2019", year=2019)

@@ -28,7 +28,7 @@ ESTIMATORS: list[Any] = [
     {"name": "emi", "copies": 2}, {"name": "ie"},
 ]  # fmt: skip
 UPDATES: list[Any] = [
-    "sign", "mi", "batch-mi", "ni", "sum"
+    "sign", "mi", "batch-mi", "ni", "sum", "pi"
 ]  # fmt: skip
 FILTERS: list[Any] = [[], [{"name": "ti", "size": 3}]]
 SIDE, EPS = 6, 8 / 255
