@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from advens.attacks.attack import ComposedAttack
 from advens.attacks.estimators.emi import EMI
+from advens.attacks.estimators.gra import GRA as GRAEstimator
 from advens.attacks.estimators.ie import IE
 from advens.attacks.estimators.pgn import PGN as PGNEstimator
 from advens.attacks.estimators.vmi import VMI
@@ -24,6 +25,7 @@ from advens.attacks.transforms.di import DI
 from advens.attacks.transforms.si import SI
 from advens.attacks.transforms.ssa import SSA as SSATransform
 from advens.attacks.updates import MI, NI, Sum
+from advens.attacks.updates.decay import DecayMI
 from advens.attacks.updates.pi import PI
 
 
@@ -101,6 +103,12 @@ def IEFGSM() -> ComposedAttack:
 def PIFGSM() -> ComposedAttack:
     """Steps ten times as long; what leaves the ball moves the pixels around."""
     return ComposedAttack(update=PI())
+
+
+@recipe("gra", family="gradient", norms=("linf",), paper="Zhu et al., ICCV 2023", year=2023)
+def GRA() -> ComposedAttack:
+    """The gradient and its neighbours' mean, mixed by their cosine; steps shrink where signs turn."""
+    return ComposedAttack(update=DecayMI(), estimator=GRAEstimator())
 
 
 @recipe("difgsm", family="input", paper="Xie et al., CVPR 2019", year=2019)

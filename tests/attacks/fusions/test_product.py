@@ -25,10 +25,10 @@ TRANSFORMS: list[Any] = [
 ]
 ESTIMATORS: list[Any] = [
     {"name": "plain"}, {"name": "vmi", "copies": 1}, {"name": "pgn", "copies": 1},
-    {"name": "emi", "copies": 2}, {"name": "ie"},
+    {"name": "emi", "copies": 2}, {"name": "ie"}, {"name": "gra", "copies": 1},
 ]  # fmt: skip
 UPDATES: list[Any] = [
-    "sign", "mi", "batch-mi", "ni", "sum", "pi"
+    "sign", "mi", "batch-mi", "ni", "sum", "pi", "decay-mi"
 ]  # fmt: skip
 FILTERS: list[Any] = [[], [{"name": "ti", "size": 3}]]
 SIDE, EPS = 6, 8 / 255
