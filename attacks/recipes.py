@@ -11,6 +11,7 @@ from advens.attacks.attack import ComposedAttack
 from advens.attacks.estimators.emi import EMI
 from advens.attacks.estimators.gra import GRA as GRAEstimator
 from advens.attacks.estimators.ie import IE
+from advens.attacks.estimators.mef import MEF as MEFEstimator
 from advens.attacks.estimators.pgn import PGN as PGNEstimator
 from advens.attacks.estimators.vmi import VMI
 from advens.attacks.filters import TI
@@ -19,6 +20,7 @@ from advens.attacks.fusions import EnsLoss as LossFusion
 from advens.attacks.fusions import EnsProbs as ProbFusion
 from advens.attacks.registry import recipe
 from advens.attacks.starts import Uniform
+from advens.attacks.steps import StepSize
 from advens.attacks.transforms.admix import Admix as AdmixTransform
 from advens.attacks.transforms.bsr import BSR as BSRTransform
 from advens.attacks.transforms.di import DI
@@ -109,6 +111,12 @@ def PIFGSM() -> ComposedAttack:
 def GRA() -> ComposedAttack:
     """The gradient and its neighbours' mean, mixed by their cosine; steps shrink where signs turn."""
     return ComposedAttack(update=DecayMI(), estimator=GRAEstimator())
+
+
+@recipe("mef", family="gradient", paper="Qiu et al., 2024 (MEF), arXiv 2405.16181", year=2024)
+def MEF() -> ComposedAttack:
+    """Momentum 0.5 on neighbours that keep directions of their own; 20 steps of eps/10."""
+    return ComposedAttack(update=MI(mu=0.5), estimator=MEFEstimator(), steps=20, step_size=StepSize("eps/10"))
 
 
 @recipe("difgsm", family="input", paper="Xie et al., CVPR 2019", year=2019)
