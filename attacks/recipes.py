@@ -24,6 +24,7 @@ from advens.attacks.steps import StepSize
 from advens.attacks.transforms.admix import Admix as AdmixTransform
 from advens.attacks.transforms.bsr import BSR as BSRTransform
 from advens.attacks.transforms.di import DI
+from advens.attacks.transforms.shifts import Shifts
 from advens.attacks.transforms.si import SI
 from advens.attacks.transforms.ssa import SSA as SSATransform
 from advens.attacks.updates import MI, NI, Sum
@@ -117,6 +118,12 @@ def GRA() -> ComposedAttack:
 def MEF() -> ComposedAttack:
     """Momentum 0.5 on neighbours that keep directions of their own; 20 steps of eps/10."""
     return ComposedAttack(update=MI(mu=0.5), estimator=MEFEstimator(), steps=20, step_size=StepSize("eps/10"))
+
+
+@recipe("anda", family="gradient", paper="Fang et al., CVPR 2024", year=2024)
+def ANDA() -> ComposedAttack:
+    """The sum of the gradients of 25 shifted images and of all steps, as they are."""
+    return ComposedAttack(update=Sum(), transforms=(Shifts(),))
 
 
 @recipe("difgsm", family="input", paper="Xie et al., CVPR 2019", year=2019)

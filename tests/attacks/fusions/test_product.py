@@ -22,6 +22,7 @@ TRANSFORMS: list[Any] = [
     {"name": "bsr", "copies": 2},
     {"name": "patchout", "grid": 2, "keep": 0.75},
     {"name": "noise"},
+    {"name": "shifts", "grid": 2},
 ]
 ESTIMATORS: list[Any] = [
     {"name": "plain"}, {"name": "vmi", "copies": 1}, {"name": "pgn", "copies": 1},
