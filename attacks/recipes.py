@@ -13,6 +13,7 @@ from advens.attacks.estimators.gra import GRA as GRAEstimator
 from advens.attacks.estimators.ie import IE
 from advens.attacks.estimators.mef import MEF as MEFEstimator
 from advens.attacks.estimators.pgn import PGN as PGNEstimator
+from advens.attacks.estimators.rap import RAP as RAPEstimator
 from advens.attacks.estimators.vmi import VMI
 from advens.attacks.filters import TI
 from advens.attacks.fusions import EnsLogits as LogitFusion
@@ -124,6 +125,13 @@ def MEF() -> ComposedAttack:
 def ANDA() -> ComposedAttack:
     """The sum of the gradients of 25 shifted images and of all steps, as they are."""
     return ComposedAttack(update=Sum(), transforms=(Shifts(),))
+
+
+@recipe("rap", family="gradient", paper="Qin et al., NeurIPS 2022", year=2022)
+def RAP() -> ComposedAttack:
+    """Momentum on gradients at the worst point around; 400 steps of eps/8, the last 300 with the search."""
+    late = RAPEstimator(late=100)
+    return ComposedAttack(update=MI(), estimator=late, steps=400, step_size=StepSize("eps/8"))
 
 
 @recipe("difgsm", family="input", paper="Xie et al., CVPR 2019", year=2019)
