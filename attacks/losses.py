@@ -42,6 +42,28 @@ class CrossEntropy:
         return -F.logsigmoid(-odds), F.logsigmoid(odds)
 
 
+@part("loss", "prob", paper="Ma et al., ICCV 2023 (MIG)", year=2023)
+class Probability:
+    """Minus the label's probability; with targets, the target's.
+
+    Its slope by the log-odds m is ``sigmoid(m) sigmoid(-m)``, which vanishes on either side: where a
+    surrogate is sure of another class, too. The two factors are ascended as those of cross-entropy are.
+    """
+
+    def __call__(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+        p = logits.softmax(1)
+        return -_pick(p, y) if target is None else _pick(p, target)
+
+    def odds(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+        """See `OfOdds`."""
+        return -log_odds(logits, y) if target is None else log_odds(logits, target)
+
+    def at(self, odds: Tensor, targeted: bool) -> tuple[Tensor, Tensor]:
+        """See `OfOdds`."""
+        value = torch.sigmoid(odds) if targeted else -torch.sigmoid(-odds)
+        return value, F.logsigmoid(odds) + F.logsigmoid(-odds)
+
+
 @part("loss", "margin", paper="Carlini & Wagner, S&P 2017", year=2017)
 class Margin:
     """Logit margin: the best other class minus the label (or the target minus the best other)."""

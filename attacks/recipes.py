@@ -11,6 +11,7 @@ from advens.attacks.attack import ComposedAttack
 from advens.attacks.estimators.emi import EMI
 from advens.attacks.estimators.gra import GRA as GRAEstimator
 from advens.attacks.estimators.ie import IE
+from advens.attacks.estimators.integrated import Integrated
 from advens.attacks.estimators.mef import MEF as MEFEstimator
 from advens.attacks.estimators.pgn import PGN as PGNEstimator
 from advens.attacks.estimators.rap import RAP as RAPEstimator
@@ -19,6 +20,7 @@ from advens.attacks.filters import TI
 from advens.attacks.fusions import EnsLogits as LogitFusion
 from advens.attacks.fusions import EnsLoss as LossFusion
 from advens.attacks.fusions import EnsProbs as ProbFusion
+from advens.attacks.losses import Probability
 from advens.attacks.registry import recipe
 from advens.attacks.starts import Uniform
 from advens.attacks.steps import StepSize
@@ -132,6 +134,12 @@ def RAP() -> ComposedAttack:
     """Momentum on gradients at the worst point around; 400 steps of eps/8, the last 300 with the search."""
     late = RAPEstimator(late=100)
     return ComposedAttack(update=MI(), estimator=late, steps=400, step_size=StepSize("eps/8"))
+
+
+@recipe("mig", family="gradient", paper="Ma et al., ICCV 2023", year=2023)
+def MIG() -> ComposedAttack:
+    """Momentum on integrated gradients of the label's probability; 25 steps."""
+    return ComposedAttack(update=MI(), estimator=Integrated(), loss=Probability(), steps=25)
 
 
 @recipe("difgsm", family="input", paper="Xie et al., CVPR 2019", year=2019)
