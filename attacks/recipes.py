@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from advens.attacks.attack import ComposedAttack
 from advens.attacks.estimators.emi import EMI
+from advens.attacks.estimators.gnp import GNP as GNPEstimator
 from advens.attacks.estimators.gra import GRA as GRAEstimator
 from advens.attacks.estimators.ie import IE
 from advens.attacks.estimators.integrated import Integrated
@@ -140,6 +141,12 @@ def RAP() -> ComposedAttack:
 def MIG() -> ComposedAttack:
     """Momentum on integrated gradients of the label's probability; 25 steps."""
     return ComposedAttack(update=MI(), estimator=Integrated(), loss=Probability(), steps=25)
+
+
+@recipe("gnp", family="gradient", paper="Wu et al., ICIP 2023", year=2023)
+def GNP() -> ComposedAttack:
+    """Momentum on gradients that penalise the gradient's norm."""
+    return ComposedAttack(update=MI(), estimator=GNPEstimator())
 
 
 @recipe("difgsm", family="input", paper="Xie et al., CVPR 2019", year=2019)
