@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from advens.attacks.attack import ComposedAttack
 from advens.attacks.estimators.emi import EMI
+from advens.attacks.estimators.fgsra import FGSRA as FGSRAEstimator
 from advens.attacks.estimators.gnp import GNP as GNPEstimator
 from advens.attacks.estimators.gra import GRA as GRAEstimator
 from advens.attacks.estimators.ie import IE
@@ -147,6 +148,12 @@ def MIG() -> ComposedAttack:
 def GNP() -> ComposedAttack:
     """Momentum on gradients that penalise the gradient's norm."""
     return ComposedAttack(update=MI(), estimator=GNPEstimator())
+
+
+@recipe("fgsra", family="gradient", norms=("linf",), paper="Wang et al., CIKM 2024", year=2024)
+def FGSRA() -> ComposedAttack:
+    """The gradient and those of disturbed spectra, mixed by their cosine; steps shrink where signs turn."""
+    return ComposedAttack(update=DecayMI(against="gradient"), estimator=FGSRAEstimator())
 
 
 @recipe("difgsm", family="input", paper="Xie et al., CVPR 2019", year=2019)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
-
-import torch
 from torch import Tensor
 
 from advens.attacks.interfaces import Context
 from advens.attacks.parts import part
+from advens.attacks.spectrum import spectral
 
 
 @part("transform", "ssa", paper="Long et al., ECCV 2022 (S2I-FGSM)", year=2022)
@@ -31,18 +28,8 @@ class SSA:
     straight_through: bool = True
 
     def __call__(self, x: Tensor, copy: int, context: Context) -> Tensor:
-        draws, (height, width) = context.draws, x.shape[-2:]
-        rows, columns = dct_matrix(height).to(x), dct_matrix(width).to(x)
+        draws = context.draws
         noisy = x + context.threat.gaussian(x, 1.0, draws, "ssa-noise", copy)
         mask = draws.uniform(x, 1 - self.rho, 1 + self.rho, "ssa-mask", copy)
-        view = rows.T @ ((rows @ noisy @ columns.T) * mask) @ columns
+        view = spectral(noisy, mask)
         return x + (view - x).detach() if self.straight_through else view
-
-
-@lru_cache(maxsize=16)
-def dct_matrix(n: int) -> Tensor:
-    """The orthonormal DCT-II as a matrix (n, n), float64: its transpose is its inverse."""
-    k = torch.arange(n, dtype=torch.float64)
-    matrix = torch.cos(math.pi / n * (k[None, :] + 0.5) * k[:, None]) * math.sqrt(2 / n)
-    matrix[0] /= math.sqrt(2)
-    return matrix
