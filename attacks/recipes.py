@@ -15,6 +15,7 @@ from advens.attacks.estimators.gra import GRA as GRAEstimator
 from advens.attacks.estimators.ie import IE
 from advens.attacks.estimators.integrated import Integrated
 from advens.attacks.estimators.mef import MEF as MEFEstimator
+from advens.attacks.estimators.mumodig import MuMoDIG
 from advens.attacks.estimators.pgn import PGN as PGNEstimator
 from advens.attacks.estimators.rap import RAP as RAPEstimator
 from advens.attacks.estimators.vmi import VMI
@@ -154,6 +155,12 @@ def GNP() -> ComposedAttack:
 def FGSRA() -> ComposedAttack:
     """The gradient and those of disturbed spectra, mixed by their cosine; steps shrink where signs turn."""
     return ComposedAttack(update=DecayMI(against="gradient"), estimator=FGSRAEstimator())
+
+
+@recipe("mumodig", symbol="MuMoDIG", family="gradient", paper="Ren et al., AAAI 2025", year=2025)
+def MuMoDIGAttack() -> ComposedAttack:
+    """Momentum on integrated gradients from quantised images, of the image and six views of it."""
+    return ComposedAttack(update=MI(), estimator=MuMoDIG())
 
 
 @recipe("difgsm", family="input", paper="Xie et al., CVPR 2019", year=2019)

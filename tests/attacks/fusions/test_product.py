@@ -28,7 +28,7 @@ ESTIMATORS: list[Any] = [
     {"name": "plain"}, {"name": "vmi", "copies": 1}, {"name": "pgn", "copies": 1},
     {"name": "emi", "copies": 2}, {"name": "ie"}, {"name": "gra", "copies": 1}, {"name": "mef", "copies": 2},
     {"name": "rap", "inner": 2, "late": 1}, {"name": "integrated", "copies": 2}, {"name": "gnp"},
-    {"name": "fgsra", "copies": 1},
+    {"name": "fgsra", "copies": 1}, {"name": "mumodig", "copies": 1},
 ]  # fmt: skip
 UPDATES: list[Any] = [
     "sign", "mi", "batch-mi", "ni", "sum", "pi", "decay-mi"
