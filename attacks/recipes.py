@@ -19,6 +19,7 @@ from advens.attacks.estimators.mumodig import MuMoDIG
 from advens.attacks.estimators.pgn import PGN as PGNEstimator
 from advens.attacks.estimators.rap import RAP as RAPEstimator
 from advens.attacks.estimators.vmi import VMI
+from advens.attacks.estimators.walk import Walk
 from advens.attacks.filters import TI
 from advens.attacks.fusions import EnsLogits as LogitFusion
 from advens.attacks.fusions import EnsLoss as LossFusion
@@ -35,6 +36,7 @@ from advens.attacks.transforms.si import SI
 from advens.attacks.transforms.ssa import SSA as SSATransform
 from advens.attacks.updates import MI, NI, Sum
 from advens.attacks.updates.decay import DecayMI
+from advens.attacks.updates.fgrm import FGRM
 from advens.attacks.updates.pi import PI
 
 
@@ -161,6 +163,15 @@ def FGSRA() -> ComposedAttack:
 def MuMoDIGAttack() -> ComposedAttack:
     """Momentum on integrated gradients from quantised images, of the image and six views of it."""
     return ComposedAttack(update=MI(), estimator=MuMoDIG())
+
+
+@recipe(
+    "smi-fgrm", symbol="SMIFGRM", family="gradient", norms=("linf",),
+    paper="Han et al., 2023 (SMI-FGRM), arXiv 2307.02828", year=2023,
+)  # fmt: skip
+def RandomWalk() -> ComposedAttack:
+    """Momentum on gradients along a random walk; rescaled instead of its sign."""
+    return ComposedAttack(update=FGRM(), estimator=Walk())
 
 
 @recipe("difgsm", family="input", paper="Xie et al., CVPR 2019", year=2019)

@@ -28,10 +28,10 @@ ESTIMATORS: list[Any] = [
     {"name": "plain"}, {"name": "vmi", "copies": 1}, {"name": "pgn", "copies": 1},
     {"name": "emi", "copies": 2}, {"name": "ie"}, {"name": "gra", "copies": 1}, {"name": "mef", "copies": 2},
     {"name": "rap", "inner": 2, "late": 1}, {"name": "integrated", "copies": 2}, {"name": "gnp"},
-    {"name": "fgsra", "copies": 1}, {"name": "mumodig", "copies": 1},
+    {"name": "fgsra", "copies": 1}, {"name": "mumodig", "copies": 1}, {"name": "walk", "copies": 2},
 ]  # fmt: skip
 UPDATES: list[Any] = [
-    "sign", "mi", "batch-mi", "ni", "sum", "pi", "decay-mi"
+    "sign", "mi", "batch-mi", "ni", "sum", "pi", "decay-mi", "fgrm"
 ]  # fmt: skip
 FILTERS: list[Any] = [[], [{"name": "ti", "size": 3}]]
 SIDE, EPS = 6, 8 / 255
