@@ -27,7 +27,7 @@ from advens.attacks.fusions import EnsProbs as ProbFusion
 from advens.attacks.losses import Probability
 from advens.attacks.registry import recipe
 from advens.attacks.starts import Uniform
-from advens.attacks.steps import StepSize
+from advens.attacks.steps import Adam, StepSize
 from advens.attacks.transforms.admix import Admix as AdmixTransform
 from advens.attacks.transforms.bsr import BSR as BSRTransform
 from advens.attacks.transforms.di import DI
@@ -35,6 +35,7 @@ from advens.attacks.transforms.shifts import Shifts
 from advens.attacks.transforms.si import SI
 from advens.attacks.transforms.ssa import SSA as SSATransform
 from advens.attacks.updates import MI, NI, Sum
+from advens.attacks.updates.aifgtm import AIFGTM as AIFGTMUpdate
 from advens.attacks.updates.decay import DecayMI
 from advens.attacks.updates.fgrm import FGRM
 from advens.attacks.updates.pi import PI
@@ -172,6 +173,14 @@ def MuMoDIGAttack() -> ComposedAttack:
 def RandomWalk() -> ComposedAttack:
     """Momentum on gradients along a random walk; rescaled instead of its sign."""
     return ComposedAttack(update=FGRM(), estimator=Walk())
+
+
+@recipe(
+    "ai-fgtm", symbol="AIFGTM", family="gradient", norms=("linf",), paper="Zou et al., AAAI 2022", year=2022
+)  # fmt: skip
+def AdamTanh() -> ComposedAttack:
+    """The hyperbolic tangent of Adam's direction, in steps that grow."""
+    return ComposedAttack(update=AIFGTMUpdate(), step_size=Adam())
 
 
 @recipe("difgsm", family="input", paper="Xie et al., CVPR 2019", year=2019)

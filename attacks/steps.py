@@ -63,6 +63,26 @@ class StepSize:
         return float(factor or 1) * eps / below
 
 
+@part("step", "adam", paper="Zou et al., AAAI 2022 (AI-FGTM)", year=2022)
+class Adam:
+    """Steps that grow as Adam's do: ``alpha T w_t / sum(w)``, ``w_t = (1 - beta1^t) / sqrt(1 - beta2^t)``.
+
+    Args:
+        alpha: the mean step; T stands for the number of steps.
+        beta1: decay of the first moment.
+        beta2: decay of the second.
+    """
+
+    alpha: Length = "eps/T"
+    beta1: float = 0.9
+    beta2: float = 0.99
+
+    def at(self, step: int, steps: int, threat: Threat) -> float:
+        """alpha of one step, on images in [0, 1]."""
+        w = [(1 - self.beta1**t) / math.sqrt(1 - self.beta2**t) for t in range(1, steps + 1)]
+        return StepSize(self.alpha).at(step, steps, threat) * steps * w[step] / sum(w)
+
+
 def _rule(value: Any) -> StepRule:
     """A step rule from its table, or `StepSize` from the length of a step."""
     rule: StepRule = StepSize(value) if isinstance(value, (str, float, int)) else from_spec("step", value)
