@@ -39,6 +39,7 @@ from advens.attacks.updates.aifgtm import AIFGTM as AIFGTMUpdate
 from advens.attacks.updates.decay import DecayMI
 from advens.attacks.updates.fgrm import FGRM
 from advens.attacks.updates.pi import PI
+from advens.attacks.updates.staircase import Staircase
 
 
 @recipe("fgsm", family="gradient", paper="Goodfellow et al., ICLR 2015", year=2015)
@@ -181,6 +182,15 @@ def RandomWalk() -> ComposedAttack:
 def AdamTanh() -> ComposedAttack:
     """The hyperbolic tangent of Adam's direction, in steps that grow."""
     return ComposedAttack(update=AIFGTMUpdate(), step_size=Adam())
+
+
+@recipe(
+    "ifgs2m", family="gradient", norms=("linf",),
+    paper="Gao et al., 2021 (I-FGS2M), arXiv 2104.09722", year=2021,
+)  # fmt: skip
+def IFGS2M() -> ComposedAttack:
+    """Iterated FGSM whose steps are longer where the gradient is larger."""
+    return ComposedAttack(update=Staircase())
 
 
 @recipe("difgsm", family="input", paper="Xie et al., CVPR 2019", year=2019)

@@ -31,7 +31,7 @@ ESTIMATORS: list[Any] = [
     {"name": "fgsra", "copies": 1}, {"name": "mumodig", "copies": 1}, {"name": "walk", "copies": 2},
 ]  # fmt: skip
 UPDATES: list[Any] = [
-    "sign", "mi", "batch-mi", "ni", "sum", "pi", "decay-mi", "fgrm", "ai-fgtm"
+    "sign", "mi", "batch-mi", "ni", "sum", "pi", "decay-mi", "fgrm", "ai-fgtm", "staircase"
 ]  # fmt: skip
 FILTERS: list[Any] = [[], [{"name": "ti", "size": 3}]]
 SIDE, EPS = 6, 8 / 255
