@@ -24,7 +24,7 @@ from advens.attacks.filters import TI
 from advens.attacks.fusions import EnsLogits as LogitFusion
 from advens.attacks.fusions import EnsLoss as LossFusion
 from advens.attacks.fusions import EnsProbs as ProbFusion
-from advens.attacks.losses import Probability
+from advens.attacks.losses import Probability, TargetLogit
 from advens.attacks.registry import recipe
 from advens.attacks.starts import Uniform
 from advens.attacks.steps import Adam, StepSize
@@ -191,6 +191,18 @@ def AdamTanh() -> ComposedAttack:
 def IFGS2M() -> ComposedAttack:
     """Iterated FGSM whose steps are longer where the gradient is larger."""
     return ComposedAttack(update=Staircase())
+
+
+@recipe("taig-s", symbol="TAIGS", family="gradient", paper="Huang & Kong, ICLR 2022", year=2022)
+def TAIGStraight() -> ComposedAttack:
+    """Signs of integrated gradients of the label's logit, along a straight line from a black image."""
+    return ComposedAttack(estimator=Integrated(black=True), loss=TargetLogit())
+
+
+@recipe("taig-r", symbol="TAIGR", family="gradient", paper="Huang & Kong, ICLR 2022", year=2022)
+def TAIGRandom() -> ComposedAttack:
+    """TAIG-S with noise of eps at every point of the line."""
+    return ComposedAttack(estimator=Integrated(black=True, noise=1.0), loss=TargetLogit())
 
 
 @recipe("difgsm", family="input", paper="Xie et al., CVPR 2019", year=2019)
