@@ -8,6 +8,7 @@ and mean logits when several surrogates are given. Attacks that change the input
 from __future__ import annotations
 
 from advens.attacks.attack import ComposedAttack
+from advens.attacks.estimators.dta import DTA as DTAEstimator
 from advens.attacks.estimators.emi import EMI
 from advens.attacks.estimators.fgsra import FGSRA as FGSRAEstimator
 from advens.attacks.estimators.gnp import GNP as GNPEstimator
@@ -203,6 +204,12 @@ def TAIGStraight() -> ComposedAttack:
 def TAIGRandom() -> ComposedAttack:
     """TAIG-S with noise of eps at every point of the line."""
     return ComposedAttack(estimator=Integrated(black=True, noise=1.0), loss=TargetLogit())
+
+
+@recipe("dta", family="gradient", paper="Yang et al., 2023 (DTA), arXiv 2303.15109", year=2023)
+def DTA() -> ComposedAttack:
+    """Momentum on the mean momentum of ten short steps."""
+    return ComposedAttack(update=Sum(), estimator=DTAEstimator())
 
 
 @recipe("difgsm", family="input", paper="Xie et al., CVPR 2019", year=2019)

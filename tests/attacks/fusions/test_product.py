@@ -29,6 +29,7 @@ ESTIMATORS: list[Any] = [
     {"name": "emi", "copies": 2}, {"name": "ie"}, {"name": "gra", "copies": 1}, {"name": "mef", "copies": 2},
     {"name": "rap", "inner": 2, "late": 1}, {"name": "integrated", "copies": 2}, {"name": "gnp"},
     {"name": "fgsra", "copies": 1}, {"name": "mumodig", "copies": 1}, {"name": "walk", "copies": 2},
+    {"name": "dta", "inner": 2},
 ]  # fmt: skip
 UPDATES: list[Any] = [
     "sign", "mi", "batch-mi", "ni", "sum", "pi", "decay-mi", "fgrm", "ai-fgtm", "staircase"
