@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from advens.attacks.registry import attack_info
+from advens.attacks.registry import attack_info, create_attack
 from advens.benchmarks.cells import target_labels
-from advens.benchmarks.plan import make_plan, outline
+from advens.benchmarks.plan import make_plan, outline, with_budget
 from advens.benchmarks.suites import (
     AttackEntry,
     Suite,
@@ -235,6 +235,16 @@ def test_budget_becomes_steps(made):
         assert spent <= budget < spent + spent // attacks[label].steps
     with pytest.raises(InputError, match="budget of 1 is less than one step, 2 passes"):
         outline(made(attacks=[{"name": "mi-ens-loss", "budget": 1}]))
+
+
+def test_a_budget_reckons_with_passes_that_vary():
+    """Two surrogates: five steps of a warm start; or two cheap steps before those of four gradients."""
+    rap = {"name": "rap", "late": 2, "inner": 3}
+    cases = [("gifgsm", {}, 31, 10), ("gifgsm", {}, 12, 1), ("mi-ens-loss", {"estimator": rap}, 27, 4)]
+    for name, options, budget, steps in cases:
+        assert with_budget(create_attack(name, **options), budget, 2).steps == steps
+    with pytest.raises(InputError, match="budget of 11 is less than one step, 12 passes"):
+        with_budget(create_attack("gifgsm"), 11, 2)
 
 
 def test_each_takes_every_model_alone():
