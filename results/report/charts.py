@@ -134,7 +134,7 @@ def scatter(
         parts.append(f"<g><title>{_t(point.title)}</title>")
         parts.append(f'<circle class="{mark}" cx="{_n(x)}" cy="{_n(y)}" r="5"/>')
         others = [*taken, *(each for each in marks if each != (x, y))]
-        place = free_place(x, y, 3.4 * len(point.label), others, width)
+        place = free_place(x, y, 3.4 * len(point.label), others, width, plot.left, plot.bottom)
         if place is not None:
             parts.append(f'<text x="{_n(place[0])}" y="{_n(place[1] + 4)}" text-anchor="middle">')
             parts.append(f"{_t(point.label)}</text>")
@@ -323,16 +323,18 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 
 
 def free_place(
-    x: float, y: float, half: float, others: Sequence[tuple[float, float]], width: float
+    x: float, y: float, half: float, others: Sequence[tuple[float, float]], width: float, left: float = 0,
+    bottom: float = math.inf,
 ) -> tuple[float, float] | None:
     """A place for a label beside a mark that covers no other label or mark; None where there is none.
 
     Args:
         half: half of the label's width.
         width: of the chart.
+        left, bottom: where its axes are, beyond which there is no place.
     """
     for place in ((x + 9 + half, y), (x - 9 - half, y), (x, y - 12), (x, y + 13)):
-        inside = half <= place[0] <= width - half
+        inside = left + half <= place[0] <= width - half and place[1] <= bottom
         if inside and all(
             abs(place[0] - a) > half + 8 or abs(place[1] - b) > 10 for a, b in others
         ):

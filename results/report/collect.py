@@ -233,6 +233,16 @@ class Attacked:
     attacks: tuple[Left, ...]
     worst: Rate | None
 
+    @property
+    def least(self) -> Rate:
+        """What is left under all attacks."""
+        return self.strongest.rate if self.worst is None else self.worst
+
+    @property
+    def strongest(self) -> Left:
+        """The attack that leaves least; of several the one of the fewest passes."""
+        return min(self.attacks, key=lambda left: 1.0 if left.rate.value is None else left.rate.value)
+
 
 @dataclass(frozen=True)
 class Check:
@@ -450,6 +460,7 @@ class Part:
     built: tuple[Built, ...] = ()
     threat: str = ""
     images: int = 0
+    targeted: bool = False
 
 
 @dataclass(frozen=True)
@@ -597,8 +608,13 @@ def _part(run: Run, title: str, suite: dict[str, Any], folder: str = "") -> Part
     images = max((s[1] for s in cells["shard"] if len(s) == 2 and isinstance(s[1], int)), default=0)
     return Part(
         title, folder, transfer, _robustness(run) if robust else None, _traces(run), _curves(rows),
-        _built(suite, run), ", ".join(threats), images,
+        _built(suite, run), ", ".join(threats), images, _targeted(suite),
     )  # fmt: skip
+
+
+def _targeted(suite: Mapping[str, Any]) -> bool:
+    threat = suite.get("threat")
+    return isinstance(threat, dict) and threat.get("targeted") is True
 
 
 # --- transfer -------------------------------------------------------------------------------------
@@ -795,8 +811,23 @@ def _robustness(run: Run) -> Robustness | None:
     if board is None:
         return None
     models = list(dict.fromkeys(map(str, board["model"])))
+    return robustness_of(
+        board, dict(zip(models, run.short(models), strict=True)), run.said(board.attrs.get("notes") or []),
+        _checks(run), _growing(run),
+    )  # fmt: skip
+
+
+def robustness_of(
+    board: pd.DataFrame, called: Mapping[str, str], notes: Sequence[str], checks: Sequence[Check],
+    growing: Sequence[Growing],
+) -> Robustness:  # fmt: skip
+    """A board of robustness, with what the sanity reports of its models say.
+
+    Args:
+        called: what its models are called in short, in order.
+    """
     found = []
-    for model, short in zip(models, run.short(models), strict=True):
+    for model, short in called.items():
         own = board[board["model"] == model].to_dict(orient="records")
         left = [_left(row) for row in own]
         worst = [each for each in left if each.attack == _WORST]
@@ -804,12 +835,7 @@ def _robustness(run: Run) -> Robustness | None:
             model, short, max(each.n for each in left), _number(own[0]["clean_accuracy"]),
             tuple(each for each in left if each.attack != _WORST), worst[0].rate if worst else None,
         ))  # fmt: skip
-    return Robustness(
-        tuple(found),
-        run.said(board.attrs.get("notes") or []),
-        _checks(run),
-        _growing(run),
-    )
+    return Robustness(tuple(found), tuple(notes), tuple(checks), tuple(growing))
 
 
 _WORST = "worst of all"

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from advens.results.boards.leaderboard import LEVEL
+from advens.results.formats import shorten
 from advens.results.report.collect import (
     Attacked,
     Cell,
@@ -23,6 +24,8 @@ PLAIN = (
     '"transforms": []', '"filters": []', '"estimator": {"name": "plain"}', '"name": "composed"',
 )  # fmt: skip
 """What the specification of a plain baseline says: no transforms, no filters, the gradient itself."""
+MOST_NAMED = 8
+"""Surrogates of a set that are named one by one."""
 UNIFORM = ("ens-logits", "ens-probs", "ens-loss")
 
 
@@ -79,6 +82,29 @@ def of_transfer(transfer: Transfer, part: Part, number: int = 0) -> list[Finding
     return found
 
 
+def terms(part: Part) -> str:
+    """What a reader must know of transfer to understand its sentences; empty for other parts."""
+    if part.transfer is None or not part.transfer.rows:
+        return ""
+    first = part.transfer.rows[0]
+    members = shorten(list(first.recipe.surrogates))
+    if len(members) > MOST_NAMED:
+        said = f" The set {first.set} has {len(members)} of them."
+    elif len(members) > 1:
+        said = f" The set {first.set} is {', '.join(members[:-1])} and {members[-1]}."
+    else:
+        said = ""
+    success = (
+        "gives the class that the attacker wants"
+        if part.targeted
+        else "classifies correctly before the attack and incorrectly after it"
+    )
+    return (
+        f"An attack is crafted on surrogates, models that the attacker has, and tried on targets.{said} It "
+        f"succeeds on an image that a target {success}. Held-out targets are no surrogates, nor like one."
+    )
+
+
 def _strongest(transfer: Transfer) -> str:
     row = transfer.rows[0]
     mean = f"{row.new.percent} % of the images"
@@ -133,14 +159,15 @@ def _for_new_models(transfer: Transfer) -> str:
         others = len(transfer.rows) - 1 - len(unknown)
         if len(alike) > 1:
             more = f"{len(alike) - 1} more of the {others} rows"
-            text += f", and neither can {more} that are compared with the first"
-    if first.ranks is not None:
-        low, high = first.ranks
-        text += (
-            f"; the 95 % interval of the rank of the first, which is corrected for no other pairs, is {low}"
-            + f" to {high}" * (high != low)
-        )
-    return f"{text}."
+            text += f"; the same holds of {more} that are compared with the first"
+    if first.ranks is None:
+        return f"{text}."
+    low, high = first.ranks
+    rank = f"{low} to {high}" if high != low else str(low)
+    return (
+        f"{text}. The 95 % interval of the first row's rank is {rank}; unlike the p-values it is not "
+        "corrected for the number of rows."
+    )
 
 
 def _for_these(transfer: Transfer) -> str:
@@ -307,7 +334,7 @@ def _warnings(part: Part, number: int) -> list[Finding]:
 
 
 def _kept(model: Attacked) -> str:
-    strongest = model.attacks[-1]
+    strongest = model.strongest
     under = f"under {strongest.attack}"
     rate = strongest.rate
     if model.worst is not None:
@@ -318,7 +345,8 @@ def _kept(model: Attacked) -> str:
     )
     if len(model.attacks) > 1:
         alike = [
-            left.attack for left in model.attacks[:-1] if set(left.letters) & set(strongest.letters)
+            left.attack for left in model.attacks
+            if left is not strongest and set(left.letters) & set(strongest.letters)
         ]  # fmt: skip
         text += f" No attack alone leaves less than {strongest.attack} ({strongest.rate.percent} %)"
         text += (

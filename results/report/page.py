@@ -36,7 +36,7 @@ from advens.results.report.collect import (
     collect,
     in_percent,
 )
-from advens.results.report.findings import findings, line_name
+from advens.results.report.findings import findings, line_name, terms
 from advens.results.report.gallery import Gallery, gallery
 
 HERE = Path(__file__).parent
@@ -117,7 +117,8 @@ def render(
     return written(
         "report.html", title=f"{report.name} · advens report", skip=("findings", "findings"),
         data=[matrix_data(part.transfer) for part in report.parts],
-        report=report, findings=findings(report), views=[view(part) for part in report.parts],
+        report=report, findings=findings(report), terms=terms(report.parts[0]),
+        views=[view(part) for part in report.parts],
         defenses=None if report.defenses is None else _defenses(report.defenses),
         commands=_commands(report), gallery=shown, home=home, label=label, entry=entry,
     )  # fmt: skip

@@ -16,6 +16,7 @@ from advens.errors import InputError
 from advens.files import new_folder, os_errors, read_regular
 from advens.results.boards.leaderboard import leaderboard
 from advens.results.boards.matrix import transfer_matrix
+from advens.results.boards.robustness import robustness
 from advens.results.boards.rows import Rows
 from advens.results.boards.summary import radius
 from advens.results.report import charts
@@ -28,22 +29,27 @@ from advens.results.report.collect import (
     Rate,
     Recipe,
     Report,
+    Robustness,
     Row,
     Run,
     Transfer,
     collect,
     families_of,
     recipes_of,
+    robustness_of,
+    short_names,
     suite_of,
     transfer_of,
 )
-from advens.results.report.findings import findings, of_transfer
+from advens.results.report.findings import findings, of_robustness, of_transfer
 from advens.results.report.page import matrix_data, pictures, render, view, written
 
 MANIFEST = "site.json"
 """The list of the files of a site: a folder that holds it, and nothing that it does not list, is replaced."""
 SHOWN = 5
 """Rows of a board that the index shows."""
+MOST_MODELS = 10
+"""Models of a board of robustness that the index shows."""
 Facts = tuple[tuple[str, str], ...]
 Papers = Callable[[str, str], Sequence[tuple[str, str]]]
 """The sources of an attack, from what it is called and its specification: names of methods, and papers."""
@@ -72,7 +78,7 @@ class Shown:
 
     Args:
         file: the address of its page.
-        settings: what must agree for two boards to be merged; none for runs that are not of transfer.
+        settings: what must agree for two boards to be merged; none for folders of defenses.
         recipes: the specification of every attack in it, by name.
     """
 
@@ -90,16 +96,17 @@ class Shown:
 
 @dataclass(frozen=True)
 class Board:
-    """The board of runs whose settings agree.
+    """The board of runs whose settings agree, of transfer or of robustness.
 
     Args:
+        part: it, as pages show it.
         file: the address of its page; of a single run, where that run's page has it.
         apart: how its settings differ from those of the first board; nothing of the first.
     """
 
     runs: tuple[Shown, ...]
     settings: Facts
-    transfer: Transfer
+    part: Part
     file: str
     apart: tuple[str, ...]
 
@@ -107,6 +114,16 @@ class Board:
     def title(self) -> str:
         """The runs in it."""
         return ", ".join(run.title for run in self.runs)
+
+    @property
+    def transfer(self) -> Transfer | None:
+        """Attacks ranked by their transfer, and the matrix below."""
+        return self.part.transfer
+
+    @property
+    def robustness(self) -> Robustness | None:
+        """What attacks leave to every model."""
+        return self.part.robustness
 
 
 @dataclass(frozen=True)
@@ -255,7 +272,7 @@ def _shown(source: Source) -> Shown:
         for run in stores for (_, attack, _), recipe in recipes_of(run.cells).items()
     }  # fmt: skip
     settings: Facts = ()
-    if report.defenses is None and report.parts[0].transfer is not None:
+    if report.defenses is None:
         settings = _settings(suite_of(source.directory), stores[0].cells)
     found = tuple((attack, recipe) for (attack, _), recipe in sorted(recipes.items(), key=lambda e: e[0]))
     return Shown(source, report, f"runs/{slug(source.title)}.html", settings, found)
@@ -288,22 +305,35 @@ def _written(value: Any) -> str:
 
 
 def _boards(runs: Sequence[Shown]) -> tuple[Board, ...]:
-    """The boards of all runs of transfer, those of most runs first."""
+    """The boards of transfer of all runs, then those of robustness; of each those of most runs first."""
+    single = [run for run in runs if run.settings]
+    transfer = [run for run in single if run.report.parts[0].transfer is not None]
+    robust = [run for run in single if run.report.parts[0].robustness is not None]
+    return (
+        *_grouped(transfer, "board-0", lambda own: Part("", transfer=_merged(own))),
+        *_grouped(robust, "robustness-0", lambda own: Part("", robustness=_merged_robustness(own))),
+    )
+
+
+def _grouped(
+    runs: Sequence[Shown], anchor: str, merge: Callable[[Sequence[Shown]], Part]
+) -> Iterable[Board]:
+    """A board for all runs whose settings agree.
+
+    Args:
+        anchor: where the page of a run has its board.
+        merge: makes the board of several runs.
+    """
     groups: dict[Facts, list[Shown]] = {}
     for run in runs:
-        if run.settings:
-            groups.setdefault(run.settings, []).append(run)
+        groups.setdefault(run.settings, []).append(run)
     ordered = sorted(groups.items(), key=lambda each: (-len(each[1]), each[1][0].title))
-    found: list[Board] = []
     for settings, own in ordered:
-        apart = _differences(settings, found[0].settings) if found else ()
-        transfer, file = own[0].report.parts[0].transfer, f"{own[0].file}#board-0"
+        apart = () if settings == ordered[0][0] else _differences(settings, ordered[0][0])
+        part, file = own[0].report.parts[0], f"{own[0].file}#{anchor}"
         if len(own) > 1:
-            transfer = _merged(own)
-            file = f"boards/{slug(', '.join(run.title for run in own))}.html"
-        if transfer is not None:
-            found.append(Board(tuple(own), settings, transfer, file, apart))
-    return tuple(found)
+            part, file = merge(own), f"boards/{slug(', '.join(run.title for run in own))}.html"
+        yield Board(tuple(own), settings, part, file, apart)
 
 
 def _differences(settings: Facts, first: Facts) -> tuple[str, ...]:
@@ -336,6 +366,43 @@ def _merged(runs: Sequence[Shown]) -> Transfer:
     found = transfer_of(leaderboard(together, spent), matrix, spent, families, {})
     named_rows = tuple(replace(row, set=f"{row.set} ({row.suite})") for row in found.rows)
     return replace(found, rows=named_rows)
+
+
+def _merged_robustness(runs: Sequence[Shown]) -> Robustness:
+    """One board of several runs, in which the worst of all is over the attacks of all of them.
+
+    Attacks of one name on one model are one where they made the same images, and are else named with their
+    run. Models of one name with other weights are named with their digest.
+    """
+    loaded = [(run, Rows(run.source.directory)) for run in runs]
+    cells: pd.DataFrame = pd.concat(
+        [rows.cells.assign(run=run.title) for run, rows in loaded], ignore_index=True
+    )
+    cells = cells[cells["goal"] == "robustness"]
+    names = cells["surrogate_specs"].map(lambda specs: specs[0])
+    digests = cells["surrogate_digests"].map(lambda each: each[0])
+    made = cells["cell"].groupby([digests, cells["attack"]]).transform("nunique")
+    once = cells.groupby([digests, cells["attack"], "run"])["cell"].transform("nunique")
+    several = digests.groupby(names).transform("nunique") > 1
+    model = names.where(~several, names + " (" + digests.str[:8] + ")")
+    attack = cells["attack"].where(made == once, cells["attack"] + " (" + cells["run"] + ")")
+    called = dict(zip(zip(cells["run"], names, strict=True), model, strict=True))
+    samples = [
+        rows.samples.assign(target=[
+            called.get((run.title, str(name)), str(name)) for name in rows.samples["target"]
+        ]) for run, rows in loaded
+    ]  # fmt: skip
+    together: pd.DataFrame = pd.concat(samples, ignore_index=True)
+    together = together.drop_duplicates(["cell", "target", "sample_id", "member"]).assign(suite="")
+    cells = cells.assign(attack=attack, surrogate_specs=[[name] for name in model])
+    board = robustness(together, cells)
+    models = list(dict.fromkeys(map(str, board["model"])))
+    parts = [run.report.parts[0].robustness for run in runs]
+    return robustness_of(
+        board, dict(zip(models, short_names(models, {}), strict=True)), board.attrs["notes"],
+        list(dict.fromkeys(check for part in parts if part is not None for check in part.checks)),
+        list({(each.model, each.key): each for p in parts if p is not None for each in p.growing}.values()),
+    )  # fmt: skip
 
 
 # --- attacks and models ---------------------------------------------------------------------------
@@ -468,24 +535,32 @@ def index_page(site: Site, title: str = "Runs", *, live: bool = False) -> str:
     """
     boards = []
     for board in site.boards:
-        said = of_transfer(board.transfer, Part(""), 0) if board.transfer.rows else []
-        rows = board.transfer.rows[:SHOWN]
-        bars = [charts.bar((row.new, row.these)) for row in rows]
-        boards.append((board, said[:2], list(zip(rows, bars, strict=True))))
+        if board.transfer is not None:
+            said = of_transfer(board.transfer, Part(""), 0) if board.transfer.rows else []
+            rows = board.transfer.rows[:SHOWN]
+            bars = [charts.bar((row.new, row.these)) for row in rows]
+            boards.append((board, said[:2], list(zip(rows, bars, strict=True))))
+    robust = [
+        (board, [(model, charts.bar((model.least,))) for model in board.robustness.models[:MOST_MODELS]])
+        for board in site.boards if board.robustness is not None
+    ]  # fmt: skip
     return written(
         "index.html", title=f"{title} · advens site", skip=("boards", "boards"), several=True, site=site,
-        heading=title, boards=boards, live=live, axis=charts.axis_header(),
+        heading=title, boards=boards, robust=robust, live=live, axis=charts.axis_header(),
         said={run.file: next(iter(findings(run.report)), None) for run in site.runs},
         links={attack.name: attack.file for attack in site.attacks},
     )  # fmt: skip
 
 
 def _board_page(board: Board, title: str) -> str:
-    part = Part("", transfer=board.transfer)
+    part = board.part
+    said = of_robustness(part) if board.robustness is not None else []
+    if board.transfer is not None and board.transfer.rows:
+        said = of_transfer(board.transfer, part, 0)
     return written(
         "board.html", title=f"{board.title} · {title}", skip=("findings", "findings"), several=True,
         data=[matrix_data(board.transfer)], board=board, part=part, view=view(part), site_title=title,
-        findings=of_transfer(board.transfer, part, 0) if board.transfer.rows else [],
+        findings=said,
     )  # fmt: skip
 
 

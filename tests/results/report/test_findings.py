@@ -19,7 +19,7 @@ from advens.results.report.collect import (
     Robustness,
     Transfer,
 )
-from advens.results.report.findings import baseline, of_defenses, of_robustness, of_transfer
+from advens.results.report.findings import baseline, of_defenses, of_robustness, of_transfer, terms
 from tests.results.report.conftest import PLAIN, row, transfer
 
 
@@ -47,7 +47,7 @@ def test_told_apart_from_the_next() -> None:
 def test_not_told_apart() -> None:
     text = said(transfer([row(1, 0.5), row(2, 0.49, p_first=0.4), row(3, 0.4, p_first=0.2)]))["Told apart"]
     assert "cannot be told apart (p = 0.4" in text
-    assert "neither can 1 more of the 2 rows" in text
+    assert "the same holds of 1 more of the 2 rows" in text
     assert "For these very targets they cannot be told apart" in text
 
 
@@ -171,3 +171,26 @@ def test_defenses(letters: tuple[str, str], pooled: bool, words: str) -> None:
 def test_lines_that_keep_the_same_share_the_sentence() -> None:
     (found, _) = of_defenses(Defenses({"": (line("a", 0.3, ""), line("b", 0.3, ""))}, ("0.1",), (), (), True))
     assert found.text.startswith("a of 3 and b of 3 keep the same and most under transferred images: 30.0 %")
+
+
+def test_terms_for_those_who_are_new() -> None:
+    models = tuple(f"m:{name}" for name in "abc")
+    made = row(1, 0.5, set="trio", recipe=replace(row(1, 0.5).recipe, surrogates=models))
+    part = Part("", transfer=transfer([made, row(2, 0.4)]))
+    said = "The set trio is a, b and c. It succeeds on an image that a target classifies correctly"
+    assert said in terms(part)
+    assert "gives the class that the attacker wants" in terms(replace(part, targeted=True))
+    many = replace(made, recipe=replace(made.recipe, surrogates=models * 3))
+    assert "The set trio has 9 of them." in terms(replace(part, transfer=transfer([many])))
+    assert "The set" not in terms(replace(part, transfer=transfer([row(1, 0.5)])))
+    assert terms(Part("")) == ""
+
+
+def test_the_cheapest_of_the_strongest_attacks_is_named() -> None:
+    def left(attack: str, rate: float) -> Left:
+        numbers = (10, 1.0, 1.0, 1.0, 1.0, 1.0, None, None, None)
+        return Left(attack, Rate(rate, 0.0, 0.3), "a", *numbers)
+
+    model = Attacked("m:r", "r", 10, 1.0, (left("a", 0.2), left("b", 0.0), left("c", 0.0)), Rate(0.0, 0, 0.3))
+    (found,) = of_robustness(Part("", robustness=Robustness((model,), (), ())))
+    assert "No attack alone leaves less than b (0.0 %)" in found.text

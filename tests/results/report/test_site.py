@@ -217,3 +217,74 @@ def test_unfinished_runs_are_named(made: Callable[..., Path], tmp_path: Path) ->
     assert "Not shown: begun" in pages(site, images=False)["index.html"].decode()
     with pytest.raises(InputError, match="no finished cells"):
         gathered(tmp_path / "begun")
+
+
+@pytest.fixture
+def attacked(run: Make, rows: Callable[..., pd.DataFrame]) -> Callable[..., Path]:
+    """A run of white-box attacks on ten images of a model; each breaks some of them."""
+
+    def make(name: str, attacks: dict[str, set[int]], own: str = "", **cell: Any) -> Path:
+        frame = rows([
+            {"suite": name, "attack": attack, "surrogates": "vit", "target": "digits:vit", "white_box": True,
+             "sample_id": str(k), "adv_pred": 2 if k in broken else 1, "cell": f"{own}{attack}"}
+            for attack, broken in attacks.items() for k in range(10)
+        ])  # fmt: skip
+        about = {"goal": "robustness", "after": "", "notes": None, "surrogate_specs": ["digits:vit"]}
+        store = run(frame, name, **about | cell)
+        (store.directory / "suite.toml").write_text(tomli_w.dumps({"name": name, "goal": "robustness"}))
+        write_board(store.directory, "robustness")
+        return store.directory
+
+    return make
+
+
+def left(site: Site) -> dict[str, float | None]:
+    (board,) = site.boards
+    assert board.robustness is not None
+    (model,) = board.robustness.models
+    return {each.attack: each.rate.value for each in model.attacks} | {"all": model.least.value}
+
+
+def test_boards_of_robustness_are_merged(attacked: Callable[..., Path]) -> None:
+    one = attacked("one", {"pgd": {0, 1}, "apgd": {0, 1, 2}}, own="x")
+    two = attacked("two", {"apgd": {5}, "cw": {7}}, own="y")
+    site = gathered(one, two)
+    assert left(site) == {"pgd": 0.8, "apgd (one)": 0.7, "apgd (two)": 0.9, "cw": 0.9, "all": 0.5}
+    files = pages(site, images=False)
+    (board,) = site.boards
+    page = Page.of(files[board.file].decode())
+    assert [row[1] for row in page.tables[0][1:]] == ["90.0", "90.0", "80.0", "70.0", "50.0"]
+    said = "vit keeps 50.0 % [23.7–76.3] of all 10 images right under the worst of 4"
+    assert said in page.text.replace("\xa0", " ")
+    index = Page.of(files["index.html"].decode())
+    row = next(row for row in index.tables[0] if row[0] == "vit")
+    assert (row[1], row[2], row[5], row[6], row[7]) == ("100.0", "50.0", "4", "apgd (one)", "10")
+    assert "The board of these 2 runs" in index.text
+
+
+def test_the_same_images_in_two_runs_are_one_attack(attacked: Callable[..., Path]) -> None:
+    one = attacked("one", {"pgd": {0, 1}})
+    two = attacked("two", {"pgd": {0, 1}, "cw": {7}})
+    assert left(gathered(one, two)) == {"pgd": 0.8, "cw": 0.9, "all": 0.7}
+
+
+def test_boards_of_robustness_are_kept_apart(
+    attacked: Callable[..., Path], made: Callable[..., Path]
+) -> None:
+    one = attacked("one", {"pgd": {0}})
+    two = attacked("two", {"pgd": {1}}, eps="4/255")
+    site = gathered(one, two, made("three"))
+    assert [board.title for board in site.boards] == ["three", "one", "two"]
+    assert site.boards[1].apart == ()
+    assert "budget of perturbations" in site.boards[2].apart[0]
+    index = Page.of(pages(site, images=False)["index.html"].decode()).text
+    assert "Kept apart from the first board of robustness: budget of perturbations" in index
+
+
+def test_other_weights_of_one_name_are_another_model(attacked: Callable[..., Path]) -> None:
+    one = attacked("one", {"pgd": {0}}, own="x", surrogate_digests=["aaaaaaaa11"])
+    two = attacked("two", {"pgd": {1, 2}}, own="y", surrogate_digests=["bbbbbbbb22"])
+    (board,) = gathered(one, two).boards
+    assert board.robustness is not None
+    found = {model.short: model.least.value for model in board.robustness.models}
+    assert found == {"vit (aaaaaaaa)": 0.9, "vit (bbbbbbbb)": 0.8}
