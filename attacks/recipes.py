@@ -34,6 +34,7 @@ from advens.attacks.transforms.bsr import BSR as BSRTransform
 from advens.attacks.transforms.di import DI
 from advens.attacks.transforms.shifts import Shifts
 from advens.attacks.transforms.si import SI
+from advens.attacks.transforms.sia import SIA as SIATransform
 from advens.attacks.transforms.ssa import SSA as SSATransform
 from advens.attacks.updates import MI, NI, Sum
 from advens.attacks.updates.aifgtm import AIFGTM as AIFGTMUpdate
@@ -246,6 +247,12 @@ def SSA() -> ComposedAttack:
 def BSR() -> ComposedAttack:
     """Momentum on images whose blocks are shuffled and rotated."""
     return ComposedAttack(update=MI(), transforms=(BSRTransform(),))
+
+
+@recipe("sia", family="input", paper="Wang et al., ICCV 2023", year=2023)
+def SIA() -> ComposedAttack:
+    """Momentum on images whose blocks are transformed each in its own way."""
+    return ComposedAttack(update=MI(), transforms=(SIATransform(),))
 
 
 @recipe("ens-logits", family="fusion", paper="Dong et al., CVPR 2018", year=2018)

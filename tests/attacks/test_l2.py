@@ -25,7 +25,7 @@ NAMES = [
     if isinstance(create_attack(name), ComposedAttack) and "l2" in attack_info(name).norms
 ]  # fmt: skip
 names = pytest.mark.parametrize("name", NAMES)
-OTHER_VIEWS = {"difgsm", "bsr", "pna-patchout", "anda"}
+OTHER_VIEWS = {"difgsm", "bsr", "pna-patchout", "anda", "sia"}
 """These show a linear surrogate something else than the image, and it has another gradient there."""
 ATTRIBUTIONS = {"mig", "taig-s", "taig-r", "mumodig"}
 """These multiply gradients with images."""

@@ -20,6 +20,7 @@ TRANSFORMS: list[Any] = [
     {"name": "admix", "others": 1, "scales": 2},
     {"name": "ssa", "copies": 2},
     {"name": "bsr", "copies": 2},
+    {"name": "sia", "copies": 2},
     {"name": "patchout", "grid": 2, "keep": 0.75},
     {"name": "noise"},
     {"name": "shifts", "grid": 2},
