@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from functools import update_wrapper
 from inspect import signature
 from typing import Any
@@ -154,7 +154,7 @@ def override(attack: Attack, /, **overrides: Any) -> Attack:
 def _override(attack: Attack, key: str, value: Any) -> Attack:
     known = options(attack)
     head, _, tail = key.partition(".")
-    if tail and head in known:
+    if tail and is_dataclass(known.get(head)):
         return changed(attack, **{head: changed(known[head], **{tail: value})})  # type: ignore[no-any-return]
     if key == ALSO_FILTERS and "filters" in known and isinstance(value, (list, tuple)):
         return _transforms(attack, value)

@@ -48,6 +48,8 @@ else:
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 M = TypeVar("M", bound=BaseModel)
 LONGEST = 100
+PAPER = "paper-"
+"""How the names of bundled suites begin that repeat the settings of a paper."""
 
 
 def _title(name: str) -> str:
@@ -578,6 +580,16 @@ def bundled() -> list[str]:
     return sorted(
         p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml")
     )
+
+
+def bundled_by_group() -> dict[str, list[str]]:
+    """The same, by what a suite needs: embedded models and data, others, or what a paper used."""
+    groups: dict[str, list[str]] = {"embedded models and data": [], "downloaded models": [], "papers": []}
+    own, others, papers = groups.values()
+    for name in bundled():
+        embedded = load(name).data.startswith("digits:")
+        (papers if name.startswith(PAPER) else own if embedded else others).append(name)
+    return groups
 
 
 def load(name: str, changes: Mapping[str, Any] | None = None) -> AnySuite:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,6 +10,9 @@ from pathlib import Path
 from threading import Thread
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
+
+from advens.digest import file_digest
+from advens.errors import InputError
 
 PATIENCE = 3.0
 """Seconds that a host has to accept a connection."""
@@ -30,6 +34,31 @@ def revision(repository: str, filename: str | None = None) -> str:
     """``OWNER/NAME@COMMIT`` of the weights in the cache; empty where they are not there."""
     path = cached(repository, filename)  # .../snapshots/COMMIT/FILE
     return "" if path is None else f"{repository.partition('@')[0]}@{path.parent.name}"
+
+
+def check(repository: str, filename: str | None = None) -> None:
+    """Raise InputError when weights in the cache do not have the SHA-256 that the hub gave for them.
+
+    The cache calls a file that the hub keeps as a large one by this SHA-256.
+    """
+    path = cached(repository, filename)
+    if path is None:
+        return
+    promised = path.resolve().name
+    if re.fullmatch(r"[0-9a-f]{64}", promised) and file_digest(path) != promised:
+        raise InputError(
+            f"the weights of {repository} in the cache are damaged: their SHA-256 is not the hub's, "
+            f"{promised[:12]}...; delete {path.resolve()}"
+        )
+
+
+def unreachable() -> str:
+    """Why the hub cannot be asked now; empty where it can."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    return "" if reachable(endpoint()) else f"{endpoint()} cannot be reached"
 
 
 def downloaded(url: str) -> bool:

@@ -169,16 +169,22 @@ def _build(spec: Spec) -> nn.Module:
     options: dict[str, Any] = spec.literals(skip=OWN)
     if "checkpoint" in spec.query:
         return _from_checkpoint(spec, options)
-    away = _asks_the_hub(spec) and not hub.reachable(hub.endpoint())
+    away = hub.unreachable() if _asks_the_hub(spec) else ""
+    repository, filename = _repository(spec) if _asks_the_hub(spec) else ("", None)
     try:
-        with hub.offline(away):
-            return _create(spec, options, pretrained=_pretrained(spec))
-    except (RuntimeError, OSError) as error:
-        why = f"they are not in the cache, and {hub.endpoint()} cannot be reached"
+        with hub.offline(bool(away)):
+            net = _create(spec, options, pretrained=_pretrained(spec))
+    except InputError:
+        raise
+    except Exception as error:  # the hub's client lets through what its HTTP library raises
+        why = f"they are not in the cache, and {away}" if away else first_line(error)
         raise InputError(
-            f"'{spec.text}': pretrained weights could not be had ({why if away else first_line(error)}); "
+            f"'{spec.text}': pretrained weights could not be had ({why}); "
             f"give a local file with ?checkpoint=PATH"
         ) from error
+    if repository:
+        hub.check(repository, filename)
+    return net
 
 
 def _pretrained(spec: Spec) -> bool:

@@ -619,15 +619,17 @@ def _options(command: Any) -> str:
 
 def suites_page() -> str:
     """The keys of a suite, and the suites in the package."""
-    from advens.benchmarks.suites import bundled
+    from advens.benchmarks.suites import bundled_by_group
 
     blocks = [_SUITES]
     for heading, model in suite_models().items():
         blocks += [f"## {heading}", _sentence(read_doc(model).summary), _keys(model)]
     blocks.append("## Bundled suites")
-    for name in bundled():
-        path = f"../../../benchmarks/suites/{name}.toml"
-        blocks += [f"### {name}", f"```{{literalinclude}} {path}\n:language: toml\n```"]
+    for group, names in bundled_by_group().items():
+        blocks.append(f"### Suites: {group}")
+        for name in names:
+            path = f"../../../benchmarks/suites/{name}.toml"
+            blocks += [f"#### {name}", f"```{{literalinclude}} {path}\n:language: toml\n```"]
     return page(*blocks)
 
 

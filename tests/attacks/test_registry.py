@@ -135,6 +135,7 @@ def test_transforms_and_filters_in_one_list() -> None:
     ("options", "message"),
     [
         ({"step": 3}, "this attack has no option 'step'; did you mean 'steps'?"),
+        ({"filters.size": 3}, "this attack has no option 'filters.size'; did you mean 'filters'?"),
         ({"epss": 0.1}, "this attack has no option 'epss'; did you mean 'eps'?"),
         ({"steps": 0}, "'mifgsm': steps = 0: an attack takes at least one step"),
         ({"steps": "many"}, "'mifgsm': steps = 'many': "),
