@@ -90,8 +90,8 @@ def PGN() -> ComposedAttack:
 def VNIFGSM() -> ComposedAttack:
     """Nesterov momentum with variance tuning.
 
-    Neighbours lie around the look-ahead point, where the gradient they correct is taken. The authors' code has
-    them around x', and a port around x' moved by the momentum that has this step's gradient already.
+    Neighbours lie around the look-ahead point, where the gradient they correct is taken. The authors' code
+    has them around x', and a port around x' moved by the momentum that has this step's gradient already.
     """
     return ComposedAttack(update=NI(), estimator=VMI())
 
