@@ -54,6 +54,10 @@ def load(path: str | Path, count: int | None = None) -> Ensemble | RandomizedEns
         return RandomizedEnsemble(members, about["probabilities"], about["seed"])
     except InputError:
         raise
+    except FileNotFoundError as error:
+        missing = Path(str(error.filename)).name
+        what = f"there is no {missing} in it" if path.is_dir() else "no folder is there"
+        raise InputError(f"{path} is no saved ensemble: {what}") from None
     except Exception as error:  # a description may be wrong in any way, and safetensors raise their own kinds
         raise InputError(f"{path} is no saved ensemble, or damaged ({first_line(error)})") from error
     finally:

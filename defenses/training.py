@@ -144,7 +144,8 @@ class Run:
     def _clean(self) -> Iterator[Tensor]:
         """The images that are trained on, in batches, as they are."""
         for rows in self.x.split(self.defense.training.batch_size):
-            yield rows.to(self.device).float() / 255
+            if len(rows) > 1:  # batch-norm needs two
+                yield rows.to(self.device).float() / 255
 
     def _accuracy(self, model: Classifier) -> float:
         """The accuracy of a member on the images that are left out of training."""

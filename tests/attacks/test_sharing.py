@@ -17,5 +17,7 @@ from advens.attacks.sharing import RepeatedForward, SharedForward, shared
      (5, 5, RepeatedForward), (4, 2, RepeatedForward)],
 )  # fmt: skip
 def test_when_a_pass_is_shared(copies: int, queries: int, kind: type) -> None:
-    oracle: Any = SimpleNamespace(copies=copies, estimator=SimpleNamespace(queries=queries))
+    context = SimpleNamespace(draws=SimpleNamespace(step=0))
+    estimator = SimpleNamespace(queries=queries)
+    oracle: Any = SimpleNamespace(copies=copies, estimator=estimator, context=context)
     assert type(shared(oracle, torch.zeros(1, 3, 2, 2))) is kind

@@ -339,3 +339,10 @@ def test_what_cannot_be_saved(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(InputError, match="exists and is no saved ensemble"):
         Ensemble([load_model("digits:resnet")]).save(tmp_path / "mine")
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere is no saved ensemble: no folder is there"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"is no saved ensemble: there is no ensemble\.json in it"):
+        load(tmp_path)

@@ -133,3 +133,21 @@ def test_resumes_to_the_same_weights(average: str, tmp_path: Path) -> None:
         for how in (average, "none")
     )
     assert not all(torch.equal(a, b) for a, b in zip(states(averaged), states(last), strict=True))
+
+
+def pooled(num_classes: int = 10) -> nn.Module:
+    """A network whose batch-norm sees one value of each channel, which takes two images."""
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Flatten(),
+        nn.Linear(8, num_classes),
+    )  # fmt: skip
+
+
+def test_the_mean_of_weights_with_one_image_left_over(tmp_path: Path) -> None:
+    defense = create_defense(
+        "plain", members=1, epochs=2, batch_size=8, optimizer="adam", lr=1e-3, average="swa"
+    )
+    data = advens.load_data("digits:train?limit=17&seed=0")
+    arch = f"{__name__}:pooled"
+    with advens.trusting(arch):
+        assert train(defense, arch, data, tmp_path / "made").members
