@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, ValidationInfo, field_validator
 from torch import Tensor
@@ -80,6 +80,8 @@ class ComposedAttack(Runnable):
     Wang et al. 2022 (the warm start).
     """
 
+    LATER: ClassVar = ("warm_up", "warm_up_scale")
+
     threat: Threat = Threat()
     steps: Annotated[int, AfterValidator(_some_steps)] = 10
     loss: Annotated[Loss, one("loss")] = CrossEntropy()
@@ -152,10 +154,8 @@ class ComposedAttack(Runnable):
     def spec(self) -> dict[str, Any]:
         """JSON-able description; `attack_from_spec` builds the same value from it."""
         described = super().spec
-        late = {"changes": [], "warm_up": 0, "warm_up_scale": 10.0}
-        for name, default in late.items():  # as before these existed: names of stored cells depend on it
-            if described[name] == default:
-                del described[name]
+        if not self.changes:  # as it was before there were any: names of stored cells depend on it
+            del described["changes"]
         return described
 
 

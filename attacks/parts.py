@@ -74,11 +74,17 @@ def options(value: Any) -> dict[str, Any]:
 
 
 def to_spec(value: Any) -> Any:
-    """A JSON-able description of a part or an attack."""
+    """A JSON-able description of a part or an attack.
+
+    Options that its class names in ``LATER`` came after cells were stored, which are named by their
+    descriptions: they are left out while they have their defaults, also inside another attack.
+    """
     if isinstance(value, Threat):
         return {"norm": value.norm, "eps": value.eps}
     if is_dataclass(value):
-        return {"name": name_of(value)} | {k: to_spec(v) for k, v in options(value).items()}
+        late = {f.name: f.default for f in fields(value) if f.name in getattr(value, "LATER", ())}
+        said = {k: v for k, v in options(value).items() if k not in late or v != late[k]}
+        return {"name": name_of(value)} | {k: to_spec(v) for k, v in said.items()}
     if isinstance(value, (tuple, list)):
         return [to_spec(item) for item in value]
     return value

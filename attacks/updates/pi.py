@@ -20,9 +20,8 @@ DUST = 1e-6
 class PI:
     """A step beta times as long, and what leaves the ball is passed on to the pixels around it.
 
-    With s = beta alpha sign(m) and A the sum of all steps so far::
-
-        A <- A + s;  C = max(|A| - eps, 0) sign(A);  P = gamma eps sign(W * C);  A <- A + P;  step s + P
+    With ``s = beta alpha sign(m)`` and A the sum of all steps so far: ``A <- A + s``, ``C = max(|A| - eps, 0)
+    sign(A)``, ``P = gamma eps sign(W * C)``, ``A <- A + P``; the step is ``s + P``.
 
     W averages the other ``size``² - 1 pixels of a window, channel by channel, with zeros beyond the border.
     Where |A| is eps and where the pixels around cancel, rounding would decide about a sign: amounts below

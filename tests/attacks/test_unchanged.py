@@ -148,8 +148,7 @@ def test_the_same_images_as_when_they_were_recorded(key: str) -> None:
 
 def specs() -> dict[str, str]:
     """Digests of the descriptions that stored cells are named by, of attacks, builders and parts."""
-    made = {f"{kind} {name}": from_spec(kind, name) for kind in PARTS for name in PARTS[kind]}
-    parts = {name: getattr(part, "spec", to_spec(part)) for name, part in made.items()}
+    parts = {f"{kind} {name}": to_spec(from_spec(kind, name)) for kind in PARTS for name in PARTS[kind]}
     found = {name: create_attack(name).spec for name in advens.list_attacks()} | parts
     return {name: value_digest(spec, 12) for name, spec in found.items()}
 
@@ -158,6 +157,22 @@ def test_the_same_descriptions_as_when_they_were_recorded() -> None:
     """A new option is left out of the description while it has its default, as it names nothing new."""
     then, now = json.loads(SPECS.read_text()), specs()
     assert {name: now.get(name) for name in then} == then
+
+
+@pytest.mark.parametrize(
+    ("spec", "digest"),
+    [({"name": "members", "attack": "composed"}, "648fef3cf0db"),
+     ({"name": "cascade", "attacks": ["composed"]}, "c53819d7b39a")],
+)  # fmt: skip
+def test_the_same_description_inside_another_attack(spec: dict[str, Any], digest: str) -> None:
+    assert value_digest(from_spec("attack", spec).spec, 12) == digest
+
+
+def test_a_late_option_is_described_where_it_is_given() -> None:
+    inner = {"name": "composed", "warm_up": 2}
+    described = from_spec("attack", {"name": "members", "attack": inner}).spec
+    assert described["attack"]["warm_up"] == 2
+    assert from_spec("attack", described).attack.warm_up == 2
 
 
 if __name__ == "__main__":
