@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,10 +71,10 @@ class Cell:
     round: int = 0
     until: float | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The hash of all that determines the cell's images: its name on disk."""
-        determined = asdict(self)
+        determined = {field.name: getattr(self, field.name) for field in fields(self)}
         for name in ("data", "family", "specs", "bases"):  # said by fingerprint, params and digests
             determined.pop(name)
         del determined["until"]  # it decides whether there is a cell, not what is in it
@@ -81,7 +82,7 @@ class Cell:
             del determined["round"]
         if self.goal == type(self).goal:  # names of cells from before there were other goals
             del determined["goal"], determined["after"]
-        return value_digest([CRAFT_VERSION, json.loads(json.dumps(determined))], 32)
+        return value_digest([CRAFT_VERSION, determined], 32)
 
     @property
     def title(self) -> str:

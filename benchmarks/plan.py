@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from advens.models import ModelCard, check_name, describe, origins
 if TYPE_CHECKING:
     from advens.attacks.attack import Attack
     from advens.datasets import Dataset
+    from advens.results.store import Listing
 
 Sets = Mapping[tuple[str, int], tuple[str, ...]]
 """Models of surrogate sets that were built, by set and seed."""
@@ -66,23 +68,34 @@ class Plan:
         return cell.knows(self.cards[target])
 
     def pairs(self) -> Iterator[tuple[str, Cell]]:
-        """Which targets are evaluated on which cells, target by target.
+        """Which targets are evaluated on which cells."""
+        return ((target, cell) for cell in self.cells for target in self.targets_of(cell))
 
-        All on all, but in a suite that is not crossed an attacked model only on what was crafted on itself.
+    def targets_of(self, cell: Cell) -> tuple[str, ...]:
+        """The targets that are evaluated on a cell.
+
+        All of them, but in a suite that is not crossed an attacked model only on what was crafted on itself.
         """
-        attacked = (
-            () if self.suite.crossed else {model for cell in self.cells for model in cell.specs}
-        )
-        for target in self.targets:
-            yield from (
-                (target, cell)
-                for cell in self.cells
-                if target not in attacked or target in cell.specs
-            )
+        if self.suite.crossed:
+            return self.targets
+        return tuple(name for name in self.targets if name not in self._attacked or name in cell.specs)
 
-    def key(self, target: str) -> str:
-        """A target in a file name: its name and weights, so that new weights are evaluated anew."""
-        return target_key(target, self.cards[target].digest)
+    @cached_property
+    def _attacked(self) -> frozenset[str]:
+        return frozenset(model for cell in self.cells for model in cell.specs)
+
+    def pending(self, there: Listing) -> Iterator[tuple[Cell, tuple[str, ...]]]:
+        """The cells of which rows are missing, each with the targets that they are missing for."""
+        for cell in self.cells:
+            done = there.rows.get(cell.key, {})
+            missing = tuple(name for name in self.targets_of(cell) if self.keys[name] not in done)
+            if missing:
+                yield cell, missing
+
+    @cached_property
+    def keys(self) -> dict[str, str]:
+        """The targets in names of files: name and weights of each, so that new weights are evaluated anew."""
+        return {target: target_key(target, self.cards[target].digest) for target in self.targets}
 
 
 def target_key(target: str, digest: str) -> str:
@@ -176,13 +189,14 @@ def make_plan(
     fingerprints = {shard: data.fingerprint(slice(*shard)) for shard in shards}
     cells: dict[tuple[str, str, int, tuple[int, int]], Cell] = {}
     for (label, name), stage in (seen.stages | seen.rounds).items():
+        params = stage.attack.spec
         for seed, shard in product(suite.seeds, shards):
             models = each[name, seed]
             cells[(label, name, seed, shard)] = Cell(
                 suite=suite.name,
                 attack=label,
                 family=stage.family,
-                params=stage.attack.spec,
+                params=params,
                 surrogates=name,
                 specs=models,
                 digests=tuple(cards[model].digest for model in models),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ from advens.benchmarks.progress import Progress
 from advens.benchmarks.tasks import Images, images_of, stored_pixels
 from advens.benchmarks.worker_cache import WorkerCache
 from advens.errors import InputError, RunError
-from advens.results.store import RunStore, read_cell, read_table
+from advens.results.store import Piece, RunStore, read_cell, read_table
 from advens.threads import threads
 
 EQUAL_PIXELS = 0.9
@@ -122,7 +122,7 @@ def recraft(
     found = Recrafted(of=len(cells))
     if not cells:
         return found
-    drawn = sample.of(cells)
+    drawn, rows = sample.of(cells), store.listing(index=False).rows
     with progress.task("crafting again", len(drawn)) as advance:
         for cell in drawn:
             where = f"{cell.key}.parquet ({cell.title})"
@@ -132,7 +132,9 @@ def recraft(
                 with threads(_threads(said)):
                     again = images_of(cell, store, cache, plan.suite.batch_size)
                 found.cells += 1
-                wrong = _compared(store, plan, cell, stored, said, again, cache, found)
+                wrong = _compared(
+                    store, plan, cell, stored, said, again, cache, found, rows.get(cell.key, {})
+                )
             except RunError as error:
                 wrong = [str(error)]
             found.mismatches += [f"{where}: {line}" for line in wrong]
@@ -161,7 +163,7 @@ def _exact(said: dict[str, Any], cache: WorkerCache) -> bool:
 
 def _compared(
     store: RunStore, plan: Plan, cell: Cell, stored: Tensor, said: dict[str, Any], again: Images,
-    cache: WorkerCache, found: Recrafted,
+    cache: WorkerCache, found: Recrafted, rows: Mapping[str, Piece],
 ) -> list[str]:  # fmt: skip
     """What is wrong with the images of a cell, given those that its attack makes here."""
     if stored.shape != again.pixels.shape:
@@ -183,7 +185,7 @@ def _compared(
         return []
     found.elsewhere += 1
     pixels = float(equal.double().mean())
-    outcomes = _equal_outcomes(store, plan, cell, again.pixels, cache)
+    outcomes = _equal_outcomes(store, plan, cell, again.pixels, cache, rows)
     found.pixels, found.outcomes = min(found.pixels, pixels), min(found.outcomes, outcomes)
     if pixels >= EQUAL_PIXELS and outcomes >= EQUAL_OUTCOMES:
         return []
@@ -195,15 +197,16 @@ def _compared(
 
 
 def _equal_outcomes(
-    store: RunStore, plan: Plan, cell: Cell, pixels: Tensor, cache: WorkerCache
-) -> float:
+    store: RunStore, plan: Plan, cell: Cell, pixels: Tensor, cache: WorkerCache,
+    there: Mapping[str, Piece],
+) -> float:  # fmt: skip
     """The fraction of the stored outcomes of a cell that its images have when they are crafted again."""
     same = total = 0
-    for target in [target for target, other in plan.pairs() if other.key == cell.key]:
-        path = store.samples_path(cell.key, plan.key(target))
-        if not path.is_file():
+    for target in plan.targets_of(cell):
+        piece = there.get(plan.keys[target])
+        if piece is None:
             continue  # it is said elsewhere
-        rows, model = read_table(path, "samples"), cache.models.get([target])[0]
+        rows, model = store.read_rows(piece), cache.models.get([target])[0]
         predicted = np.concatenate(
             [predict(cache, member.model, pixels, None) for member in members_of(model)]
         )

@@ -14,7 +14,7 @@ from advens.benchmarks.cells import Cell
 from advens.benchmarks.plan import Plan
 from advens.errors import RunError
 from advens.results.boards.outcomes import expected, share_broken
-from advens.results.store import RunStore, is_whole
+from advens.results.store import Listing, RunStore
 
 COLUMNS = [
     "suite", "target", "attack", "seed", "cell", "sample_id", "clean_correct", "success", "weight",
@@ -38,10 +38,13 @@ def due_rounds(plan: Plan, store: RunStore) -> Due:
     """The rounds that are due, and those of which this cannot be said yet."""
     due: list[Cell] = []
     undecided: list[Cell] = []
+    if not plan.rounds:
+        return Due()
+    there = store.listing()
     for rounds in _chains(plan):
         for number, cells in enumerate(rounds, 1):
             due += cells
-            share = _broken(plan, store, cells)
+            share = _broken(plan, store, there, cells)
             if share is None:
                 undecided += [cell for later in rounds[number:] for cell in later]
             if share is None or share < (cells[0].until or 0):
@@ -57,14 +60,15 @@ def _chains(plan: Plan) -> list[list[list[Cell]]]:
     return [[rounds[number] for number in sorted(rounds)] for rounds in found.values()]
 
 
-def _broken(plan: Plan, store: RunStore, cells: Sequence[Cell]) -> float | None:
+def _broken(plan: Plan, store: RunStore, there: Listing, cells: Sequence[Cell]) -> float | None:
     """The share of all images that a round broke on its model; None until all of its rows are there."""
     model, after = cells[0].specs[0], {cell.key: cell.after for cell in cells}
-    paths = [store.samples_path(key, plan.key(model)) for key in (*after, *after.values())]
-    if not all(is_whole(path, "samples") for path in paths):
+    if not all(there.has(key, plan.keys[model]) for key in (*after, *after.values())):
         return None
     try:
-        rows = store.read_samples(COLUMNS, cells={*after, *after.values()}, filters={"target": model})
+        rows = store.read_samples(
+            COLUMNS, cells={*after, *after.values()}, filters={"target": model}, listing=there
+        )
         return share_broken(expected(rows), after)
     except (RunError, KeyError, ZeroDivisionError):  # rows that are not those of the cells: verify says so
         return None

@@ -8,7 +8,7 @@ measuring are tasks that an executor does. A rerun does only what is missing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import singledispatchmethod
@@ -61,7 +61,7 @@ from advens.results.boards.likeness import FILE as LIKENESS
 from advens.results.boards.likeness import write_likeness
 from advens.results.boards.rows import NoRows, Rows
 from advens.results.boards.silence import silent_lines
-from advens.results.store import RunStore, is_whole, read_cell, read_table, write_bytes
+from advens.results.store import Listing, RunStore, is_whole, read_cell, read_table, write_bytes
 
 T = TypeVar("T", bound=Task)
 OfCell = TypeVar("OfCell", Craft, Evaluate)
@@ -236,7 +236,7 @@ class Runner:
         compared = self._compared(store, suite, report)
         digest = settings_digest(suite)
         current = all(suite_digest(store.directory, name) == digest for name in goal.boards)
-        if store.evaluated() and (report.crafted or report.evaluated or compared or not current):
+        if store.has_rows() and (report.crafted or report.evaluated or compared or not current):
             frames = write_boards(store, suite)
             report.warnings += doubtful(frames[goal.shown])
         report.warnings += silent_lines(store.read_cells()) if report.crafted else []
@@ -249,9 +249,10 @@ class Runner:
     def _cells_of(self, plan: Plan, store: RunStore, goal: Goal, report: Report) -> None:
         """Craft and evaluate what is missing of the cells of a plan, but for what failed before."""
         folder, size = str(store.directory), plan.suite.batch_size
-        missing = {cell.key for cell in plan.cells if not self._crafted(store, cell)}
-        if missing or any(True for _ in pending(plan, store)):
-            _forget(store, missing, goal)
+        there = store.listing()
+        missing = {cell.key for cell in plan.cells if not self._crafted(there, store, cell)}
+        if missing or any(True for _ in plan.pending(there)):
+            _forget(store, missing, goal, there)
         for depth in by_depth(plan.cells, missing):
             failed = _failed(plan, report)
             crafts = [
@@ -259,10 +260,15 @@ class Runner:
                 for cell in depth if cell.key not in failed
             ]
             report.crafted += self._cells("crafting", crafts, store, report)
+            there = store.listing()
         failed = _failed(plan, report)
+        missing_pairs = sorted(
+            ((target, cell) for cell, targets in plan.pending(there) for target in targets),
+            key=lambda pair: plan.targets.index(pair[0]),
+        )
         evaluations = [
-            Evaluate(folder, cell, target, plan.key(target), plan.white_box(cell, target), size)
-            for target, cell in pending(plan, store)
+            Evaluate(folder, cell, target, plan.keys[target], plan.white_box(cell, target), size)
+            for target, cell in missing_pairs
             if cell.key not in failed
         ]
         report.evaluated += self._cells("evaluating", evaluations, store, report)
@@ -328,15 +334,15 @@ class Runner:
                 done += 1
         return done
 
-    def _crafted(self, store: RunStore, cell: Cell) -> bool:
-        return is_whole(store.examples_path(cell.key), "examples") and (
+    def _crafted(self, there: Listing, store: RunStore, cell: Cell) -> bool:
+        return cell.key in there.images and (
             not self.trace or trace_path(store, cell.key).is_file()
         )
 
     def _compared(self, store: RunStore, suite: Suite, report: Report) -> bool:
         """Compare the targets with the surrogates and with each other; whether there was anything to do."""
         path = store.directory / LIKENESS
-        if not ATTACK_GOALS[suite.goal].held_out or not store.evaluated():
+        if not ATTACK_GOALS[suite.goal].held_out or not store.has_rows():
             return False
         if is_whole(path, "likeness") and not (report.crafted or report.evaluated):
             return False
@@ -419,19 +425,12 @@ def _failed(plan: Plan, report: Report) -> set[str]:
     return failed
 
 
-def pending(plan: Plan, store: RunStore) -> Iterable[tuple[str, Cell]]:
-    """(target, cell) pairs without a whole file of samples, target by target."""
-    for target, cell in plan.pairs():
-        if not is_whole(store.samples_path(cell.key, plan.key(target)), "samples"):
-            yield target, cell
-
-
-def _forget(store: RunStore, cells: set[str], goal: Goal) -> None:
+def _forget(store: RunStore, cells: set[str], goal: Goal, there: Listing) -> None:
     """Remove what will not be true any more: boards, and rows on images that are crafted again."""
-    stale = [store.samples_path(*pair) for pair in store.evaluated() if pair[0] in cells]
-    for path in (*(path_of(store.directory, BOARDS.get(name)) for name in goal.boards), *stale):
+    for path in (path_of(store.directory, BOARDS.get(name)) for name in goal.boards):
         with os_errors("remove", path):
             path.unlink(missing_ok=True)
+    store.drop(cells, there)
 
 
 def doubtful(board: pd.DataFrame) -> list[str]:

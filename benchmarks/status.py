@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from advens.errors import InputError
 from advens.files import read_regular
-from advens.results.store import RunStore, is_whole, write_bytes
+from advens.results.store import RunStore, write_bytes
 
 if TYPE_CHECKING:
     from advens.benchmarks.cells import Cell
@@ -48,7 +48,7 @@ class Planned:
             cell.key: f"{cell.title}, seed {cell.seed}, {cell.shard[0]}:{cell.shard[1]}"
             for cell in plan.cells
         }
-        targets = {target: plan.key(target) for target in plan.targets}
+        targets = dict(plan.keys)
         alone = [] if plan.suite.crossed else [c for c in plan.cells if c.specs[0] in targets]
         rounds = dict.fromkeys((cell.chain for cell in plan.rounds), 0)
         for cell in plan.rounds if undecided is None else undecided:
@@ -153,17 +153,14 @@ def progress(store: RunStore) -> Progress:
     """Cells and evaluations done and left, and what failed. Raises InputError without a plan."""
     if not plan_path(store).is_file():
         raise InputError(f"{store.directory} holds no plan; was it made by 'advens run'?")
-    plan, failures = read_plan(plan_path(store)), read_failures(store)
+    plan, failures, there = read_plan(plan_path(store)), read_failures(store), store.listing()
     wanted = {cell: plan.keys(cell) for cell in plan.cells}
     return Progress(
         cells=len(plan.cells),
-        crafted=sum(is_whole(store.examples_path(cell), "examples") for cell in plan.cells),
+        crafted=sum(cell in there.images for cell in plan.cells),
         rounds=sum(plan.rounds.values()),
         evaluations=sum(map(len, wanted.values())),
-        evaluated=sum(
-            key in wanted.get(cell, ()) and is_whole(store.samples_path(cell, key), "samples")
-            for cell, key in store.evaluated()
-        ),
+        evaluated=sum(len(keys & there.rows.get(cell, {}).keys()) for cell, keys in wanted.items()),
         failures=failures,
     )
 

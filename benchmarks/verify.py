@@ -505,7 +505,7 @@ def _suite(store: RunStore, plan: Plan, data: Dataset, crafted: _Crafted) -> Ite
     for key in sorted(there & set(wanted) & set(crafted.cells)):
         if wanted[key] != crafted.cells[key]:
             yield f"{key}.parquet ({wanted[key].title}): its description is not that of the plan"
-    pairs = {(cell.key, plan.key(target)): target for target, cell in plan.pairs()}
+    pairs = {(cell.key, plan.keys[target]): target for target, cell in plan.pairs()}
     evaluated = store.evaluated()
     if unseen := [
         target for pair, target in pairs.items() if pair[0] in there and pair not in evaluated

@@ -64,7 +64,7 @@ class Rows:
 
     @cached_property
     def _loaded(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        if not RunStore(self.directory).evaluated():
+        if not RunStore(self.directory).has_rows():
             raise NoRows(f"{self.directory} holds no finished samples yet")
         return load([self.directory])
 

@@ -12,9 +12,10 @@ from advens.results.store.files import (
     write_examples,
     write_table,
 )
-from advens.results.store.run_store import RunStore
+from advens.results.store.listing import Listing, Piece
+from advens.results.store.run_store import RunStore, rows_of
 
 __all__ = [
-    "CorruptFile", "RunStore", "is_whole", "read_cell", "read_json", "read_table", "write_bytes",
-    "write_examples", "write_table",
+    "CorruptFile", "Listing", "Piece", "RunStore", "is_whole", "read_cell", "read_json", "read_table",
+    "rows_of", "write_bytes", "write_examples", "write_table",
 ]

@@ -7,11 +7,13 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from advens.digest import value_digest
 from advens.errors import InputError, RunError, first_line, unknown
 from advens.files import inside, os_errors, write_bytes
 from advens.results.store import schema
@@ -25,6 +27,14 @@ from advens.results.store.files import (
     write_examples,
     write_table,
 )
+from advens.results.store.listing import (
+    Listing,
+    Piece,
+    look,
+    named_pair,
+    pair_file,
+    parquet_files,
+)
 from advens.results.store.lock import locked
 
 if TYPE_CHECKING:
@@ -37,6 +47,8 @@ __all__ = [
 
 # the same few strings in every row: kept as dictionaries, which pandas calls categories
 REPEATED = ("suite", "attack", "attack_params", "surrogates", "target", "cell", "target_family")
+BATCH_ROWS = 4_000_000
+"""Rows that are read at once, before filters: a few hundred MB."""
 Filters = Mapping[str, Any] | Sequence[tuple[str, str, Any]]
 _KEY = re.compile(r"[A-Za-z0-9_=+@~-][A-Za-z0-9_.=+@~-]*")
 
@@ -121,30 +133,93 @@ class RunStore:
     def samples_path(self, cell: str, target_key: str) -> Path:
         """Where the rows of a cell for one target lie; in the key: letters, digits, ``_.=+@~-``."""
         target_key = _checked("target key", target_key, dots=True)
-        return self.path("samples", f"{_checked('cell', cell, dots=False)}.{target_key}.parquet")
+        return self.path("samples", pair_file(_checked("cell", cell, dots=False), target_key))
+
+    def write_samples(self, rows: Mapping[tuple[str, str], pa.Table]) -> Path:
+        """Write rows of some cells for some targets as one file, whole or not at all.
+
+        Args:
+            rows: by cell and target key. The same pairs make the same name.
+        """
+        pairs = sorted(rows, key=lambda pair: pair_file(*pair))
+        if len(pairs) == 1:
+            path, table = self.samples_path(*pairs[0]), rows[pairs[0]]
+        else:
+            counts = [[*pair, rows[pair].num_rows] for pair in pairs]
+            path = self.path("samples", f"group-{value_digest(pairs, 32)}.parquet")
+            whole = pa.concat_tables([rows[pair] for pair in pairs]).combine_chunks()
+            table = schema.with_metadata(whole, pairs=counts)
+        write_table(path, table)
+        return path
+
+    def read_rows(self, piece: Piece) -> pa.Table:
+        """The rows of one cell for one target, with all bytes of their file checked."""
+        return rows_of(read_table(self.path("samples", piece.file), "samples"), piece)
+
+    def refuse(self, name: str) -> NoReturn:
+        """Raise CorruptFile, with the reason, for a damaged file of rows."""
+        path = self.path("samples", name)
+        read_table(path, "samples")
+        raise CorruptFile(path, "it does not say whose rows it holds")
+
+    def drop(self, cells: Collection[str], listing: Listing) -> None:
+        """Remove the rows of some cells, and damaged files that do not say whose rows they hold."""
+        stale = set(cells)
+        for name in listing.damaged:
+            pair = named_pair(name)
+            if pair is None or pair[0] in stale:
+                self._remove("samples", name)
+        for name, pieces in listing.files.items():
+            if stale.isdisjoint(piece.cell for piece in pieces):
+                continue
+            kept = {(p.cell, p.key): p for p in pieces if p.cell not in stale}
+            if kept:
+                table = read_table(self.path("samples", name), "samples")
+                self.write_samples({pair: rows_of(table, p) for pair, p in kept.items()})
+            self._remove("samples", name)
+
+    def _remove(self, *parts: str) -> None:
+        path = self.path(*parts)
+        with os_errors("remove", path):
+            path.unlink(missing_ok=True)
 
     def cells(self) -> list[str]:
         """The cells that were crafted, sorted; a file with its final name is whole."""
-        return [path.stem for path in _parquet(self.examples)]
+        return [name.removesuffix(".parquet") for name in parquet_files(self.directory, "examples")]
+
+    def listing(self, *, index: bool = True) -> Listing:
+        """What the run holds, from one look at its folders.
+
+        Args:
+            index: whether to believe the index about files that it knows, and to write it when it is old.
+        """
+        return look(self.directory, index)
 
     def evaluated(self) -> set[tuple[str, str]]:
-        """The (cell, target key) pairs that were evaluated."""
-        names = (path.name.removesuffix(".parquet") for path in _parquet(self.samples))
-        return {(cell, key) for cell, _, key in (name.partition(".") for name in names)}
+        """The (cell, target key) pairs that were evaluated, those of damaged files included."""
+        found = self.listing(index=False)
+        named = filter(None, map(named_pair, found.damaged))
+        return {(cell, key) for cell, keys in found.rows.items() for key in keys}.union(named)
+
+    def has_rows(self) -> bool:
+        """Whether there are files of rows."""
+        return bool(parquet_files(self.directory, "samples"))
 
     def read_samples(
         self,
         columns: Sequence[str] | None = None,
         cells: Collection[str] | None = None,
         filters: Filters | None = None,
+        listing: Listing | None = None,
     ) -> pd.DataFrame:
-        """All rows of ``samples``, in the order of the file names.
+        """All rows of ``samples``, by cell and key of the target, whatever files they lie in.
 
         Args:
             columns: those wanted; None is all of them.
             cells: only these cells; None is all of them.
             filters: only rows that fit: a value or several for each column, or pyarrow's
                 ``[("linf", "<", 0.1), ...]``.
+            listing: what the run holds; looked up without.
 
         Returns:
             Strings that repeat (``schema.samples``' suite, attack, target ...) as categories,
@@ -157,14 +232,15 @@ class RunStore:
         for name in (*(columns or ()), *_filtered(filters)):
             if name not in schema.SAMPLES.names:
                 raise unknown("column", name, schema.SAMPLES.names)
-        wanted = None if cells is None else set(cells)
-        paths = [
-            self.path("samples", path.name) for path in _parquet(self.samples)
-            if wanted is None or path.name.partition(".")[0] in wanted
-        ]
+        wanted, listing = None if cells is None else set(cells), listing or self.listing(index=False)
+        for name in listing.damaged:
+            if wanted is None or name.partition(".")[0] in wanted:
+                self.refuse(name)
+        pieces = listing.ordered(wanted)
+        paths = [self.path("samples", name) for name in sorted({piece.file for piece in pieces})]
         names = list(columns) if columns is not None else schema.SCHEMAS["samples"].names
         try:
-            table = _scan(paths, names, filters)
+            table = _scan(self.samples, listing.files, pieces, names, filters)
         except (pa.ArrowException, OSError, ValueError, TypeError) as error:
             for path in paths:  # find out which: the scan does not say
                 read_table(path, "samples")
@@ -177,16 +253,13 @@ class RunStore:
                 for path in paths:
                     read_metadata(path, "samples")
                 raise RunError(f"{self.samples}: column '{name}' holds nulls")
-        frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
-        if "target_label" in frame:
-            frame["target_label"] = frame["target_label"].astype("Int64")
-        return frame
+        return _framed(table)
 
     def read_cells(self) -> pd.DataFrame:
         """One row per crafted cell: ``cell``, ``samples`` (rows) and ``schema.CELL_FIELDS``."""
         import pandas as pd
 
-        paths = [self.path("examples", path.name) for path in _parquet(self.examples)]
+        paths = [self.path("examples", name) for name in parquet_files(self.directory, "examples")]
         with ThreadPoolExecutor(8) as pool:
             footers = list(pool.map(lambda path: read_metadata(path, "examples"), paths))
         rows = [
@@ -201,8 +274,8 @@ class RunStore:
         """Whether a file was written after all samples and examples of the run, by the times of the files."""
         with os_errors("read", path):
             written = path.stat().st_mtime_ns
-        below = (*_parquet(self.samples), *_parquet(self.examples))
-        return all(each.stat().st_mtime_ns <= written for each in below)
+        below = (parquet_files(self.directory, folder) for folder in ("samples", "examples"))
+        return all(time <= written for each in below for _, time in each.values())
 
     def clean(self) -> int:
         """Removes what killed runs left half-written, and counts it; for the lock's holder only."""
@@ -230,24 +303,91 @@ class RunStore:
             yield self
 
 
-def _scan(paths: Sequence[Path], columns: list[str], filters: Filters | None) -> pa.Table:
+def _scan(
+    directory: Path, files: Mapping[str, Sequence[Piece]], pieces: Sequence[Piece], columns: list[str],
+    filters: Filters | None,
+) -> pa.Table:  # fmt: skip
+    """The rows of pieces, one after the other; strings that repeat are dictionaries, in order of appearance.
+
+    Args:
+        directory: of the files.
+        files: all pieces of every file, by its name.
+    """
+    import numpy as np
     import pyarrow.dataset as ds  # imports pandas, which listing files does not need
 
+    coded = (*REPEATED, "sample_id")
     wanted = pa.schema([
-        field.with_type(pa.dictionary(pa.int32(), field.type)) if field.name in REPEATED else field
+        field.with_type(pa.dictionary(pa.int32(), field.type)) if field.name in coded else field
         for field in schema.SCHEMAS["samples"]
     ])
-    if not paths:
-        return wanted.empty_table().select(columns)
     layout = ds.ParquetFileFormat(
-        dictionary_columns=list(REPEATED),
+        dictionary_columns=list(coded),
         default_fragment_scan_options=ds.ParquetFragmentScanOptions(
             page_checksum_verification=True
         ),
     )
-    dataset = ds.dataset([str(path) for path in paths], schema=wanted, format=layout)
+    read = list(dict.fromkeys([*columns, *_filtered(filters)]))
     chosen = pq.filters_to_expression(_tuples(filters)) if filters else None
-    return dataset.to_table(columns=columns, filter=chosen)
+    ranks: dict[str, list[tuple[int, Piece]]] = {}
+    for rank, piece in enumerate(pieces):
+        ranks.setdefault(piece.file, []).append((rank, piece))
+    parts, places = [wanted.empty_table().select(columns)], [np.zeros(0, np.int64)]
+    for names in _batches(files, sorted(ranks)):
+        paths = [str(directory / name) for name in names]
+        table = ds.dataset(paths, schema=wanted, format=layout).to_table(columns=read)
+        owner = np.concatenate([_owners(files[name], ranks[name]) for name in names])
+        if len(owner) != table.num_rows:
+            raise ValueError("a file was written while it was read")
+        table = table.append_column("place", pa.array(owner)).filter(pc.field("place") >= 0)
+        if chosen is not None:
+            table = table.filter(chosen)
+        places.append(table.column("place").to_numpy())
+        parts.append(table.select(columns))
+    table, place = pa.concat_tables(parts).unify_dictionaries(), np.concatenate(places)
+    if len(place) and (np.diff(place) < 0).any():
+        table = table.take(pa.array(np.argsort(place, kind="stable")))
+    return table
+
+
+def _batches(files: Mapping[str, Sequence[Piece]], names: Sequence[str]) -> Iterator[list[str]]:
+    """Files that are read at once: those of about so many rows, before filters."""
+    batch, rows = [], 0
+    for name in names:
+        batch.append(name)
+        rows += files[name][-1].stop
+        if rows >= BATCH_ROWS:
+            yield batch
+            batch, rows = [], 0
+    if batch:
+        yield batch
+
+
+def _owners(every: Sequence[Piece], wanted: Sequence[tuple[int, Piece]]) -> Any:
+    """The place of the piece of every row of a file; -1 where it is not wanted."""
+    import numpy as np
+
+    owner = np.full(every[-1].stop, -1, np.int64)
+    for place, piece in wanted:
+        owner[piece.start : piece.stop] = place
+    return owner
+
+
+def _framed(table: pa.Table) -> pd.DataFrame:
+    """A table of rows for pandas: strings that repeat as categories, in order of appearance."""
+    import pandas as pd
+
+    frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
+    for name in frame.columns[frame.dtypes == "category"]:
+        seen = pd.unique(frame[name].cat.codes)
+        categories = frame[name].cat.categories[seen[seen >= 0]]
+        if not categories.equals(frame[name].cat.categories):
+            frame[name] = frame[name].cat.set_categories(categories)
+    if "sample_id" in frame:
+        frame["sample_id"] = frame["sample_id"].astype(frame["sample_id"].cat.categories.dtype)
+    if "target_label" in frame:
+        frame["target_label"] = frame["target_label"].astype("Int64")
+    return frame
 
 
 def _tuples(filters: Filters) -> Sequence[tuple[str, str, Any]]:
@@ -266,8 +406,10 @@ def _filtered(filters: Filters | None) -> list[str]:
     return [name for name, *_ in _tuples(filters)] if filters else []
 
 
-def _parquet(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*.parquet") if path.is_file()) if folder.is_dir() else []
+def rows_of(table: pa.Table, piece: Piece) -> pa.Table:
+    """The rows of a piece, of the table in its file."""
+    told = {k: v for k, v in table.schema.metadata.items() if k not in (schema.PAIRS, schema.ROWS)}
+    return table.slice(piece.start, piece.stop - piece.start).replace_schema_metadata(told)
 
 
 def _checked(what: str, value: str, dots: bool) -> str:

@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "CELL", "CELL_EXTRAS", "CELL_FIELDS", "EXAMPLES", "KIND", "LAYOUTS", "PREFIX", "ROWS", "SAMPLES",
+    "CELL", "CELL_EXTRAS", "CELL_FIELDS", "EXAMPLES", "KIND", "LAYOUTS", "PAIRS", "PREFIX", "ROWS", "SAMPLES",
     "SCHEMAS", "SCHEMA_VERSION", "VERSION", "misfits", "to_table", "with_metadata",
 ]
 
 ROWS = b"advens.rows"
 CELL = b"advens.cell"
+PAIRS = b"advens.pairs"
 PREFIX = "advens."
 
 SAMPLES = Layout("samples", (

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from advens.benchmarks import cells
 from advens.benchmarks.cells import Cell
 from advens.benchmarks.plan import make_plan
 from advens.datasets import load_data
 from advens.errors import InputError
+from advens.results.store import Listing, Piece
 
 
 @pytest.fixture
@@ -145,3 +147,25 @@ def test_weights_are_asked_of_every_name_once(plan, monkeypatch):
     monkeypatch.setattr(module, "describe", lambda name: asked.append(name) or real(name))
     plan()
     assert len(asked) == len(set(asked)) == 4
+
+
+def test_what_is_missing_follows_from_what_is_there(plan):
+    made = plan()
+    first, last = made.cells[0], made.cells[-1]
+    white, *others = made.targets
+    done = {(first.key, made.keys[white]), *((last.key, key) for key in made.keys.values())}
+    there = Listing(
+        frozenset(), {f"{c}.{k}.parquet": (Piece(c, k, f"{c}.{k}.parquet", 0, 1),) for c, k in done}
+    )
+    missing = {cell.key: targets for cell, targets in made.pending(there)}
+    assert missing[first.key] == tuple(others)
+    assert last.key not in missing
+    assert missing[made.cells[1].key] == made.targets
+    assert len(list(made.pairs())) == 12
+
+
+def test_a_name_is_computed_once(plan, monkeypatch):
+    made = plan()
+    before = keys(made)
+    monkeypatch.setattr(cells, "value_digest", None)
+    assert keys(made) == before
