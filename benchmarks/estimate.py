@@ -117,7 +117,8 @@ def estimate(suite: Suite, seen: Outline, device: str) -> Iterator[str]:
         cost = cost_of(suite, seen, data, device)
         yield (
             f"{cost.cells} cells: {len(data):,} images in {cost.shards} shards of {suite.shard}, "
-            f"{seeds} seeds; {len(seen.targets)} targets are evaluated on each"
+            f"{seeds} seeds; {_evaluations(suite, seen) * seeds * cost.shards} evaluations of "
+            f"{len(seen.targets)} targets"
         )
         if seen.rounds:
             forward, backward = _passes(suite, seen.rounds, seen.sets, len(data))
@@ -194,6 +195,15 @@ def _time(suite: Suite, cost: Cost, device: str) -> str:
     unit = "GPU hours" if device.startswith("cuda") else "hours"
     craft, rest = (f"{seconds / 3600:,.2g}" for seconds in cost.seconds)
     return f"{_most(suite)}about {craft} {unit} to craft, {rest} to evaluate ({described(device)})"
+
+
+def _evaluations(suite: Suite, seen: Outline) -> int:
+    """Evaluations of targets on the cells of one shard and seed; see `Plan.targets_of`."""
+    attacked = set() if suite.crossed else {model for models in seen.sets.values() for model in models}
+    return sum(
+        target not in attacked or target in seen.sets[name]
+        for _, name in seen.stages for target in seen.targets
+    )  # fmt: skip
 
 
 def _defenses(suite: DefenseSuite) -> Iterator[str]:

@@ -243,7 +243,7 @@ def test_dry_runs_touch_nothing(say, tmp_path, monkeypatch, name):
     text = say("run", name, "--dry-run", *here).done()
     assert f"suite      {name}: linf" in text
     assert re.search(r"^attack     \S+ on \S+: \d+ F, \d+ B per image$", text, re.MULTILINE)
-    cells = r"^\d+ cells: \d+ images in \d+ shards of \d+, \d seeds; \d+ targets are evaluated on each$"
+    cells = r"^\d+ cells: \d+ images in \d+ shards of \d+, \d seeds; \d+ evaluations of \d+ targets$"
     assert re.search(cells, text, re.MULTILINE)
     passes = r"^passes     [\d,]+ F, [\d,]+ B to craft [\d,]+ images, [\d,]+ F to evaluate, [\d,]+ F to "
     assert re.search(passes, text, re.MULTILINE)
@@ -260,7 +260,7 @@ def test_what_a_dry_run_says(say, tmp_path, monkeypatch):
     assert "target     timm:vit_base_patch16_224.augreg_in21k_ft_in1k\n" in text
     assert "mifgsm on resnet50: 10 F, 10 B" in text
     assert "mi-ens-loss on cnns: 40 F, 40 B" in text
-    assert "8 cells: 120 images in 2 shards of 100, 1 seeds; 10 targets are evaluated on each" in text
+    assert "8 cells: 120 images in 2 shards of 100, 1 seeds; 80 evaluations of 10 targets" in text
 
     assert re.search(r"^passes     [\d,]+ F, [\d,]+ B to craft 480 images, 6,000 F to evaluate, ", text, re.M)
     assert "download   https://huggingface.co/timm/resnet50.tv_in1k (about 102.4 MB)" in text
