@@ -180,7 +180,7 @@ def run(
     *,
     executor: str | Executor = "local",
     device: str = "cpu",
-    workers: int = 1,
+    workers: int | None = None,
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     lock: Path | str | None = None,

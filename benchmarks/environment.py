@@ -50,11 +50,13 @@ def versions() -> dict[str, str | None]:
 
 
 def device_name(device: str) -> str:
-    """``cpu``, or a GPU's device and product name."""
+    """``cpu``, or a GPU's device and product name; only the device where it is one of another machine."""
     if not device.startswith("cuda"):
         return device
     import torch
 
+    if not torch.cuda.is_available():
+        return device
     return f"{device} ({torch.cuda.get_device_name(torch.device(device))})"
 
 

@@ -248,7 +248,7 @@ class Runner:
 
     def _cells_of(self, plan: Plan, store: RunStore, goal: Goal, report: Report) -> None:
         """Craft and evaluate what is missing of the cells of a plan, but for what failed before."""
-        folder, size = str(store.directory), plan.suite.batch_size
+        folder, size = str(store.directory.absolute()), plan.suite.batch_size
         there = store.listing()
         missing = {cell.key for cell in plan.cells if not self._crafted(there, store, cell)}
         if missing or any(True for _ in plan.pending(there)):

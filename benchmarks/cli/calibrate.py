@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from advens.benchmarks.cli.options import resolve_device, set_option
+from advens.benchmarks.cli.options import set_option
 from advens.printable import say
 from advens.trust import trust_option
 
@@ -21,6 +21,7 @@ def calibrate(suite: str | None, device: str, settings: tuple[str, ...]) -> None
     are measured with random weights: nothing is downloaded.
     """
     from advens.benchmarks import calibrate as passes
+    from advens.benchmarks.executors.base import resolve_device
     from advens.benchmarks.pins import models_of
     from advens.benchmarks.suites import load_suite, parse_settings
     from advens.datasets import find_data

@@ -44,7 +44,7 @@ from advens.trust import trust_option, typed
 @set_option
 def craft(attack: str, surrogates: str, data: str, out: Path, limit: int | None, targets: str | None,
           build: str | None, train: str | None, norm: str, eps: str, steps: int | None, targeted: bool,
-          seed: int, png: bool, trace: bool, device: str, executor: str, workers: int,
+          seed: int, png: bool, trace: bool, device: str, executor: str, workers: int | None,
           batch_size: int | None, store: str | None, settings: tuple[str, ...]) -> None:  # fmt: skip
     """Craft adversarial images with ATTACK; --set overrides its options (--set fusion=ens-loss).
 

@@ -55,7 +55,7 @@ from advens.trust import trust_option, typed
 def defend(defenses: tuple[str, ...], data: str, surrogates: str | None, attacks: str | None, eps: str | None,
            transfer: str | None, white_box: str | None, old_white_box: str | None, limit: int | None,
            white_box_limit: int | None, old_white_box_limit: int | None, seed: int, out: Path, dry_run: bool,
-           form: str, device: str, executor: str, workers: int, batch_size: int | None,
+           form: str, device: str, executor: str, workers: int | None, batch_size: int | None,
            store: str | None, sanity: bool) -> None:  # fmt: skip
     """Evaluate defenses (folders of 'advens train', or models): transfer, white-box attacks, cost."""
     from advens.benchmarks.defense_goal import defense_suite

@@ -24,7 +24,7 @@ from advens.trust import trust_option
 @worker_options
 @trust_option
 @batch_option
-def evaluate(directory: Path, targets: str, device: str, executor: str, workers: int,
+def evaluate(directory: Path, targets: str, device: str, executor: str, workers: int | None,
              batch_size: int | None) -> None:  # fmt: skip
     """Evaluate new targets on the stored examples of a run; nothing is crafted again.
 

@@ -47,34 +47,21 @@ format_option = click.option(
 def worker_options(command: C) -> C:
     """--device, --executor and --workers, for every command that does work."""
     for option in (
-        click.option("--workers", type=click.IntRange(1), default=1, help="Worker processes."),
-        click.option("--executor", default="local", help="local, ray, or a plug-in's."),
+        click.option("--workers", type=click.IntRange(1), help="Worker processes, or Ray workers."),
+        click.option(
+            "--executor", default="local", help="local, ray, or a plug-in's; NAME?OPTION=VALUE."
+        ),
         click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto picks."),
     ):
         command = option(command)
     return command
 
 
-def executor_of(executor: str, device: str, workers: int) -> Executor:
+def executor_of(executor: str, device: str, workers: int | None) -> Executor:
     """The executor that a command's options ask for. Raises InputError when it is not to be had."""
     from advens.benchmarks.executors import create_executor
 
-    return create_executor(executor, device=resolve_device(device), workers=workers)
-
-
-def resolve_device(device: str) -> str:
-    """``auto`` to the best device here. Raises InputError for one that is not there."""
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"device '{device}' is not available: {str(error).splitlines()[0]}"
-        ) from None
-    return device
+    return create_executor(executor, device=device, workers=workers)
 
 
 def names_in(text: str, option: str) -> list[str]:

@@ -57,8 +57,8 @@ ATTACK, UNTIL = "pma-plus", 0.01
 def robustness(directory: Path | None, models: str | None, data: str | None, attacks: str | None,
                until: float | None, most_rounds: int | None, round_attack: str | None, out: Path | None,
                norm: str, eps: str, steps: int | None, limit: int | None, shard: int, seed: int,
-               executor: str, workers: int, form: str, device: str, batch_size: int | None, store: str | None,
-               sanity: bool, settings: tuple[str, ...]) -> None:  # fmt: skip
+               executor: str, workers: int | None, form: str, device: str, batch_size: int | None,
+               store: str | None, sanity: bool, settings: tuple[str, ...]) -> None:  # fmt: skip
     """Attack models white-box, broken samples leaving at once; or show the run in DIRECTORY.
 
     A stronger attack can be added later to what withstood the earlier ones: first --attack pma, then

@@ -12,7 +12,6 @@ from advens.benchmarks.cli.options import (
     executor_of,
     names_in,
     progress,
-    resolve_device,
     set_option,
     store_option,
     worker_options,
@@ -38,7 +37,7 @@ from advens.trust import trust_option
 @click.option("--dry-run", is_flag=True, help="Print the plan; load and download nothing.")
 @click.option("--trace", is_flag=True, help="Write per-step losses and more to traces/.")
 @click.option("--no-report", is_flag=True, help="Do not write report.html.")
-def run(suite: str, out: Path | None, device: str, executor: str, workers: int, only: str | None,
+def run(suite: str, out: Path | None, device: str, executor: str, workers: int | None, only: str | None,
         limit: int | None, seed: int | None, batch_size: int | None, store: str | None,
         settings: tuple[str, ...], lock: Path | None, dry_run: bool, trace: bool,
         no_report: bool) -> None:  # fmt: skip
@@ -55,6 +54,7 @@ def run(suite: str, out: Path | None, device: str, executor: str, workers: int, 
     pinned = find_lock(suite, lock)
     if dry_run:
         from advens.benchmarks.estimate import dry_run_lines
+        from advens.benchmarks.executors.base import resolve_device
 
         say(*dry_run_lines(found, resolve_device(device)))
         if pinned is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from advens.benchmarks.cli.options import names_in, resolve_device
+from advens.benchmarks.cli.options import names_in
 from advens.printable import say
 from advens.trust import trust_option, typed
 
@@ -27,6 +27,7 @@ def select(
     It takes one forward and one backward pass of every candidate an image, and no target.
     """
     from advens.attacks.surrogates.selection import examine
+    from advens.benchmarks.executors.base import resolve_device
     from advens.datasets import find_data
     from advens.datasets.classes import check_classes
     from advens.errors import InputError

@@ -24,7 +24,7 @@ from advens.trust import trust_option, typed
 @trust_option
 @set_option
 def train(name: str, arch: str | None, data: str, out: Path, members: int | None, epochs: int | None,
-          seed: int, device: str, executor: str, workers: int,
+          seed: int, device: str, executor: str, workers: int | None,
           settings: tuple[str, ...]) -> None:  # fmt: skip
     """Train a defense; interrupted, the same command goes on and gives the same weights."""
     from advens.benchmarks.runner import Runner

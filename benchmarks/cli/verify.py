@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from advens.benchmarks.cli.options import given_options, progress, resolve_device, time_limit_option
+from advens.benchmarks.cli.options import given_options, progress, time_limit_option
 from advens.benchmarks.sandbox import Limits
 from advens.errors import InputError, RunError
 from advens.printable import say
@@ -38,6 +38,7 @@ def verify(
 
     The archive of an entry ('advens submit') is unpacked and verified in a sandbox.
     """
+    from advens.benchmarks.executors.base import resolve_device
     from advens.benchmarks.recraft import Sample
     from advens.benchmarks.submission import opened, verify_archive
     from advens.benchmarks.verify import UNKNOWABLE, verify_directory

@@ -9,14 +9,20 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+from urllib.parse import parse_qsl
 
-from advens.errors import InputError, InputWarning, RunError, first_line
+from pydantic import ValidationError
+
+from advens.errors import InputError, InputWarning, RunError, first_line, nearest
 from advens.registry import Info, Registry, one_line
 from advens.trust import trusting
 
 
 class Task(Protocol):
-    """Something to do on a device: a small picklable value. What it returns must be picklable, too."""
+    """Something to do on a device: a small picklable value. What it returns must be picklable, too.
+
+    A task that writes files names their folder as ``directory``.
+    """
 
     @property
     def title(self) -> str: ...
@@ -49,14 +55,18 @@ class Executor(Protocol):
         ...
 
 
-EXECUTORS: Registry[Callable[[str, int], Executor]] = Registry(
+EXECUTORS: Registry[Callable[..., Executor]] = Registry(
     "executor", package="advens.benchmarks.executors", group="advens.executors"
 )
-E = TypeVar("E", bound=Callable[[str, int], Executor])
+E = TypeVar("E", bound=Callable[..., Any])
 
 
 def executor(name: str) -> Callable[[E], E]:
-    """Register what makes an executor from a device and a number of workers."""
+    """Register what makes an executor from ``device`` and, where the user says how many, ``workers``.
+
+    Further fields of a dataclass are options, which are given as text: ``NAME?OPTION=VALUE``. An executor
+    with an attribute ``elsewhere`` works on other machines: its device is not looked for on this one.
+    """
 
     def decorate(make: E) -> E:
         EXECUTORS.register(Info(name, summary=one_line(make.__doc__)), make)
@@ -65,11 +75,47 @@ def executor(name: str) -> Callable[[E], E]:
     return decorate
 
 
-def create_executor(name: str = "local", *, device: str = "cpu", workers: int = 1) -> Executor:
-    """The executor of a name. Raises InputError for an unknown one or for no workers."""
-    if workers < 1:
+def create_executor(name: str = "local", *, device: str = "cpu", workers: int | None = None) -> Executor:
+    """The executor of a name, which may hold options: ``ray?gpus=0.5&cpus=2``.
+
+    Args:
+        device: as torch names it; ``auto`` picks a GPU where there is one.
+        workers: how many; by default what the executor thinks best.
+
+    Raises:
+        InputError: an unknown executor or option, a value that does not fit, a device that is not there.
+    """
+    if workers is not None and workers < 1:
         raise InputError(f"workers = {workers}: at least one is needed")
-    return EXECUTORS.get(name)(device, workers)
+    name, _, query = name.partition("?")
+    make = EXECUTORS.get(name)
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    known = set(getattr(make, "__dataclass_fields__", ())) - {"device", "workers", "elsewhere"}
+    for option in options:
+        if option not in known:
+            hint = nearest(option, known) or ("" if known else "; it has none")
+            raise InputError(f"executor '{name}' has no option '{option}'{hint}")
+    if not getattr(make, "elsewhere", False):
+        device = resolve_device(device)
+    try:
+        return make(device=device, **({} if workers is None else {"workers": workers}), **options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"executor '{name}': {where} = {first['input']!r}: {first['msg']}") from None
+
+
+def resolve_device(device: str) -> str:
+    """``auto`` to the best device here. Raises InputError for one that is not there."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device '{device}' is not available: {first_line(error)}") from None
+    return device
 
 
 def attempt(task: Task, device: str) -> Any:
@@ -98,20 +144,25 @@ def give_back() -> None:
 
 
 Answer = tuple[Any, list[str]]
-"""What comes of a task in another process, and the texts of its `InputWarning`s."""
+"""What comes of a task in another process, bad input included, and the texts of its `InputWarning`s."""
 
 
 def attempt_elsewhere(task: Task, device: str, names: frozenset[str]) -> Answer:
     """`attempt` in another process, in which the same names are trusted as here."""
     with trusting(*names), warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always", InputWarning)
-        outcome = attempt(task, device)
+        try:
+            outcome = attempt(task, device)
+        except InputError as error:
+            outcome = InputError(str(error))  # a plain one: it travels between processes
     return outcome, [str(each.message) for each in found if issubclass(each.category, InputWarning)]
 
 
 def received(answer: Answer) -> Any:
-    """What came of a task in another process, whose warnings are given here again."""
+    """What came of a task in another process, whose warnings are given here again. Raises its InputError."""
     outcome, texts = answer
     for text in texts:
         warnings.warn(text, InputWarning, stacklevel=2)
+    if isinstance(outcome, InputError):
+        raise outcome
     return outcome

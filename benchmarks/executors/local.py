@@ -6,10 +6,13 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing import active_children, current_process, get_context, parent_process
+from functools import partial
+from multiprocessing import active_children, get_context, parent_process
+from typing import Any
+
+from pydantic.dataclasses import dataclass
 
 from advens.benchmarks.executors.base import (
     Answer,
@@ -19,9 +22,9 @@ from advens.benchmarks.executors.base import (
     attempt,
     attempt_elsewhere,
     executor,
-    received,
 )
-from advens.errors import RunError
+from advens.benchmarks.executors.workers import Loss, on_workers
+from advens.fields import Count
 from advens.trust import trusted
 
 
@@ -31,41 +34,51 @@ class Local:
     """This process, or several worker processes on this machine."""
 
     device: str = "cpu"
-    workers: int = 1
+    workers: Count = 1
 
     def execute(self, tasks: Sequence[T]) -> Outcomes[T]:
         """See `advens.benchmarks.executors.Executor`."""
         workers = min(self.workers, len(tasks))
         if workers > 1:
-            yield from self._processes(tasks, workers)
+            threads = max(1, (os.cpu_count() or 1) // workers)
+            start = partial(_Process, self.device, threads)
+            yield from on_workers(tasks, lambda: workers, start)
             return
         for task in tasks:
             yield task, attempt(task, self.device)
 
-    def _processes(self, tasks: Sequence[T], workers: int) -> Outcomes[T]:
-        threads = max(1, (os.cpu_count() or 1) // workers)
-        pool = ProcessPoolExecutor(
-            workers, mp_context=get_context("spawn"), initializer=_start, initargs=(threads,)
+
+class _Process:
+    """A worker process, as a pool of one: a pool of several does not say which task its lost process had."""
+
+    def __init__(self, device: str, threads: int, number: int) -> None:
+        self.device, self.names = device_of_worker(device, number), trusted()
+        self.children: set[Any] = set()
+        self.pool = ProcessPoolExecutor(
+            1, mp_context=get_context("spawn"), initializer=_start, initargs=(threads,)
         )
-        others = set(active_children())
+
+    def begin(self) -> Future[Any]:
+        before = set(active_children())
+        begun = self.pool.submit(os.getpid)
+        self.children = set(active_children()) - before
+        return begun
+
+    def submit(self, task: Task) -> Future[Answer] | None:
         try:
-            # neighbours in the list share models: hand them out in order
-            futures = {
-                pool.submit(_in_worker, task, self.device, trusted()): task for task in tasks
-            }
-            for future in as_completed(futures):
-                yield futures[future], received(future.result())
+            return self.pool.submit(attempt_elsewhere, task, self.device, self.names)
         except BrokenProcessPool:
-            raise RunError(
-                "a worker process died, perhaps out of memory; finished cells are kept, "
-                "the same command goes on"
-            ) from None
-        except BaseException:  # interrupted or bad input: cells at hand are not waited for
-            for child in set(active_children()) - others:
-                child.terminate()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            return None
+
+    def lost(self, error: BaseException) -> Loss | None:
+        if not isinstance(error, BrokenProcessPool):
+            return None
+        return Loss("its worker process died, perhaps out of memory; the same command tries again", most=1)
+
+    def stop(self) -> None:
+        for child in self.children:
+            child.terminate()
+        self.pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _start(threads: int) -> None:
@@ -82,11 +95,6 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _in_worker(task: Task, device: str, names: frozenset[str]) -> Answer:
-    number = current_process().name.rpartition("-")[2]  # SpawnProcess-1, -2, ...
-    return attempt_elsewhere(task, device_of_worker(device, int(number)), names)
 
 
 def device_of_worker(device: str, worker: int) -> str:

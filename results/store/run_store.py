@@ -50,6 +50,7 @@ REPEATED = ("suite", "attack", "attack_params", "surrogates", "target", "cell", 
 BATCH_ROWS = 4_000_000
 """Rows that are read at once, before filters: a few hundred MB."""
 Filters = Mapping[str, Any] | Sequence[tuple[str, str, Any]]
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # of s3://, as Path shortens it
 _KEY = re.compile(r"[A-Za-z0-9_=+@~-][A-Za-z0-9_.=+@~-]*")
 
 
@@ -60,11 +61,13 @@ class RunStore:
         directory: the run's directory; nothing is created before something is written.
 
     Raises:
-        InputError: it is a file.
+        InputError: it is a file, or an address.
     """
 
     def __init__(self, directory: Path | str) -> None:
         self.directory = Path(directory)
+        if _ADDRESS.match(str(directory)):
+            raise InputError(f"{directory} is an address; a run needs a directory of a file system")
         if self.directory.is_file():
             raise InputError(f"{self.directory} is a file; a run needs a directory")
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pickle
 import sys
-import types
 
 import pandas as pd
 import pytest
 
-from advens.benchmarks.executors import create_executor
+from advens.benchmarks.environment import device_name
 from advens.benchmarks.executors.base import attempt
 from advens.benchmarks.executors.local import device_of_worker
 from advens.errors import InputError, RunError
@@ -51,9 +50,42 @@ def test_failures_travel_between_processes(tmp_path):
 
 
 def test_a_worker_that_dies(advens, suite, tmp_path):
-    path = suite(surrogates__pair=["toys:mortal?seed=1"])
-    said = advens("run", path, "--out", tmp_path / "out", "--workers", 2)
-    said.failed("worker")
+    """The cell it had fails; the run goes on with a new worker."""
+    sets = {"bad": ["toys:mortal?seed=1"], "good": ["toys:centroid?seed=2"]}
+    path, out = suite(attacks=[{"name": "mifgsm"}], surrogates=sets), tmp_path / "out"
+    said = advens("run", path, "--out", out, "--workers", 2)
+    said.failed("2 cells failed")
+    told = [line for line in said.err.splitlines() if line.startswith("failed: ")]
+    assert len(told) == 2
+    assert all("on bad" in line and "its worker process died" in line for line in told), told
+    assert "2 of 4 crafted, 2 left\nevaluations  6 of 12 done\nfailed       2" in advens("status", out).out
+    assert len(RunStore(out).evaluated()) == 6
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "two"])
+def test_workers_that_cannot_be(advens, suite, tmp_path, given):
+    advens("run", suite(), "--out", tmp_path / "out", "--workers", given).refused("--workers", given)
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    ("ray?gpus=2", ["executor 'ray': gpus = '2'", "less than or equal to 1"]),
+    ("ray?gpu=1", ["executor 'ray' has no option 'gpu'", "did you mean 'gpus'"]),
+    ("ray?device=cuda", ["has no option 'device'"]),
+    ("local?cpus=2", ["executor 'local' has no option 'cpus'; it has none"]),
+])  # fmt: skip
+def test_options_that_cannot_be(advens, suite, tmp_path, given, words):
+    advens("run", suite(), "--out", tmp_path / "out", "--executor", given).refused(*words)
+
+
+@pytest.mark.parametrize("command", ["run", "craft", "robustness"])
+def test_object_stores_are_refused(advens, suite, tmp_path, monkeypatch, command):
+    """Nothing is crafted into a folder that is named like one."""
+    given = {"run": [suite()], "craft": ["fgsm", "--surrogates", "digits:cnn", "--data", "digits:test"],
+             "robustness": ["--models", "digits:cnn", "--data", "digits:test"]}  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.iterdir())
+    advens(command, *given[command], "--out", "s3://bucket/run").refused("s3:/bucket/run is an address")
+    assert set(tmp_path.iterdir()) == before
 
 
 def test_unknown_executor(advens, suite, tmp_path):
@@ -66,6 +98,12 @@ def test_workers_share_the_gpus(monkeypatch):
     assert device_of_worker("cuda", 7) == "cuda:1"
     assert device_of_worker("cuda:0", 7) == "cuda:0"
     assert device_of_worker("cpu", 7) == "cpu"
+
+
+def test_a_gpu_of_another_machine(monkeypatch):
+    """What a run depended on names the device, and asks nobody here for the product."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert device_name("cuda") == "cuda"
 
 
 def test_without_ray(advens, suite, tmp_path, monkeypatch):
@@ -86,76 +124,3 @@ class Loud:
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome
-
-
-def stand_in() -> types.ModuleType:
-    """As much of Ray as the executor uses, in this process."""
-    ray = types.ModuleType("ray")
-
-    class RayTaskError(Exception):
-        def __init__(self, cause) -> None:
-            super().__init__(f"ray::attempt()\n  Traceback of many lines\n{cause}")
-            self.cause = cause
-
-        def as_instanceof_cause(self):
-            return type("RayTaskError(x)", (RayTaskError, type(self.cause)), {})(self.cause)
-
-    class Remote:
-        def __init__(self, function) -> None:
-            self.function = function
-
-        def remote(self, *arguments):
-            return Reference(lambda: self.function(*arguments))
-
-    class Reference:
-        def __init__(self, do) -> None:
-            self.do = do
-
-    def get(reference):
-        try:
-            return reference.do()
-        except Exception as error:
-            raise RayTaskError(error) from None
-
-    ray.exceptions = types.SimpleNamespace(RayTaskError=RayTaskError)
-    ray.is_initialized = lambda: True
-    ray.remote = lambda **options: Remote
-    ray.wait = lambda references, num_returns: (references[-1:], references[:-1])
-    ray.get, ray.cancelled = get, []
-    ray.cancel = lambda reference, force: ray.cancelled.append(reference)
-    return ray
-
-
-def test_ray_in_any_order(monkeypatch, advens, suite, tmp_path, rows, images):
-    monkeypatch.setitem(sys.modules, "ray", stand_in())
-    one, two = tmp_path / "one", tmp_path / "two"
-    advens("run", suite(), "--out", one).done()
-    advens("run", suite(), "--out", two, "--executor", "ray").done()
-    same(one, two, rows, images)
-
-
-def test_ray_errors_are_one_line(monkeypatch):
-    ray = stand_in()
-    monkeypatch.setitem(sys.modules, "ray", ray)
-    tasks = [Loud(3), Loud(InputError("no such thing")), Loud(RunError("broke")), Loud(4)]
-    outcomes = create_executor("ray").execute(tasks)
-    assert next(outcomes)[1] == 4
-    assert str(next(outcomes)[1]) == "broke"
-    with pytest.raises(InputError) as caught:
-        next(outcomes)
-    assert str(caught.value) == "no such thing"
-    assert len(ray.cancelled) == 1
-
-
-def test_ray_itself(advens, suite, tmp_path, rows, images):
-    ray = pytest.importorskip("ray")
-    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
-    try:
-        one, two = tmp_path / "one", tmp_path / "two"
-        advens("run", suite(), "--out", one).done()
-        advens("run", suite(), "--out", two, "--executor", "ray").done()
-        same(one, two, rows, images)
-        silent = suite("s.toml", targets=["toys:silent?seed=4"])
-        advens("run", silent, "--out", two, "--executor", "ray").refused("NaN")
-    finally:
-        ray.shutdown()

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -205,6 +206,13 @@ def test_a_file_is_no_run(tmp_path):
     for make in (RunStore, RunStore.open):
         with pytest.raises(InputError, match="out is a file; a run needs a directory"):
             make(tmp_path / "out")
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/run", Path("s3://bucket/run"), "gs://run"])
+def test_an_address_is_no_run(address):
+    with pytest.raises(InputError, match="is an address; a run needs a directory of a file system"):
+        RunStore(address)
+    assert RunStore("runs/a:b").directory == Path("runs/a:b")
 
 
 LISTING = """
