@@ -47,9 +47,11 @@ format_option = click.option(
 def worker_options(command: C) -> C:
     """--device, --executor and --workers, for every command that does work."""
     for option in (
-        click.option("--workers", type=click.IntRange(1), help="Worker processes, or Ray workers."),
         click.option(
-            "--executor", default="local", help="local, ray, or a plug-in's; NAME?OPTION=VALUE."
+            "--workers", type=click.IntRange(1), help="Worker processes, Ray workers, or jobs at once."
+        ),
+        click.option(
+            "--executor", default="local", help="local, ray, submitit, or a plug-in's; NAME?OPTION=VALUE."
         ),
         click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps; auto picks."),
     ):
