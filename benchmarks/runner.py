@@ -8,7 +8,7 @@ measuring are tasks that an executor does. A rerun does only what is missing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import singledispatchmethod
@@ -27,6 +27,7 @@ from advens.benchmarks.goals import ATTACK_GOALS, Goal
 from advens.benchmarks.histories import History, keep_histories
 from advens.benchmarks.likeness import Answer, Comparison
 from advens.benchmarks.merge import agree
+from advens.benchmarks.parts import Claimed, Part
 from advens.benchmarks.pins import held
 from advens.benchmarks.plan import Plan, Sets, make_plan, outline
 from advens.benchmarks.progress import Progress
@@ -64,7 +65,6 @@ from advens.results.boards.silence import silent_lines
 from advens.results.store import Listing, RunStore, is_whole, read_cell, read_table, write_bytes
 
 T = TypeVar("T", bound=Task)
-OfCell = TypeVar("OfCell", Craft, Evaluate)
 CLEAN_ENOUGH = 0.3
 """Clean accuracy under which a warning doubts a target's preprocessing or labels."""
 
@@ -111,6 +111,7 @@ def run_suite(
     apart: bool = True,
     trace: bool = False,
     lock: Path | None = None,
+    part: Part | None = None,
 ) -> Report:
     """Do what is missing of a suite and compute its boards.
 
@@ -120,6 +121,7 @@ def run_suite(
         apart: whether building surrogates on images that are attacked is refused.
         trace: whether to keep what happened at every step of the attacks.
         lock: a file that pins the models and data, see `advens.benchmarks.pins`; it is recorded.
+        part: which of several processes that share the run this one is; none of them computes boards.
 
     Raises:
         InputError: the suite, a model or the data cannot be used or are not those of the lock, the directory
@@ -127,7 +129,7 @@ def run_suite(
         RunError: what the rest depends on failed.
     """
     pins = None if lock is None else held(suite, lock)
-    run = Runner(executor or create_executor(), progress or Progress(), held_out, apart, trace, pins)
+    run = Runner(executor or create_executor(), progress or Progress(), held_out, apart, trace, pins, part)
     return run.of(suite, Path(directory))
 
 
@@ -155,6 +157,7 @@ class Runner:
     apart: bool = True
     trace: bool = False
     pins: Mapping[str, Any] | None = None
+    part: Part | None = None
 
     @singledispatchmethod
     def of(self, suite: AnySuite, directory: Path) -> Report:
@@ -168,15 +171,34 @@ class Runner:
         data = find_data(suite.source)
         built, histories = self.built(suite, data)
         plan = make_plan(suite, data, built, held_out=self.held_out)
+        if self.part is not None:
+            with store.share():
+                with store.alone():
+                    self._begin(store, plan, suite, data, histories)
+                    self._forget_missing(plan, store, store.listing())
+                return self.complete_part(self.part, plan, store)
         with store.lock():
-            whole = agree(store.suite, suite)
-            write_bytes(store.suite, whole.toml().encode())
-            self.record(store, plan, {suite.source: data.digest})
-            keep_histories(store, histories)
+            whole = self._begin(store, plan, suite, data, histories)
             return self.complete(plan, store, whole)
+
+    def _begin(
+        self, store: RunStore, plan: Plan, suite: Suite, data: Dataset,
+        histories: Mapping[tuple[str, int], History],
+    ) -> Suite:  # fmt: skip
+        """Write down what will be done; all that the directory holds, with what earlier runs put there."""
+        whole = agree(store.suite, suite)
+        write_bytes(store.suite, whole.toml().encode())
+        self.record(store, plan, {suite.source: data.digest})
+        keep_histories(store, histories)
+        return whole
 
     @of.register
     def _defenses(self, suite: DefenseSuite, directory: Path) -> Report:
+        if self.part is not None:
+            raise InputError(
+                f"suite '{suite.name}' trains and measures models (goal = \"{suite.goal}\"), which is "
+                "not done in parts; run it without --part"
+            )
         store = RunStore(directory)
         suite = agree(store.suite, suite)
         defense_goal.check(suite)
@@ -246,32 +268,102 @@ class Runner:
             report.unsound += self._checked(checks, store, suite.sanity is False)
         return report
 
+    def complete_part(self, part: Part, plan: Plan, store: RunStore) -> Report:
+        """Do a part of the cells and pairs that are missing, and then what is left of those of other parts.
+
+        It ends when all that is left is at hand in other parts that are alive. Boards are not computed.
+
+        Args:
+            plan: of this run.
+            store: shared.
+        """
+        report = Report(store.directory)
+        worker_cache.cache_clear()  # as above
+        while True:
+            rounds = due_rounds(plan, store)
+            whole = plan.extended(rounds.cells)
+            if plan.rounds:
+                with store.alone():
+                    save_plan(whole, plan_path(store), rounds.undecided)
+            report.cells = len(whole.cells)
+            before = report.crafted + report.evaluated
+            left = self._shared_cells_of(whole, part, store, report)
+            if report.crafted + report.evaluated > before:
+                continue
+            if not left:
+                return report
+            held = store.claims()
+            if held and not store.release(held) and store.claims() == held:
+                return report
+
+    def _shared_cells_of(self, plan: Plan, part: Part, store: RunStore, report: Report) -> int:
+        """Craft and evaluate what is missing and not claimed; how many tasks were left to do."""
+        left = 0
+
+        def done(what: str, tasks: Sequence[Craft] | Sequence[Evaluate]) -> int:
+            nonlocal left
+            noted = {path.stem for path in store.path("failures").glob("*.json")}
+            ordered = part.ordered(tasks, plan.cells, noted)
+            left += len(ordered)
+            return self._cells(what, ordered, store, report)
+
+        there = store.listing()
+        missing = self._missing(plan, store, there)
+        for depth in by_depth(plan.cells, missing):
+            ready = [cell for cell in depth if not cell.after or cell.after in there.images]
+            report.crafted += done("crafting", self._crafts(plan, ready, store, report))
+            there = store.listing()
+        report.evaluated += done("evaluating", self._evaluations(plan, there, store, report))
+        return left
+
     def _cells_of(self, plan: Plan, store: RunStore, goal: Goal, report: Report) -> None:
         """Craft and evaluate what is missing of the cells of a plan, but for what failed before."""
-        folder, size = str(store.directory.absolute()), plan.suite.batch_size
         there = store.listing()
-        missing = {cell.key for cell in plan.cells if not self._crafted(there, store, cell)}
-        if missing or any(True for _ in plan.pending(there)):
-            _forget(store, missing, goal, there)
+        missing = self._forget_missing(plan, store, there)
         for depth in by_depth(plan.cells, missing):
-            failed = _failed(plan, report)
-            crafts = [
-                Craft(folder, cell, size, self.trace, plan.suite.store)
-                for cell in depth if cell.key not in failed
-            ]
+            crafts = self._crafts(plan, depth, store, report)
             report.crafted += self._cells("crafting", crafts, store, report)
             there = store.listing()
-        failed = _failed(plan, report)
-        missing_pairs = sorted(
-            ((target, cell) for cell, targets in plan.pending(there) for target in targets),
-            key=lambda pair: plan.targets.index(pair[0]),
-        )
-        evaluations = [
-            Evaluate(folder, cell, target, plan.keys[target], plan.white_box(cell, target), size)
-            for target, cell in missing_pairs
-            if cell.key not in failed
-        ]
+        evaluations = self._evaluations(plan, there, store, report)
         report.evaluated += self._cells("evaluating", evaluations, store, report)
+
+    def _missing(self, plan: Plan, store: RunStore, there: Listing) -> set[str]:
+        """The cells of a plan that are not crafted."""
+        return {cell.key for cell in plan.cells if not self._crafted(there, store, cell)}
+
+    def _forget_missing(self, plan: Plan, store: RunStore, there: Listing) -> set[str]:
+        """Remove what will not be true any more once what is missing is done; the cells that are missing."""
+        missing = self._missing(plan, store, there)
+        if missing or any(True for _ in plan.pending(there)):
+            _forget(store, missing, goal_of(plan.suite), there)
+        return missing
+
+    def _crafts(
+        self, plan: Plan, cells: Iterable[Cell], store: RunStore, report: Report
+    ) -> list[Craft]:
+        folder, failed = str(store.directory.absolute()), _failed(plan, report)
+        return [
+            Craft(folder, cell, plan.suite.batch_size, self.trace, plan.suite.store)
+            for cell in cells if cell.key not in failed
+        ]  # fmt: skip
+
+    def _evaluations(
+        self, plan: Plan, there: Listing, store: RunStore, report: Report
+    ) -> list[Evaluate]:
+        folder, failed = str(store.directory.absolute()), _failed(plan, report)
+        pairs = sorted(
+            (
+                (target, cell) for cell, targets in plan.pending(there) for target in targets
+                if cell.key in there.images and cell.key not in failed
+            ),
+            key=lambda pair: plan.targets.index(pair[0]),
+        )  # fmt: skip
+        return [
+            Evaluate(
+                folder, cell, target, plan.keys[target], plan.white_box(cell, target), plan.suite.batch_size
+            )
+            for target, cell in pairs
+        ]  # fmt: skip
 
     def built(self, suite: Suite, data: Dataset) -> tuple[Sets, Mapping[tuple[str, int], History]]:
         """The surrogate sets that a suite builds, by set and seed; what the cache holds stays as it is.
@@ -321,15 +413,18 @@ class Runner:
             )
         return returned
 
-    def _cells(self, what: str, tasks: Sequence[OfCell], store: RunStore, report: Report) -> int:
-        """Do tasks on cells. Returns how many succeeded; failures are noted beside the cells."""
+    def _cells(
+        self, what: str, tasks: Sequence[Craft | Evaluate | Claimed], store: RunStore, report: Report
+    ) -> int:
+        """Do tasks on cells. Returns how many succeeded here; failures are noted beside the cells."""
         done = 0
         for task, outcome in self.outcomes(what, tasks):
-            note = failure_path(store, task.cell.key, getattr(task, "target_key", None))
+            own = task.task if isinstance(task, Claimed) else task
+            note = failure_path(store, own.name)
             if isinstance(outcome, RunError):
-                report.failures.append((task.cell.key, f"{task.title}: {outcome}"))
+                report.failures.append((own.cell.key, f"{task.title}: {outcome}"))
                 write_bytes(note, json.dumps({"task": task.title, "error": str(outcome)}).encode())
-            else:
+            elif outcome is not None:
                 note.unlink(missing_ok=True)
                 done += 1
         return done

@@ -94,9 +94,8 @@ def save_plan(plan: Plan, path: Path, undecided: Collection[Cell] | None = None)
     write_bytes(path, (json.dumps(whole, indent=1) + "\n").encode())
 
 
-def failure_path(store: RunStore, cell: str, target_key: str | None = None) -> Path:
-    """Where the last failure of a cell, or of evaluating a target on it, is noted."""
-    name = cell if target_key is None else f"{cell}.{target_key}"
+def failure_path(store: RunStore, name: str) -> Path:
+    """Where the last failure of a task is noted, by its name: a cell, or a cell and the key of a target."""
     return store.path("failures", f"{name}.json")
 
 

@@ -36,6 +36,7 @@ from advens.files import new_folder
 from advens.models import find_model
 from advens.results.store import (
     RunStore,
+    is_whole,
     read_table,
     schema,
     write_examples,
@@ -195,6 +196,18 @@ class Craft:
     def title(self) -> str:
         return self.cell.title
 
+    @property
+    def name(self) -> str:
+        """Of what it makes, among all that is made in a run."""
+        return self.cell.key
+
+    def there(self) -> bool:
+        """Whether what it makes is there."""
+        store = RunStore(self.directory)
+        return is_whole(store.examples_path(self.cell.key), "examples") and (
+            not self.trace or trace_path(store, self.cell.key).is_file()
+        )
+
     def do(self, device: str) -> int:
         """Crafts, rounds to 8 bits inside the ball, audits the bytes, writes. Returns images."""
         cell, cache, store = self.cell, worker_cache(device), RunStore(self.directory)
@@ -294,6 +307,15 @@ class Evaluate:
     @property
     def title(self) -> str:
         return f"{self.target} on {self.cell.title}"
+
+    @property
+    def name(self) -> str:
+        """Of what it makes, among all that is made in a run."""
+        return f"{self.cell.key}.{self.target_key}"
+
+    def there(self) -> bool:
+        """Whether what it makes is there."""
+        return is_whole(RunStore(self.directory).samples_path(self.cell.key, self.target_key), "samples")
 
     def do(self, device: str) -> int:
         """Predicts on clean and stored images, writes one row per image. Returns images."""

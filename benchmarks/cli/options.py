@@ -13,6 +13,7 @@ from advens.trust import trusted, typed
 
 if TYPE_CHECKING:
     from advens.benchmarks.executors import Executor
+    from advens.benchmarks.parts import Part
     from advens.benchmarks.progress import Progress
     from advens.benchmarks.runner import Report
 
@@ -139,3 +140,21 @@ def conclude(report: Report, board: str, form: str = "table") -> None:
             f"{len(report.unsound)} checks of the sanity report failed: what attacks leave of these models "
             "overstates their robustness"
         )
+
+
+def conclude_part(report: Report, part: Part) -> None:
+    """Print what a part of a run did and what others have to do. Raises RunError when something failed."""
+    from advens.benchmarks.status import progress
+    from advens.results.store import RunStore
+
+    for warning in report.warnings:
+        say(f"warning: {warning}", err=True)
+    for _, why in report.failures:
+        say(f"failed: {why}", err=True)
+    now = progress(RunStore(report.directory))
+    say(f"part {part}: {report.crafted} cells crafted, {report.evaluated} evaluations")
+    if report.failures:
+        raise RunError(f"{len(report.failures)} cells failed; see 'advens status {report.directory}'")
+    if now.left:
+        say(f"{now.left} cells and evaluations are left to other parts, or failed there")
+    say("the same command without --part does what is missing and computes the boards")

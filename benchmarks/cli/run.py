@@ -9,6 +9,7 @@ import click
 from advens.benchmarks.cli.options import (
     batch_option,
     conclude,
+    conclude_part,
     executor_of,
     names_in,
     progress,
@@ -34,17 +35,22 @@ from advens.trust import trust_option
 @click.option(
     "--lock", type=click.Path(path_type=Path), help="Of advens lock.  [default: the one beside SUITE]"
 )
+@click.option(
+    "--part", metavar="I/N", help="Share the run with the other parts; a run without --part completes it."
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan; load and download nothing.")
 @click.option("--trace", is_flag=True, help="Write per-step losses and more to traces/.")
 @click.option("--no-report", is_flag=True, help="Do not write report.html.")
 def run(suite: str, out: Path | None, device: str, executor: str, workers: int | None, only: str | None,
         limit: int | None, seed: int | None, batch_size: int | None, store: str | None,
-        settings: tuple[str, ...], lock: Path | None, dry_run: bool, trace: bool,
-        no_report: bool) -> None:  # fmt: skip
+        settings: tuple[str, ...], lock: Path | None, part: str | None, dry_run: bool,
+        trace: bool, no_report: bool) -> None:  # fmt: skip
     """Run SUITE (a bundled name or a TOML file); a rerun does only what is missing."""
+    from advens.benchmarks.parts import Part
     from advens.benchmarks.pins import find_lock, read_lock
     from advens.benchmarks.suites import load, parse_settings
 
+    share = None if part is None else Part.parse(part)
     changes = parse_settings(settings)
     seeds = None if seed is None else [seed]
     given = {"limit": limit, "seeds": seeds, "batch_size": batch_size, "store": store}
@@ -73,7 +79,11 @@ def run(suite: str, out: Path | None, device: str, executor: str, workers: int |
         progress=progress(),
         trace=trace,
         lock=pinned,
+        part=share,
     )
+    if share is not None:
+        conclude_part(report, share)
+        return
     try:
         conclude(report, shown_of(found))
     finally:  # checks that failed are on the page, too

@@ -107,8 +107,9 @@ def look(directory: Path, index: bool = True) -> Listing:
         LinkError: a link leads out of the run.
     """
     kept = _read_index(directory) if index else {}
-    images, read, _ = _whole(directory, "examples", kept.get("examples", {}))
+    # rows first: those of a cell that another process finishes meanwhile are not seen without its images
     rows, more, damaged = _whole(directory, "samples", kept.get("samples", {}))
+    images, read, _ = _whole(directory, "examples", kept.get("examples", {}))
     if index and read + more >= NEW:
         _write_index(directory, {"version": VERSION, "examples": images, "samples": rows})
     return Listing(

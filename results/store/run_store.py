@@ -35,7 +35,7 @@ from advens.results.store.listing import (
     pair_file,
     parquet_files,
 )
-from advens.results.store.lock import locked
+from advens.results.store.lock import claimed, locked, silent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +49,8 @@ __all__ = [
 REPEATED = ("suite", "attack", "attack_params", "surrogates", "target", "cell", "target_family")
 BATCH_ROWS = 4_000_000
 """Rows that are read at once, before filters: a few hundred MB."""
+CLAIMS = "claims"
+"""The folder of what those that share a run are at work on."""
 Filters = Mapping[str, Any] | Sequence[tuple[str, str, Any]]
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # of s3://, as Path shortens it
 _KEY = re.compile(r"[A-Za-z0-9_=+@~-][A-Za-z0-9_.=+@~-]*")
@@ -281,14 +283,17 @@ class RunStore:
         return all(time <= written for each in below for _, time in each.values())
 
     def clean(self) -> int:
-        """Removes what killed runs left half-written, and counts it; for the lock's holder only."""
+        """Removes what killed runs left half-written or claimed, counts it; for the lock's holder only."""
         leftovers = [
             path for folder in (self.directory, self.examples, self.samples)
             if folder.is_dir() for path in folder.glob("*.tmp")
         ]
+        leftovers += self.claims()
         for path in leftovers:
             with os_errors("remove", path):
                 path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path(CLAIMS).rmdir()
         return len(leftovers)
 
     @contextlib.contextmanager
@@ -298,12 +303,46 @@ class RunStore:
         Raises:
             InputError: when another process is at work here, or its folders are links.
         """
-        for folder in (self.examples, self.samples):
-            if folder.is_symlink():
-                raise InputError(f"{folder} is a link; the folders of a run are its own")
+        self._refuse_links()
         with locked(self.directory):
             self.clean()
             yield self
+
+    @contextlib.contextmanager
+    def share(self) -> Iterator[RunStore]:
+        """Keeps every process from writing here that does not share the run. Raises as `lock`."""
+        self._refuse_links()
+        with locked(self.directory, shared=True):
+            yield self
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """For a short time, keeps those that share the run from changing what is not claimed; they wait."""
+        with locked(self.directory, ".alone", wait=True):
+            yield
+
+    def claim(self, name: str) -> contextlib.AbstractContextManager[bool]:
+        """Claim a piece of work among those that share the run: see `advens.results.store.lock.claimed`."""
+        return claimed(self.path(CLAIMS, _checked("claim", name, dots=True)))
+
+    def claims(self) -> list[Path]:
+        """The claims that are held, or were left by processes that died."""
+        folder = self.path(CLAIMS)
+        with os_errors("read", folder):
+            return sorted(folder.iterdir()) if folder.is_dir() else []
+
+    def release(self, claims: Collection[Path]) -> list[Path]:
+        """Remove those of some claims whose holders died, after watching them for a while; returns these."""
+        dead = silent(claims)
+        for path in dead:
+            with os_errors("remove", path):
+                path.unlink(missing_ok=True)
+        return dead
+
+    def _refuse_links(self) -> None:
+        for folder in (self.examples, self.samples):
+            if folder.is_symlink():
+                raise InputError(f"{folder} is a link; the folders of a run are its own")
 
 
 def _scan(
