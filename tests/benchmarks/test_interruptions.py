@@ -45,7 +45,9 @@ def whole(out: Path) -> None:
 
 
 def test_killed_in_the_middle(advens, process, suite, tmp_path, times):
-    path, out = suite(**SLOW), tmp_path / "out"
+    flag, out = tmp_path / "flag", tmp_path / "out"
+    flag.touch()
+    path = suite(**SLOW | {"surrogates__pair": [f"toys:stuck?flag={flag}&most=8", "toys:centroid?seed=2"]})
     child = process("run", path, "--out", out)
     until(lambda: len(cells(out)) >= 3)
 
@@ -63,6 +65,7 @@ def test_killed_in_the_middle(advens, process, suite, tmp_path, times):
     (out / "suite.toml.1-ab.tmp").write_bytes(b"half")
     status = advens("status", out).done().out
     assert f"{len(kept)} of 12 crafted, {12 - len(kept)} left" in status
+    flag.unlink()
 
     said = advens("run", path, "--out", out).done()
     assert f"{12 - len(kept)} cells crafted, 12 evaluations" in said.out

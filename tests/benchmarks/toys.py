@@ -139,6 +139,23 @@ def slow(seed: int = 0, seconds: float = 0.1, mark: str | None = None) -> nn.Mod
     return Slow(seed, seconds, mark)
 
 
+class Stuck(Centroid):
+    def __init__(self, seed: int, most: int, flag: str) -> None:
+        super().__init__(seed)
+        self.left, self.flag = most, Path(flag)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.left -= 1
+        while self.left < 0 and self.flag.exists():
+            time.sleep(0.02)
+        return super().forward(x)
+
+
+def stuck(flag: str, most: int, seed: int = 0) -> nn.Module:
+    """Waits after so many forward passes of a process, as long as a file is there."""
+    return Stuck(seed, most, flag)
+
+
 class Picky(Centroid):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) @ torch.zeros(7, 7)
