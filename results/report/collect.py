@@ -26,7 +26,7 @@ from advens.results.boards.likeness import FIRST
 from advens.results.boards.outcomes import KEYS, target_families
 from advens.results.boards.rows import NoRows, Rows
 from advens.results.formats import percent, shorten
-from advens.results.store import Piece, RunStore, read_json, read_table
+from advens.results.store import RunStore, read_json, read_table
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -516,11 +516,9 @@ class Run:
 
     def families(self, targets: Sequence[str]) -> dict[str, str]:
         """The family of each target, from one file of rows for each."""
-        first: dict[str, Piece] = {}
-        for piece in self.store.listing(index=False).ordered():
-            first.setdefault(piece.key, piece)
         columns = ["target", "target_family", "member"]
-        read = [self.store.read_rows(piece).select(columns).to_pandas() for piece in first.values()]
+        pieces = self.store.a_piece_of_each()
+        read = [self.store.read_rows(piece).select(columns).to_pandas() for piece in pieces]
         if not read:
             return dict.fromkeys(targets, "")
         return families_of(pd.concat(read, ignore_index=True), targets)

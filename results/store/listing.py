@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ class Listing:
     """What a run holds.
 
     Args:
-        images: the cells whose files of images are whole.
+        images: the cells whose files of images are whole; none where rows alone were looked at.
         files: the pieces of every whole file of rows, by its name.
         damaged: the names of other files of rows.
     """
@@ -112,10 +112,25 @@ def look(directory: Path, index: bool = True) -> Listing:
     images, read, _ = _whole(directory, "examples", kept.get("examples", {}))
     if index and read + more >= NEW:
         _write_index(directory, {"version": VERSION, "examples": images, "samples": rows})
-    return Listing(
-        frozenset(name.removesuffix(".parquet") for name in images),
-        {name: tuple(_pieces(name, said)) for name, (_, _, said) in rows.items()}, tuple(damaged),
-    )  # fmt: skip
+    names = frozenset(name.removesuffix(".parquet") for name in images)
+    return Listing(names, _by_file(rows), tuple(damaged))
+
+
+def look_at_rows(directory: Path, only: Callable[[str], bool] | None = None) -> Listing:
+    """The rows alone that a run holds, read anew.
+
+    Args:
+        only: which files count, by name; None is all of them.
+
+    Raises:
+        LinkError: a link leads out of the run.
+    """
+    rows, _, damaged = _whole(directory, "samples", {}, only)
+    return Listing(frozenset(), _by_file(rows), tuple(damaged))
+
+
+def _by_file(rows: Entries) -> dict[str, tuple[Piece, ...]]:
+    return {name: tuple(_pieces(name, said)) for name, (_, _, said) in rows.items()}
 
 
 def parquet_files(directory: Path, folder: str) -> dict[str, tuple[int, int]]:
@@ -136,9 +151,13 @@ def parquet_files(directory: Path, folder: str) -> dict[str, tuple[int, int]]:
     return dict(sorted(found.items()))
 
 
-def _whole(directory: Path, kind: str, kept: Mapping[str, Any]) -> tuple[Entries, int, list[str]]:
+def _whole(
+    directory: Path, kind: str, kept: Mapping[str, Any], only: Callable[[str], bool] | None = None
+) -> tuple[Entries, int, list[str]]:
     """The whole files of a folder, how many of them were read now, and the names of the others."""
     there = parquet_files(directory, kind)
+    if only is not None:
+        there = {name: about for name, about in there.items() if only(name)}
     unknown = [name for name, about in there.items() if tuple(kept.get(name, ())[:2]) != about]
     with ThreadPoolExecutor(8) as pool:
         said = dict(zip(unknown, pool.map(lambda name: _said(directory, kind, name), unknown), strict=True))

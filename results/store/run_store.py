@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -31,6 +31,7 @@ from advens.results.store.listing import (
     Listing,
     Piece,
     look,
+    look_at_rows,
     named_pair,
     pair_file,
     parquet_files,
@@ -237,7 +238,8 @@ class RunStore:
         for name in (*(columns or ()), *_filtered(filters)):
             if name not in schema.SAMPLES.names:
                 raise unknown("column", name, schema.SAMPLES.names)
-        wanted, listing = None if cells is None else set(cells), listing or self.listing(index=False)
+        wanted = None if cells is None else set(cells)
+        listing = listing or look_at_rows(self.directory, _of(wanted))
         for name in listing.damaged:
             if wanted is None or name.partition(".")[0] in wanted:
                 self.refuse(name)
@@ -259,6 +261,24 @@ class RunStore:
                     read_metadata(path, "samples")
                 raise RunError(f"{self.samples}: column '{name}' holds nulls")
         return _framed(table)
+
+    def a_piece_of_each(self) -> list[Piece]:
+        """Rows of every target, of the first cell that has some, from as few files as that takes.
+
+        Raises:
+            CorruptFile: one of these files is damaged.
+        """
+        first: dict[str, str] = {}
+        for name in parquet_files(self.directory, "samples"):
+            pair = named_pair(name)
+            first.setdefault(name if pair is None else pair[1], name)
+        found = look_at_rows(self.directory, set(first.values()).__contains__)
+        for name in found.damaged:
+            self.refuse(name)
+        pieces: dict[str, Piece] = {}
+        for piece in found.ordered():
+            pieces.setdefault(piece.key, piece)
+        return list(pieces.values())
 
     def read_cells(self) -> pd.DataFrame:
         """One row per crafted cell: ``cell``, ``samples`` (rows) and ``schema.CELL_FIELDS``."""
@@ -343,6 +363,11 @@ class RunStore:
         for folder in (self.examples, self.samples):
             if folder.is_symlink():
                 raise InputError(f"{folder} is a link; the folders of a run are its own")
+
+
+def _of(cells: set[str] | None) -> Callable[[str], bool] | None:
+    """Which files of rows may hold some cells', by name: a file of several pairs may."""
+    return None if cells is None else lambda name: (named_pair(name) or (None,))[0] in {*cells, None}
 
 
 def _scan(

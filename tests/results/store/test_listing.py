@@ -198,3 +198,22 @@ def test_an_index_that_cannot_be_written_is_none(grouped, counted, monkeypatch):
 def test_small_runs_have_no_index(single):
     single.listing()
     assert not (single.directory / listing.INDEX).exists()
+
+
+def test_rows_of_some_cells_cost_the_footers_of_no_others(grouped, counted):
+    store = grouped(("a",))  # a file of both cells, and four of one pair each
+    counted.clear()
+    store.read_samples(["target"], {"pgd-cnns-0"})
+    assert sorted(counted)[1:] == ["pgd-cnns-0.b.parquet", "pgd-cnns-0.c.1.parquet"]
+    assert sorted(counted)[0].startswith("group-")
+
+
+def test_one_file_for_every_target(grouped, counted):
+    store = grouped(("a",))
+    counted.clear()
+    pieces = store.a_piece_of_each()
+    assert [(piece.cell, piece.key) for piece in pieces] == [("cwa-cnns-0", key) for key in ("a", "b", "c.1")]
+    assert not any(name.startswith("pgd") for name in counted)
+    store.path("samples", pieces[1].file).write_bytes(b"not a table")
+    with pytest.raises(CorruptFile):
+        store.a_piece_of_each()
