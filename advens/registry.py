@@ -32,10 +32,11 @@ class Info:
 
     Args:
         name: how users call it.
-        family: what it changes: fusion, surrogate, loss, gradient, input, white-box.
+        family: what it changes (fusion, surrogate, loss, gradient, input) or is for (targeted, white-box).
         paper: authors, venue and title of its source.
         year: of the paper.
         targeted: whether it supports targets.
+        untargeted: whether it supports their absence.
         norms: the norms it is defined for.
         couples: ``"no"``, ``"option"`` (an option couples the batch) or ``"shard"`` (takes other
             images of the same shard by design).
@@ -48,6 +49,7 @@ class Info:
     paper: str = ""
     year: int | None = None
     targeted: bool = True
+    untargeted: bool = True
     norms: tuple[str, ...] = ("linf", "l2")
     couples: str = "no"
     builder: str = ""

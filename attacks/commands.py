@@ -104,7 +104,8 @@ def _show_attack(name: str) -> None:
     click.echo(f"{name}: {info.summary}")
     click.echo(f"family    {info.family}")
     click.echo(f"paper     {info.paper}")
-    click.echo(f"targeted  {'yes' if info.targeted else 'no'};  norms {', '.join(info.norms)}")
+    targeted = ("yes" if info.untargeted else "always") if info.targeted else "no"
+    click.echo(f"targeted  {targeted};  norms {', '.join(info.norms)}")
     if info.couples != "no":
         click.echo("couples   takes other images of the same shard" if info.couples == "shard"
                    else "couples   an option couples the batch")  # fmt: skip

@@ -6,7 +6,10 @@ With targets its ascent leads to the target class, without it away from the labe
 
 from __future__ import annotations
 
+import math
+
 import torch
+from pydantic import field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -99,6 +102,83 @@ class TargetLogit:
         return -_pick(logits, y) if target is None else _pick(logits, target)
 
 
+@part("loss", "logit-temperature", paper="Weng et al., TIFS 2023 (logit calibration)", year=2023)
+class CalibratedByTemperature(CrossEntropy):
+    """Cross-entropy of ``z / temperature``, which saturates later than that of z.
+
+    Args:
+        temperature: what logits are divided by.
+    """
+
+    temperature: float = 5.0
+
+    @field_validator("temperature")
+    @classmethod
+    def _positive(cls, temperature: float) -> float:
+        if not 0 < temperature < math.inf:
+            raise ValueError("above 0")
+        return temperature
+
+    def __call__(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+        return super().__call__(logits / self.temperature, y, target)
+
+    def odds(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+        """See `OfOdds`."""
+        return super().odds(logits / self.temperature, y, target)
+
+
+@part("loss", "logit-margin", paper="Weng et al., TIFS 2023 (logit calibration)", year=2023)
+class CalibratedByMargin(CrossEntropy):
+    """Cross-entropy of ``z / m``, with m the margin between the two largest logits, held constant.
+
+    The larger of two probabilities is e times the smaller one, whatever the logits, so that the gradient
+    does not vanish. m is at least 1e-6: where the two are as good as equal, it says nothing.
+    With `ens-logits` m is that of the mean logits, with `ens-loss` each surrogate's own, as in the paper.
+    """
+
+    def __call__(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+        return super().__call__(_by_margin(logits), y, target)
+
+    def odds(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+        """See `OfOdds`."""
+        return super().odds(_by_margin(logits), y, target)
+
+
+@part("loss", "po-trip", untargeted=False, paper="Li et al., CVPR 2020 (Po+Trip)", year=2020)
+class PoincareTriplet:
+    """Poincaré distance of the logits to the target, and a triplet loss; both are descended.
+
+    With ``a = z / ||z||_1`` and b the target's one-hot vector, 1e-5 shorter::
+
+        D = arccosh(1 + 2 ||a - b||^2 / ((1 - ||a||^2) (1 - ||b||^2)))
+        T = max(0, s(y) - s(target) + gamma),  s(k) = |z_k| / ||z||_2
+
+    and ``D + weight T`` is descended. b is so close to the border of the unit ball that distances are near
+    12, and the gradient grows as a comes near. The paper caps T at 2.1, which ``s <= 1`` never reaches.
+    A port takes the mean of s over the batch before the hinge; here each sample has a hinge of its own.
+
+    Args:
+        weight: of the triplet loss.
+        gamma: its margin.
+    """
+
+    weight: float = 0.01
+    gamma: float = 0.007
+
+    def __call__(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+        if target is None:
+            raise InputError("loss 'po-trip' has no untargeted form: it needs targets")
+        tiny, xi = torch.finfo(logits.dtype).eps, 1e-5
+        a = logits / torch.linalg.vector_norm(logits, 1, dim=1, keepdim=True).clamp_min(tiny)
+        b = F.one_hot(target, logits.shape[1]) * (1 - xi)
+        left = (1 - (a * a).sum(1)).clamp_min(tiny) * (2 * xi - xi * xi)
+        u = 2 * ((a - b) ** 2).sum(1) / left
+        distance = torch.log1p(u + (u * (u + 2)).sqrt())  # arccosh(1 + u), for small u, too
+        s = logits.abs() / torch.linalg.vector_norm(logits, dim=1, keepdim=True).clamp_min(tiny)
+        triplet = F.relu(_pick(s, y) - _pick(s, target) + self.gamma)
+        return -(distance + self.weight * triplet)
+
+
 def log_odds(logits: Tensor, y: Tensor) -> Tensor:
     """Log-odds of class ``y`` against all others, (N,)."""
     if logits.shape[1] < 2:
@@ -129,6 +209,14 @@ def _pick(logits: Tensor, y: Tensor) -> Tensor:
 
 def _best_other(logits: Tensor, y: Tensor) -> Tensor:
     return _others(logits, y).amax(1)
+
+
+def _by_margin(logits: Tensor) -> Tensor:
+    """Logits over the margin between the two largest, which has no gradient."""
+    if logits.shape[1] < 2:
+        raise InputError("loss 'logit-margin' needs 2 classes; these models have 1")
+    top = logits.detach().topk(2, dim=1).values
+    return logits / (top[:, :1] - top[:, 1:]).clamp_min(1e-6)
 
 
 def _others(logits: Tensor, y: Tensor) -> Tensor:

@@ -88,6 +88,7 @@ class Catalogue:
             paper="; ".join(dict.fromkeys(i.paper for i in [info, *parts] if i.paper)),
             year=max((i.year for i in [info, *parts] if i.year), default=None),
             targeted=all(i.targeted for i in [info, *parts]),
+            untargeted=all(i.untargeted for i in [info, *parts]),
             norms=tuple(n for n in info.norms if all(n in i.norms for i in parts)),
             couples=next((i.couples for i in [info, *parts] if i.couples != "no"), "no"),
             builder=info.builder,

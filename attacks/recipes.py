@@ -25,7 +25,8 @@ from advens.attacks.filters import TI
 from advens.attacks.fusions import EnsLogits as LogitFusion
 from advens.attacks.fusions import EnsLoss as LossFusion
 from advens.attacks.fusions import EnsProbs as ProbFusion
-from advens.attacks.losses import Probability, TargetLogit
+from advens.attacks.interfaces import Loss, Update
+from advens.attacks.losses import CalibratedByMargin, PoincareTriplet, Probability, TargetLogit
 from advens.attacks.registry import recipe
 from advens.attacks.starts import Uniform
 from advens.attacks.steps import Adam, StepSize
@@ -253,6 +254,41 @@ def BSR() -> ComposedAttack:
 def SIA() -> ComposedAttack:
     """Momentum on images whose blocks are transformed each in its own way."""
     return ComposedAttack(update=MI(), transforms=(SIATransform(),))
+
+
+@recipe("logit", symbol="Logit", family="targeted", paper="Zhao et al., NeurIPS 2021", year=2021)
+def LogitAttack() -> ComposedAttack:
+    """The target's logit, diverse inputs, TI of 5 pixels and the sum of gradients; 300 steps of eps/8.
+
+    The attack is published for targets; without them it descends the label's logit.
+    """
+    return _to_targets(Sum(), TargetLogit())
+
+
+@recipe("logit-margin", symbol="LogitMargin", family="targeted", paper="Weng et al., TIFS 2023", year=2023)
+def LogitMarginAttack() -> ComposedAttack:
+    """Cross-entropy of logits over their margin, diverse inputs, TI of 5 pixels, momentum; 300 steps.
+
+    The paper has two more calibrations: by a temperature (the loss `logit-temperature`), and by the angle
+    between features and the classifier's weights, which is not here.
+    """
+    return _to_targets(MI(), CalibratedByMargin())
+
+
+@recipe(
+    "po-trip", symbol="PoTrip", family="targeted", untargeted=False, paper="Li et al., CVPR 2020", year=2020
+)  # fmt: skip
+def PoTripAttack() -> ComposedAttack:
+    """Poincaré distance to the target and a triplet loss, DI, TI, the sum of gradients; 20 steps."""
+    return _to_targets(Sum(), PoincareTriplet(), steps=20, alpha="eps/20")
+
+
+def _to_targets(update: Update, loss: Loss, steps: int = 300, alpha: str = "eps/8") -> ComposedAttack:
+    """What attacks on targets share: DI and TI, and many steps; of 2/255 where eps is 16/255."""
+    return ComposedAttack(
+        update=update, loss=loss, transforms=(DI(p=0.7),), filters=(TI(size=5),), steps=steps,
+        step_size=StepSize(alpha),
+    )  # fmt: skip
 
 
 @recipe("ens-logits", family="fusion", paper="Dong et al., CVPR 2018", year=2018)

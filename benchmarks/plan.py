@@ -333,6 +333,8 @@ def _attack(
         raise InputError(f"{where} is not defined for {threat.norm}; only {', '.join(info.norms)}")
     if threat.targeted and not info.targeted:
         raise InputError(f"{where} has no targeted form")
+    if not threat.targeted and not info.untargeted:
+        raise InputError(f"{where} has no untargeted form: set targeted in [threat] (craft: --targeted)")
     base = create_attack(name)
     options: dict[str, Any] = {"eps": threat.eps, "norm": threat.norm}
     if threat.steps is not None and getattr(base, "steps", 1) > 1:  # one-step attacks stay so

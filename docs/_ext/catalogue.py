@@ -158,7 +158,8 @@ def _facts(info: Any, *more: tuple[str, str]) -> str:
 
 def _ability(info: Any) -> list[tuple[str, str]]:
     norms = ", ".join({"linf": "l_inf", "l2": "l_2", "l1": "l_1"}.get(norm, norm) for norm in info.norms)
-    return [("targeted", "yes" if info.targeted else "no, untargeted only"), ("norms", norms)]
+    both = "yes" if info.untargeted else "yes, targeted only"
+    return [("targeted", both if info.targeted else "no, untargeted only"), ("norms", norms)]
 
 
 def _value(value: object) -> str:
@@ -502,6 +503,7 @@ def _defended_results(name: str) -> str:
 _FAMILIES = {
     "gradient": "Gradient: how a gradient becomes a step, or is estimated",
     "input": "Input: what a surrogate sees instead of the image",
+    "targeted": "Targeted: attacks made to reach a class",
     "fusion": "Fusion: how several surrogates agree on one direction",
     "surrogate": "Surrogate: what is changed in surrogates, or made of them",
     "white-box": "White-box: attacks on the model itself",

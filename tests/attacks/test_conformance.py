@@ -37,6 +37,12 @@ def takes_parts(name: str) -> bool:
     return hasattr(advens.create_attack(name), "transforms")
 
 
+def goals(name: str) -> list[bool]:
+    """Whether an attack is untargeted (False) or targeted: what it is defined for."""
+    info = attack_info(name)
+    return [targeted for targeted in (False, True) if (info.targeted if targeted else info.untargeted)]
+
+
 COMPOSED = [
     *(f"di-ti-mi-{name}" for name in RECIPES
       if attack_info(name).family == "fusion" and takes_parts(name)),
@@ -47,7 +53,7 @@ CASES = [
     pytest.param(name, norm, targeted, id=f"{name}-{norm}-{'targeted' if targeted else 'away'}")
     for name in NAMES
     for norm in attack_info(name).norms
-    for targeted in ([False, True] if attack_info(name).targeted else [False])
+    for targeted in goals(name)
 ]
 cases = pytest.mark.parametrize(("name", "norm", "targeted"), CASES)
 names = pytest.mark.parametrize("name", NAMES)
@@ -88,9 +94,13 @@ def net(net_for: Callable[[str], Net], request: Any) -> Net:
 
 
 @pytest.fixture
-def scene(net: Net, images: Images, labelled: Labelled) -> Callable[..., Scene]:
-    def make(targeted: bool = False, surrogates: int = 2) -> Scene:
-        return Scene(net, images, labelled, targeted, surrogates)
+def scene(net: Net, images: Images, labelled: Labelled, request: Any) -> Callable[..., Scene]:
+    params = request.node.callspec.params
+    name = params.get("name", params.get("fusion"))
+
+    def make(targeted: bool | None = None, surrogates: int = 2) -> Scene:
+        goal = goals(name)[0] if targeted is None else targeted
+        return Scene(net, images, labelled, goal, surrogates)
 
     return make
 
@@ -215,7 +225,7 @@ def test_passes_are_what_the_formula_says(
     formula = attack.passes(surrogates)
     for size in (None, 3):
         with count(at.models) as seen:
-            result = attack.run(at.models, at.x, at.y, micro_batch=size)
+            result = attack.run(at.models, at.x, at.y, at.target, micro_batch=size)
         assert isinstance(result.passes, Passes)
         assert result.passes == formula
         assert (seen.forward, seen.backward) == tuple(len(at.x) * n for n in formula)
@@ -250,7 +260,7 @@ def test_rebuilt_attack_does_the_same(
 @names
 def test_registry_says_what_it_is(name: str) -> None:
     info = attack_info(name)
-    assert info.family in ("fusion", "surrogate", "loss", "gradient", "input", "white-box")
+    assert info.family in ("fusion", "surrogate", "loss", "gradient", "input", "targeted", "white-box")
     assert info.paper
     assert info.paper == "a baseline of this project" or 2013 <= (info.year or 0) <= 2030
     assert info.couples in ("no", "option", "shard")
@@ -305,7 +315,7 @@ def test_models_come_back_as_they_were(
     tensors = [t for model in models for t in model.state_dict().values()]
     before, values = state_of(models), [t.clone() for t in tensors]
     try:
-        attack(models, at.x, at.y)
+        attack(models, at.x, at.y, at.target)
     except Boom:
         assert fails
     else:
@@ -350,13 +360,15 @@ def products() -> list[Any]:
 def test_any_part_goes_with_any_fusion(
     fusion: str, field: str, part: Any, scene: Callable[..., Scene], small: Small, count: Any
 ) -> None:
-    at, attack = scene(), small(fusion, **{field: part}, eps="32/255")
+    only_targets = field == "loss" and not PARTS["loss"].info(part).untargeted
+    at, attack = scene(only_targets), small(fusion, **{field: part}, eps="32/255")
     assert (part if isinstance(part, str) else part[0]) in str(attack.spec)
     with count(at.models) as seen:
-        result = attack.run(at.models, at.x, at.y)
+        result = attack.run(at.models, at.x, at.y, at.target)
     assert (seen.forward, seen.backward) == tuple(len(at.x) * n for n in attack.passes(2))
     assert distance(result.x_adv, at.x, "linf").max() <= 32 / 255 + TOLERANCE
-    assert at.probability(result.x_adv).mean() < at.probability(at.x).mean()
+    before, after = at.probability(at.x).mean(), at.probability(result.x_adv).mean()
+    assert after > before if only_targets else after < before
 
 
 def test_parts_have_names() -> None:

@@ -25,7 +25,7 @@ NAMES = [
     if isinstance(create_attack(name), ComposedAttack) and "l2" in attack_info(name).norms
 ]  # fmt: skip
 names = pytest.mark.parametrize("name", NAMES)
-OTHER_VIEWS = {"difgsm", "bsr", "pna-patchout", "anda", "sia"}
+OTHER_VIEWS = {"difgsm", "bsr", "pna-patchout", "anda", "sia", "logit", "logit-margin", "po-trip"}
 """These show a linear surrogate something else than the image, and it has another gradient there."""
 ATTRIBUTIONS = {"mig", "taig-s", "taig-r", "mumodig"}
 """These multiply gradients with images."""
@@ -148,10 +148,11 @@ def test_sizes_of_gradients_do_not_matter(
     count, options = deaf_to_scale(name, factor)
     models = [net_for(name)(seed).to(dtype) for seed in range(count)]
     x = images(0).to(dtype)
-    y, _ = labelled(models, x)
+    y, target = labelled(models, x)
+    target = None if attack_info(name).untargeted else target
     common = {"norm": "l2", "eps": 0.8, "loss": "margin"}
     scaled = [Scaled(model, factor) for model in models]
-    found = override(small(name, **common, **options), steps=2)(scaled, x, y)
-    wanted = override(small(name, **common, **deaf_to_scale(name, 1.0)[1]), steps=2)(models, x, y)
-    assert length(wanted - x).min() > 0.1
+    found = override(small(name, **common, **options), steps=2)(scaled, x, y, target)
+    wanted = override(small(name, **common, **deaf_to_scale(name, 1.0)[1]), steps=2)(models, x, y, target)
+    assert length(wanted - x).min() > 0.05
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9 if dtype == torch.float64 else 1e-5)

@@ -10,6 +10,8 @@ import torch
 
 from advens.attacks.losses import (
     DLR,
+    CalibratedByMargin,
+    CalibratedByTemperature,
     CrossEntropy,
     Margin,
     TargetLogit,
@@ -50,8 +52,21 @@ def logit(z: list[float], y: int, t: int | None) -> float:
     return -z[y] if t is None else z[t]
 
 
-PAIRS = [(CrossEntropy(), ce), (Margin(), margin), (DLR(), dlr), (TargetLogit(), logit)]
-losses = pytest.mark.parametrize(("loss", "formula"), PAIRS, ids=["ce", "margin", "dlr", "logit"])
+def by_temperature(z: list[float], y: int, t: int | None) -> float:
+    return ce([v / 3 for v in z], y, t)
+
+
+def by_margin(z: list[float], y: int, t: int | None) -> float:
+    top = sorted(z, reverse=True)
+    return ce([v / max(top[0] - top[1], 1e-6) for v in z], y, t)
+
+
+PAIRS = [(CrossEntropy(), ce), (Margin(), margin), (DLR(), dlr), (TargetLogit(), logit),
+         (CalibratedByTemperature(temperature=3), by_temperature),
+         (CalibratedByMargin(), by_margin)]  # fmt: skip
+losses = pytest.mark.parametrize(
+    ("loss", "formula"), PAIRS, ids=["ce", "margin", "dlr", "logit", "temperature", "by-margin"]
+)
 LOGITS = [
     [2.0, -1.0, 0.5, 0.25, 1.0],  # the label wins
     [-3.0, 4.0, 0.5, 1.5, 2.0],  # the label loses, the target wins

@@ -68,8 +68,9 @@ def cases() -> dict[str, Case]:
     found, seen = {}, set[tuple[Any, ...]]()
     for name in advens.list_attacks():
         info = attack_info(name)
-        found |= {f"{name} {norm}": Case(name, norm) for norm in info.norms}
-        if info.targeted:
+        away = info.untargeted
+        found |= {f"{name} {norm}": Case(name, norm, targeted=not away) for norm in info.norms}
+        if info.targeted and away:
             found[f"{name} targeted"] = Case(name, targeted=True)
         found |= {f"{name} {key}": Case(name, options=given) for key, given in MORE.get(name, {}).items()}
         for key, value in turned(name, seen):
@@ -82,7 +83,8 @@ def cases() -> dict[str, Case]:
         for part in PARTS[kind]:
             if PARTS[kind].info(part).family != "white-box":  # asks the model, as white-box attacks let it
                 value: Any = [part] if field_ in ("transforms", "changes") else part
-                found[f"{kind} {part}"] = Case("ens-probs", options={field_: value})
+                targeted = not PARTS[kind].info(part).untargeted
+                found[f"{kind} {part}"] = Case("ens-probs", options={field_: value}, targeted=targeted)
     return found
 
 

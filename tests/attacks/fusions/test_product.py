@@ -24,6 +24,7 @@ TRANSFORMS: list[Any] = [
     {"name": "patchout", "grid": 2, "keep": 0.75},
     {"name": "noise"},
     {"name": "shifts", "grid": 2},
+    {"name": "rdi", "rate": 1.4},
 ]
 ESTIMATORS: list[Any] = [
     {"name": "plain"}, {"name": "vmi", "copies": 1}, {"name": "pgn", "copies": 1},
