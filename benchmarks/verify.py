@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ from advens.files import LinkError, open_regular
 from advens.models import check_name, known_card, origins
 from advens.results.boards.board import BOARDS, board_mismatches, path_of, suite_digest
 from advens.results.boards.rows import Rows
-from advens.results.store import RunStore, is_whole, read_cell, read_table
+from advens.results.store import Listing, Piece, RunStore, is_whole, read_cell, read_table, rows_of
 from advens.results.store.images import changed, clean_digest, decoded, digests
 from advens.threat import Threat
 
@@ -181,17 +182,26 @@ def verify_run(
     """
     audit, cache, bars = Audit(), WorkerCache(device), progress or Progress()
     with store.lock():
-        pairs: dict[str, list[str]] = {cell: [] for cell in store.cells()}
-        for cell, key in sorted(store.evaluated()):
-            pairs.setdefault(cell, []).append(key)
-        if not pairs:
+        try:
+            listing, there = store.listing(index=False), set(store.cells())
+        except LinkError as error:  # nothing of such a run is read
+            return Audit(mismatches=[str(error)])
+        pieces: dict[str, list[Piece]] = {cell: [] for cell in there}
+        for piece in sorted(chain.from_iterable(listing.files.values()), key=lambda each: each.place):
+            pieces.setdefault(piece.cell, []).append(piece)
+        if not pieces and not listing.damaged:
             raise InputError(f"{store.directory} holds no finished cells yet")
+        audit.mismatches += _damaged(store, listing)
+        audit.mismatches += [
+            f"{piece.file}: rows of a cell whose examples are missing"
+            for cell in sorted(set(pieces) - there) for piece in pieces.pop(cell)
+        ]  # fmt: skip
         built = None if sample is None else _built_again(store, device, bars, audit)
-        with bars.task("verifying", len(pairs)) as advance:
-            clean, crafted = _Clean(cache), _Crafted()
-            for name in sorted(pairs, key=lambda name: _shard(store, name)):
+        with bars.task("verifying", len(pieces)) as advance:
+            reader, crafted = _Reader(store, cache), _Crafted()
+            for name in sorted(pieces, key=lambda name: _shard(store, name)):
                 try:
-                    _cell(store, clean, name, pairs[name], audit, crafted)
+                    _cell(reader, name, pieces[name], audit, crafted)
                 except (RunError, LinkError) as error:
                     audit.mismatches.append(str(error))
                 advance(name)
@@ -205,7 +215,7 @@ def verify_run(
         except InputError as error:
             audit.mismatches.append(str(error))
         else:
-            rounds, there = due_rounds(plan, store), {*store.cells()}
+            rounds = due_rounds(plan, store)
             undecided = [cell for cell in rounds.undecided if cell.key in there]
             plan = plan.extended([*rounds.cells, *undecided])
             audit.mismatches += _suite(store, plan, data, crafted)
@@ -275,13 +285,32 @@ class _Crafted:
     images: dict[str, set[str]] = field(default_factory=dict)
 
 
-class _Clean:
-    """What targets predict on the clean images of one shard at a time."""
+def _damaged(store: RunStore, listing: Listing) -> Iterator[str]:
+    """What is wrong with files of rows that say nothing of their rows."""
+    for name in listing.damaged:
+        try:
+            store.refuse(name)
+        except RunError as error:
+            yield str(error)
 
-    def __init__(self, cache: WorkerCache) -> None:
-        self.cache = cache
+
+class _Reader:
+    """What is needed of a run more than once: a file of rows, and what targets predict on clean images.
+
+    Kept are the last file, and the logits on one shard.
+    """
+
+    def __init__(self, store: RunStore, cache: WorkerCache) -> None:
+        self.store, self.cache = store, cache
+        self._file: tuple[str, Any] = ("", None)
         self._shard: tuple[str, tuple[int, int]] | None = None
         self._logits: dict[tuple[str, int | None], Tensor] = {}
+
+    def rows(self, piece: Piece) -> Any:
+        """The rows of a cell for a target. Raises RunError when their file is damaged."""
+        if self._file[0] != piece.file:
+            self._file = piece.file, read_table(self.store.path("samples", piece.file), "samples")
+        return rows_of(self._file[1], piece)
 
     def logits(self, cell: Cell, target: str, member: Member) -> Tensor:
         """Logits (N, classes) on the clean images of the cell's shard."""
@@ -303,11 +332,10 @@ def _shard(store: RunStore, name: str) -> list[int]:
 
 
 def _cell(
-    store: RunStore, clean: _Clean, name: str, keys: list[str], audit: Audit, crafted: _Crafted
+    reader: _Reader, name: str, pieces: Sequence[Piece], audit: Audit, crafted: _Crafted
 ) -> None:
-    cache, path = clean.cache, store.examples_path(name)
-    if not path.is_file():
-        raise RunError(f"{store.samples}/{name}.*: rows of a cell whose examples are missing")
+    store, cache = reader.store, reader.cache
+    path = store.examples_path(name)
     said, cell = read_cell(path), stored_cell(store, name)
     try:
         threat = Threat(said["norm"], said["eps"])
@@ -360,10 +388,8 @@ def _cell(
     crafted.samples[name] = set(table.column("sample_id").to_pylist())
     for sample, digest in zip(table.column("sample_id").to_pylist(), found, strict=True):
         crafted.images.setdefault(sample, set()).add(digest)
-    for key in keys:
-        audit.mismatches += [
-            f"{where}: {what}" for what in _rows(store, clean, cell, key, table, pixels, audit)
-        ]
+    for piece in pieces:
+        audit.mismatches += [f"{where}: {what}" for what in _rows(reader, cell, piece, table, pixels, audit)]
 
 
 def _members(model: Any) -> int:
@@ -399,10 +425,10 @@ def _examples(
 
 
 def _rows(
-    store: RunStore, clean: _Clean, cell: Cell, key: str, table: Any, pixels: Tensor, audit: Audit
+    reader: _Reader, cell: Cell, piece: Piece, table: Any, pixels: Tensor, audit: Audit
 ) -> Iterator[str]:
     """What is wrong with the stored rows of one cell and target."""
-    stored, n = read_table(store.samples_path(cell.key, key), "samples"), len(pixels)
+    stored, n, key = reader.rows(piece), len(pixels), piece.key
     if stored.num_rows == 0:
         yield f"no rows in {cell.key}.{key}"
         return
@@ -411,7 +437,7 @@ def _rows(
     if known is not None and target_key(target, known.digest) != key:
         yield f"the weights of {target} are not those that were evaluated"
         return
-    model = clean.cache.models.get([target])[0]
+    model = reader.cache.models.get([target])[0]
     members = members_of(model)
     if stored.num_rows != n * len(members):
         yield f"{stored.num_rows} rows in {cell.key}.{key}, not {len(members)} for every image"
@@ -422,8 +448,8 @@ def _rows(
     audit.rows += stored.num_rows
     for k, member in enumerate(members):
         found = {
-            "clean_pred": clean.logits(cell, target, member),
-            "adv_pred": logits_of(clean.cache, member.model, pixels, None),
+            "clean_pred": reader.logits(cell, target, member),
+            "adv_pred": logits_of(reader.cache, member.model, pixels, None),
         }
         rows = stored.slice(k * n, n)
         said = {what: rows.column(what).to_numpy() for what in found}
@@ -512,7 +538,7 @@ def _suite(store: RunStore, plan: Plan, data: Dataset, crafted: _Crafted) -> Ite
     ]:
         yield f"{len(unseen)} evaluations of {store.suite.name} are missing (the first is {unseen[0]})"
     for cell, key in sorted(evaluated - set(pairs)):
-        yield f"{cell}.{key}.parquet holds samples that {store.suite.name} does not ask for"
+        yield f"{cell}.{key}: samples that {store.suite.name} does not ask for"
     yield from _planned(store, plan)
     yield from _environment(store, plan, {plan.suite.source: data.digest})
 

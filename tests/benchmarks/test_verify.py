@@ -409,6 +409,61 @@ def test_norms_are_compared_to_rounding(store):
     assert not [line for line in mismatches(store) if "norms" in line]
 
 
+def grouped(store: RunStore) -> dict[tuple[str, str], pa.Table]:
+    """All rows of a run put into one file; gives them as they were, by cell and key of the target."""
+    found = {pair: read_table(store.samples_path(*pair)) for pair in store.evaluated()}
+    for pair in found:
+        store.samples_path(*pair).unlink()
+    store.write_samples(found)
+    return found
+
+
+def group_of(store: RunStore) -> str:
+    return next(name for name in store.listing(index=False).files if name.startswith("group-"))
+
+
+def test_rows_of_several_pairs_in_one_file(advens, store, caught):
+    grouped(store)
+    assert [path.name for path in store.samples.iterdir()] == [group_of(store)]
+    said = advens("verify", store.directory, "--recraft", 1).done()
+    assert "4 cells and 80 predictions checked" in said.out
+    path = store.samples / group_of(store)
+    last = read_table(path).column("adv_pred").to_pylist()[-1]
+    write_table(path, column(read_table(path), "adv_pred", lambda v: v.__setitem__(-1, (last + 1) % 10)))
+    caught("1 stored adv_pred of toys:centroid?seed=")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda pairs: pairs.reverse(), "the weights of"),  # each with the rows of another
+        (lambda pairs: pairs.pop(), "it does not say whose rows it holds"),
+        (lambda pairs: pairs[0].__setitem__(0, "../../cell"), "rows of a cell whose examples are missing"),
+        (lambda pairs: pairs[0].__setitem__(1, pairs[0][1] + "0"), "does not ask for"),
+        (lambda pairs: (pairs[0].__setitem__(2, 15), pairs[1].__setitem__(2, 5)), "15 rows in"),
+    ],
+    ids=["reversed", "fewer", "elsewhere", "key", "counts"],
+)
+def test_a_file_of_several_pairs_that_says_something_else(caught, store, change, words):
+    grouped(store)
+    path = store.samples / group_of(store)
+    table = read_table(path)
+    pairs = json.loads(table.schema.metadata[schema.PAIRS])
+    change(pairs)
+    write_table(path, schema.with_metadata(table, pairs=pairs))
+    caught(words)
+
+
+def test_a_second_file_with_the_rows_of_a_pair(advens, caught, store):
+    """Boards take the rows of the first file; those of the others are checked as well."""
+    pairs = sorted(store.evaluated())[:2]
+    rows = {pair: read_table(store.samples_path(*pair)) for pair in pairs}
+    store.write_samples(rows)
+    assert "4 cells and 100 predictions checked" in advens("verify", store.directory).done().out
+    store.write_samples(rows | {pairs[1]: column(rows[pairs[1]], "success", lambda v: v.reverse())})
+    caught("column 'success'")
+
+
 def test_a_targeted_run(advens, suite, tmp_path):
     advens("run", suite(threat__targeted=True), "--out", tmp_path / "out").done()
     store = RunStore(tmp_path / "out")
@@ -441,7 +496,7 @@ def test_cells_of_one_shard_are_checked_together(store, monkeypatch):
     shards = [read_cell(store.examples_path(name))["shard"] for name in store.cells()]
     assert shards != sorted(shards), "else this shows nothing"
     seen = []
-    monkeypatch.setattr("advens.benchmarks.verify._cell", lambda store, clean, name, *_: seen.append(
+    monkeypatch.setattr("advens.benchmarks.verify._cell", lambda reader, name, *_: seen.append(
         read_cell(store.examples_path(name))["shard"]))  # fmt: skip
     verify_run(store, "cpu")
     assert seen == sorted(seen)
