@@ -166,10 +166,18 @@ class ChangeContext:
         Within a step the same tag and shape give the same numbers, however often a model runs; a
         batch that holds every sample M times has them M times.
         """
+        draws, rows = self._rows(like)
+        return _repeated(draws.uniform(like[:rows], low, high, "change", self.member, *tag), like)
+
+    def normal(self, like: Tensor, *tag: object) -> Tensor:
+        """N(0, 1) likewise."""
+        draws, rows = self._rows(like)
+        return _repeated(draws.normal(like[:rows], 1.0, "change", self.member, *tag), like)
+
+    def _rows(self, like: Tensor) -> tuple[Draws, int]:
+        """The draws, and how many samples are at hand."""
         draws = self.draws or Draws(0, len(like))
-        rows = len(range(draws.size)[draws.rows])
-        once = draws.uniform(like[:rows], low, high, "change", self.member, *tag)
-        return once if len(like) == rows else once.repeat(len(like) // rows, *[1] * (like.dim() - 1))
+        return draws, len(range(draws.size)[draws.rows])
 
     def numbers(self, n: int, low: float, high: float, *tag: object) -> Tensor:
         """n numbers from U(low, high) for all samples of the step, float64."""
@@ -179,6 +187,13 @@ class ChangeContext:
     def permutation(self, n: int, *tag: object) -> list[int]:
         """A permutation of range(n) for all samples of the step."""
         return (self.draws or Draws(0, 1)).permutation(n, "change", self.member, *tag)
+
+
+def _repeated(once: Tensor, like: Tensor) -> Tensor:
+    """Numbers of every sample, as often as a batch holds the sample."""
+    if len(like) == len(once):
+        return once
+    return once.repeat(len(like) // len(once), *[1] * (like.dim() - 1))
 
 
 class Softmin(NamedTuple):

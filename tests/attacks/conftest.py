@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.models.resnet import BasicBlock
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -65,6 +66,32 @@ def tiny_vit(seed: int, side: int = SIDE, batch_norm: bool = False) -> nn.Module
     return net.double().eval()
 
 
+class TinyResNet(nn.Module):
+    """One residual block with ReLUs, behind a convolution."""
+
+    def __init__(self, side: int, batch_norm: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.block = BasicBlock(8, 8)
+        self.drop = nn.Dropout(0.5 if batch_norm else 0)
+        self.head = nn.Linear(8 * ((side + 1) // 2) ** 2, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.drop(self.block(self.stem(x))).flatten(1))
+        return out
+
+
+def tiny_resnet(seed: int, side: int = SIDE, batch_norm: bool = False) -> nn.Module:
+    """The same for attacks that change ReLUs."""
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(seed)
+        net = TinyResNet(side, batch_norm)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.mul_(2)
+    return net.double().eval()
+
+
 def bytes_like(seed: int, n: int = N, side: int = SIDE) -> Tensor:
     """8-bit images in [0, 1], float64, with saturated pixels."""
     generator = torch.Generator().manual_seed(seed)
@@ -89,11 +116,13 @@ def small_attack(name: str, **overrides: Any) -> Attack:
 
 def net_of(attack: Attack) -> Callable[..., nn.Module]:
     """What makes models that an attack can be tried on."""
-    try:
-        with attached(tiny_net(0), getattr(attack, "changes", ()), ChangeContext()):
-            return tiny_net
-    except InputError:
-        return tiny_vit
+    for kind in (tiny_net, tiny_vit):
+        try:
+            with attached(kind(0), getattr(attack, "changes", ()), ChangeContext()):
+                return kind
+        except InputError:
+            continue
+    return tiny_resnet
 
 
 class Counter:
