@@ -93,7 +93,8 @@ class _Relu(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (v,) = ctx.saved_tensors
         s = torch.sigmoid(v)
-        return grads[0] * s * (1 + v * (1 - s))
+        g: Tensor = grads[0] * s * (1 + v * (1 - s))
+        return g
 
 
 def _pooled(module: nn.MaxPool2d, temperature: float, w: Tensor) -> Tensor:
