@@ -41,13 +41,18 @@ def attacks(name: str | None, parts: bool) -> None:
     found = known.attacks(name or "*")
     if not found:
         raise unknown("attack", str(name), known.recipes)
-    infos = ((each, known.info(each)) for each in found)
+    from advens.attacks.registry import create_attack
+
+    rows = []
+    for each in found:
+        info, passes = known.info(each), create_attack(each).passes(1)
+        what = f"{info.summary}. {info.paper}"
+        rows.append((each, info.family, info.year or "", f"{passes.forward}/{passes.backward}", what))
     show(
-        ("attack", "family", "year", "what it is"),
-        ((each, info.family, info.year or "", info.summary) for each, info in infos),
-        "Parts go before a name: di-ti-mi-ens-logits. 'advens attacks NAME' shows one, "
-        "'advens attacks --parts' lists the parts.",
-    )
+        ("attack", "family", "year", "F/B", "what it is, and its source"), rows,
+        "F/B: forward and backward passes per image on one surrogate. Parts go before a name: "
+        "di-ti-mi-ens-logits. 'advens attacks NAME' shows one, 'advens attacks --parts' lists the parts.",
+    )  # fmt: skip
 
 
 @click.command()
