@@ -42,6 +42,7 @@ mutants: .venv/mutants
 .venv/dev: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PEERS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary ray -e '.[ray]' || echo "no Ray for this Python: its tests are skipped"
 	touch $@
 
 .venv/mutants: .venv/dev

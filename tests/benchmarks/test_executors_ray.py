@@ -58,12 +58,15 @@ def boards(out: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Any, Path], dict[str, Any]]:
-    """The boards of a suite file as this process makes them."""
+    """The boards of a suite file as this process makes them, once for files of the same content."""
+    made: dict[str, dict[str, Any]] = {}
 
     def make(advens: Any, path: Path) -> dict[str, Any]:
-        out = tmp_path_factory.mktemp("local") / "out"
-        advens("run", path, "--out", out, "--no-report").done()
-        return boards(out)
+        if path.read_text() not in made:
+            out = tmp_path_factory.mktemp("local") / "out"
+            advens("run", path, "--out", out, "--no-report").done()
+            made[path.read_text()] = boards(out)
+        return made[path.read_text()]
 
     return make
 
@@ -93,7 +96,7 @@ def test_tasks_that_kill_their_worker(advens, suite, tmp_path, nodes):
     sets = {"bad": ["toys:mortal?seed=1"], "good": ["toys:centroid?seed=2"]}
     data, attacks = "digits:test?limit=10", [{"name": "mifgsm"}]
     path, out = suite(attacks=attacks, surrogates=sets, data=data), tmp_path / "out"
-    said = advens("run", path, "--out", out, "--executor", "ray")
+    said = advens("run", path, "--out", out, "--executor", "ray", "--workers", 1)
     said.failed("1 cells failed")
     (told,) = [line for line in said.err.splitlines() if line.startswith("failed: ")]
     assert "mifgsm on bad" in told
@@ -103,7 +106,8 @@ def test_tasks_that_kill_their_worker(advens, suite, tmp_path, nodes):
 
 def test_bad_input_is_one_line(advens, suite, tmp_path, nodes):
     path = suite(targets=["toys:silent?seed=4"], attacks=[{"name": "fgsm"}], data="digits:test?limit=10")
-    advens("run", path, "--out", tmp_path / "out", "--executor", "ray").refused("toys:silent?seed=4", "NaN")
+    said = advens("run", path, "--out", tmp_path / "out", "--executor", "ray", "--workers", 1)
+    said.refused("toys:silent?seed=4", "NaN")
 
 
 def test_a_node_that_does_not_see_the_folder(advens, suite, tmp_path, nodes, monkeypatch):
@@ -128,7 +132,7 @@ def test_the_driver_is_lost(advens, process, suite, tmp_path, nodes, local, monk
     whole(out)
     kept = len(cells(out))
     assert 3 <= kept < 12
-    said = advens("run", path, "--out", out, "--executor", "ray", "--no-report").done()
+    said = advens("run", path, "--out", out, "--executor", "ray", "--workers", 1, "--no-report").done()
     assert f"{12 - kept} cells crafted, 12 evaluations" in said.out
     assert boards(out) == local(advens, path)
 
