@@ -65,7 +65,8 @@ class Catalogue:
         rest = name
         while rest not in self.recipes:
             words = rest.split("-")
-            heads = ("-".join(words[:end]) for end in range(1, len(words)))  # "di" before "head-drop"
+            ends = range(len(words) - 1, 0, -1)  # "logit-margin" before "logit"
+            heads = ("-".join(words[:end]) for end in ends)
             found = next(
                 ((kind, head) for head in heads for kind in PREFIXES if head in self.parts[kind]), None
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -12,6 +13,7 @@ import pytest
 import advens.attacks
 from advens.attacks import attack_info, create_attack, list_attacks, names
 from advens.attacks.attack import ComposedAttack
+from advens.attacks.commands import PASSES
 from advens.attacks.losses import DLR, Margin
 from advens.attacks.names import COMPOSED, KINDS, Catalogue, catalogue, from_files
 from advens.attacks.parts import PARTS, options, part
@@ -275,3 +277,18 @@ def test_parts_registered_later_stand_in_names() -> None:
         assert attack.loss == Shifted()
     finally:
         del PARTS["loss"].entries["shifted"]
+
+
+def test_passes_that_are_listed_are_those_of_the_formulas() -> None:
+    """If not: python -m tests.attacks.test_unchanged NAME."""
+    assert json.loads(PASSES.read_text()) == {
+        name: list(create_attack(name).passes(1)) for name in list_attacks()
+    }
+
+
+def test_the_longest_part_comes_first() -> None:
+    """``logit-margin`` is a loss, and so are ``logit`` and ``margin``."""
+    parts = [("loss", "logit-margin"), ("transform", "di")]
+    assert registered().split("logit-margin-di-mifgsm") == (parts, "mifgsm")
+    assert create_attack("logit-margin-mifgsm").spec["loss"]["name"] == "logit-margin"
+    assert registered().split("logit-margin") == ([], "logit-margin")

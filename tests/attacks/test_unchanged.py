@@ -23,6 +23,7 @@ from torch import nn
 
 import advens
 from advens.attacks import attack_info, create_attack
+from advens.attacks.commands import PASSES
 from advens.attacks.parts import FIELD_KINDS, PARTS, from_spec, options, to_spec
 from advens.digest import value_digest
 from advens.errors import InputError
@@ -184,3 +185,5 @@ if __name__ == "__main__":
     lines = [f"{json.dumps(key)}: {json.dumps(value, separators=(',', ':'))}" for key, value in made.items()]
     RECORDED.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     SPECS.write_text(json.dumps(specs(), indent=1) + "\n")
+    costs = [f"{json.dumps(name)}: {list(create_attack(name).passes(1))}" for name in advens.list_attacks()]
+    PASSES.write_text("{\n" + ",\n".join(costs) + "\n}\n")
