@@ -37,6 +37,11 @@ class Draws:
     rows: slice = field(default_factory=lambda: slice(None))
     step: int = -1
 
+    @property
+    def rows_at_hand(self) -> int:
+        """How many samples are at hand."""
+        return len(range(self.size)[self.rows])
+
     def at(self, step: int) -> Draws:
         """The draws of one step: every gradient the step takes sees the same ones."""
         return replace(self, step=step)

@@ -30,7 +30,7 @@ class Changed(nn.Module):
 
     def at_step(self, draws: Draws | None) -> None:
         """A step begins: these are its draws; None when the attack is over."""
-        self.context.draws = draws
+        self.context.begin(draws)
         begin_step(self.model, draws)
 
     def forward(self, x: Tensor) -> Tensor:

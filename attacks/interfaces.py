@@ -155,10 +155,19 @@ class ChangeContext:
     Args:
         draws: of the step, sliced to the rows at hand; None outside an attack.
         member: which copy of the model this is, so that copies draw differently.
+        memory: what a change keeps from step to step, of the rows at hand; empty when an attack begins.
     """
 
     draws: Draws | None = None
     member: int = 0
+    memory: dict[Any, Any] = field(default_factory=dict)
+
+    def begin(self, draws: Draws | None) -> None:
+        """A step begins: these are its draws; None when the attack is over."""
+        last = self.draws
+        if draws is None or last is None or not 0 != draws.step >= last.step or draws != last.at(draws.step):
+            self.memory.clear()
+        self.draws = draws
 
     def uniform(self, like: Tensor, low: float, high: float, *tag: object) -> Tensor:
         """U(low, high) of the shape, type and device of ``like`` (N, ...), a sample's own.
@@ -177,7 +186,7 @@ class ChangeContext:
     def _rows(self, like: Tensor) -> tuple[Draws, int]:
         """The draws, and how many samples are at hand."""
         draws = self.draws or Draws(0, len(like))
-        return draws, len(range(draws.size)[draws.rows])
+        return draws, draws.rows_at_hand
 
     def numbers(self, n: int, low: float, high: float, *tag: object) -> Tensor:
         """n numbers from U(low, high) for all samples of the step, float64."""
