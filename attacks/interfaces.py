@@ -265,6 +265,16 @@ class InputTransform(Protocol):
         ...
 
 
+@runtime_checkable
+class FusedCopies(Protocol):
+    """A transform that says what is averaged over its copies; over others it is the gradient of the loss."""
+
+    @property
+    def over(self) -> str:
+        """``logits`` for the loss of the mean logits, ``loss`` for the mean of the losses."""
+        ...
+
+
 class GradientEstimator(Protocol):
     """A gradient at a point from gradients around it; a part of kind ``estimator``.
 

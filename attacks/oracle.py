@@ -14,6 +14,7 @@ from advens.attacks.hooks import begin_step
 from advens.attacks.interfaces import (
     Context,
     Fused,
+    FusedCopies,
     GradientEstimator,
     GradientFilter,
     InputTransform,
@@ -51,9 +52,8 @@ class GradientOracle:
         job = self.job
         self.context = Context(self.threat, job.draws, job.pool, job.x)
         self.k = len(job.models)
-        self.copies = 1
-        for transform in self.transforms:
-            self.copies *= transform.copies
+        self._copies = _fused_copies(self.transforms)
+        self.copies = sum(len(copies) for copies in self._copies)
         self._devices = [device_of(model) or job.x.device for model in job.models]
         self._checked: set[int] = set()
         self._sound: Tensor | float = 0.0
@@ -140,14 +140,14 @@ class GradientOracle:
     ) -> Tensor:
         total: Tensor | None = None
         level = self.job.x.new_zeros(())  # log of the scale that total is on
-        for copy in range(self.copies):
+        for copies in self._copies:
             for group in _groups(members, over):
                 leaf = x.detach().requires_grad_()
-                view = self.view(leaf, copy)
-                logits = [self.forward(view, members[i]) for i in group]
+                views = [self.view(leaf, copy) for copy in copies]
+                logits = [_mean([self.forward(view, members[i]) for view in views]) for i in group]
                 share = None if weights is None else weights[:, group]
                 loss = self.fused(logits, share, over, len(members))
-                g = self._slope(loss, leaf, len(group))
+                g = self._slope(loss, leaf, len(group) * len(copies))
                 if total is None:
                     total, level = g, loss.log_scale
                 else:
@@ -155,7 +155,7 @@ class GradientOracle:
                     total = _scaled(total, level - higher).add_(_scaled(g, loss.log_scale - higher))
                     level = higher
         assert total is not None
-        return _scaled(total, _held(level, total.dtype)).div_(self.copies)
+        return _scaled(total, _held(level, total.dtype)).div_(len(self._copies))
 
     def backward(self, loss: Fused, leaf: Tensor, members: int, keep: bool = False) -> Tensor:
         """Gradient of the ``loss`` of some surrogates; the pass is counted, NaN and zeros are noticed.
@@ -304,6 +304,23 @@ def _scaled(g: Tensor, log_scale: Tensor) -> Tensor:
 def _held(log_scale: Tensor, dtype: torch.dtype) -> Tensor:
     """A scale, raised where it would bring a gradient close to the smallest number of ``dtype``."""
     return log_scale.to(dtype).clamp_min(0.69 * math.log(torch.finfo(dtype).tiny))
+
+
+def _mean(logits: list[Tensor]) -> Tensor:
+    return logits[0] if len(logits) == 1 else torch.stack(logits).mean(0)
+
+
+def _fused_copies(transforms: Sequence[InputTransform]) -> list[list[int]]:
+    """Views by number, in groups whose logits are averaged: they differ in transforms that want it alone."""
+    together: dict[tuple[int, ...], list[int]] = {}
+    for copy in range(math.prod(transform.copies for transform in transforms)):
+        rest, others = copy, []
+        for transform in transforms:
+            rest, index = divmod(rest, transform.copies)
+            if not (isinstance(transform, FusedCopies) and transform.over == "logits"):
+                others.append(index)
+        together.setdefault(tuple(others), []).append(copy)
+    return list(together.values())
 
 
 def _groups(members: Sequence[int], over: str | Softmin) -> list[list[int]]:

@@ -8,6 +8,7 @@ and mean logits when several surrogates are given. Attacks that change the input
 from __future__ import annotations
 
 from advens.attacks.attack import ComposedAttack
+from advens.attacks.estimators.decowa import DeCoWA as DeCoWAEstimator
 from advens.attacks.estimators.dta import DTA as DTAEstimator
 from advens.attacks.estimators.emi import EMI
 from advens.attacks.estimators.fgsra import FGSRA as FGSRAEstimator
@@ -32,11 +33,17 @@ from advens.attacks.starts import Uniform
 from advens.attacks.steps import Adam, StepSize
 from advens.attacks.transforms.admix import Admix as AdmixTransform
 from advens.attacks.transforms.bsr import BSR as BSRTransform
+from advens.attacks.transforms.dem import DEM as DEMTransform
 from advens.attacks.transforms.di import DI
+from advens.attacks.transforms.maskblock import MaskBlock as MaskBlockTransform
+from advens.attacks.transforms.mfi import MFI as MFITransform
+from advens.attacks.transforms.ops import OPS as OPSTransform
 from advens.attacks.transforms.shifts import Shifts
 from advens.attacks.transforms.si import SI
 from advens.attacks.transforms.sia import SIA as SIATransform
 from advens.attacks.transforms.ssa import SSA as SSATransform
+from advens.attacks.transforms.ssm import SSMH, SSMP
+from advens.attacks.transforms.us_mm import USMM as USMMTransform
 from advens.attacks.updates import MI, NI, Sum
 from advens.attacks.updates.aifgtm import AIFGTM as AIFGTMUpdate
 from advens.attacks.updates.decay import DecayMI
@@ -289,6 +296,60 @@ def _to_targets(update: Update, loss: Loss, steps: int = 300, alpha: str = "eps/
         update=update, loss=loss, transforms=(DI(p=0.7),), filters=(TI(size=5),), steps=steps,
         step_size=StepSize(alpha),
     )  # fmt: skip
+
+
+@recipe(
+    "us-mm", family="input", paper="Wang et al., 2023 (US-MM), arXiv 2311.12051", year=2023, couples="shard"
+)  # fmt: skip
+def USMM() -> ComposedAttack:
+    """Momentum on images at evenly spaced scales, under masks made of other images."""
+    return ComposedAttack(update=MI(), transforms=(USMMTransform(),))
+
+
+@recipe("dem", family="input", paper="Zou et al., ECCV 2020", year=2020)
+def DEM() -> ComposedAttack:
+    """Momentum on the mean logits of five enlarged images, in steps of eps.
+
+    After such a step every value is as it was in the clean image or eps away, which the paper calls region
+    fitting; ``step_size="eps/T"`` takes the usual steps, and shows what the long ones are worth.
+    """
+    return ComposedAttack(update=MI(), transforms=(DEMTransform(),), step_size=StepSize("eps"))
+
+
+@recipe("decowa", family="input", paper="Lin et al., AAAI 2024", year=2024, couples="option")
+def DeCoWA() -> ComposedAttack:
+    """Momentum on images under random warps that hide the attack."""
+    return ComposedAttack(update=MI(), estimator=DeCoWAEstimator())
+
+
+@recipe("ops", family="input", paper="Guo et al., CVPR 2025", year=2025)
+def OPS() -> ComposedAttack:
+    """Momentum on noisy images under random compositions of operators; 21 passes a step, 901 published."""
+    return ComposedAttack(update=MI(), transforms=(OPSTransform(),))
+
+
+@recipe("ssm-h", symbol="SSMH", family="input", paper="Zhang et al., 2024, arXiv 2401.08734", year=2024)
+def HighSpectrum() -> ComposedAttack:
+    """SSA that keeps the lowest frequencies as they are."""
+    return ComposedAttack(update=MI(), transforms=(SSMH(),))
+
+
+@recipe("ssm-p", symbol="SSMP", family="input", paper="Zhang et al., 2024, arXiv 2401.08734", year=2024)
+def BlockSpectrum() -> ComposedAttack:
+    """Momentum on images with blocks of the spectrum scaled, disturbed or dropped."""
+    return ComposedAttack(update=MI(), transforms=(SSMP(),))
+
+
+@recipe("mfi", family="input", paper="Qian et al., TIFS 2024", year=2024, couples="shard")
+def MFI() -> ComposedAttack:
+    """Momentum on noisy images with high frequencies of other images, at five scales."""
+    return ComposedAttack(update=MI(), transforms=(MFITransform(),))
+
+
+@recipe("maskblock", family="input", paper="Fan et al., 2022, arXiv 2208.06538", year=2022)
+def MaskBlock() -> ComposedAttack:
+    """Momentum on images with one block left out."""
+    return ComposedAttack(update=MI(), transforms=(MaskBlockTransform(),))
 
 
 @recipe("ens-logits", family="fusion", paper="Dong et al., CVPR 2018", year=2018)

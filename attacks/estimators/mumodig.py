@@ -10,6 +10,7 @@ from pydantic import field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
+from advens.attacks.geometry import enlarged
 from advens.attacks.interfaces import Context, Gradient
 from advens.attacks.parts import part
 from advens.seeding import Draws
@@ -105,7 +106,7 @@ def view(x: Tensor, draws: Draws) -> Tensor:
     """T_j of the images, differentiable."""
     height, width = x.shape[-2:]
     if draws.integers(2, 1, "kind") == [0]:
-        return _padded(x, draws)
+        return enlarged(x, max(height + 1, height * 245 // 224), draws)
     which = draws.integers(5, 1, "which")[0]
     if which < 2:
         return x.roll(draws.integers((height, width)[which], 1, "shift")[0], 2 + which)
@@ -116,15 +117,3 @@ def view(x: Tensor, draws: Draws) -> Tensor:
     rows = [cos, -sin * height / width, zero, sin * width / height, cos, zero]
     grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, align_corners=False)
-
-
-def _padded(x: Tensor, draws: Draws) -> Tensor:
-    side, other = x.shape[-2:]
-    large = max(side + 1, side * 245 // 224)
-    inner = side + draws.integers(large - side, 1, "side")[0]
-    scale = inner / side
-    small = F.interpolate(x, size=(inner, round(other * scale)), mode="bilinear", align_corners=False)
-    room = (large - inner, round(other * large / side) - small.shape[-1])
-    top, left = (draws.integers(max(1, free), 1, "place", axis)[0] for axis, free in enumerate(room))
-    padded = F.pad(small, [left, room[1] - left, top, room[0] - top])
-    return F.interpolate(padded, size=(side, other), mode="bilinear", align_corners=False)

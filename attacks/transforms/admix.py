@@ -10,6 +10,8 @@ from advens.attacks.interfaces import Context
 from advens.attacks.parts import part
 from advens.attacks.transforms.si import LEVELS, About, faded
 
+Mixed = Literal["clean", "adversarial"]
+
 
 @part("transform", "admix", paper="Wang et al., ICCV 2021 (Admix)", year=2021, couples="shard")
 class Admix:
@@ -32,7 +34,7 @@ class Admix:
     eta: float = 0.2
     others: int = 3
     scales: int = 5
-    mixed: Literal["clean", "adversarial"] = "clean"
+    mixed: Mixed = "clean"
     about: About = "black"
 
     @property
@@ -42,11 +44,14 @@ class Admix:
     def __call__(self, x: Tensor, copy: int, context: Context) -> Tensor:
         other, scale = divmod(copy, self.scales)
         level = LEVELS[self.about]
-        return faded(x + self.eta * (self._others(x, other, context) - level), scale, level)
+        return faded(x + self.eta * (others_of(x, context, self.mixed, "admix", other) - level), scale, level)
 
-    def _others(self, x: Tensor, which: int, context: Context) -> Tensor:
-        """Another image for every image at hand."""
-        if self.mixed == "adversarial":
-            return x.detach()[context.draws.permutation(len(x), "admix", which)]
-        chosen = context.draws.others("admix", which).to(x.device)
-        return context.pool[chosen].to(x.device)
+
+def others_of(x: Tensor, context: Context, mixed: Mixed, *tag: object) -> Tensor:
+    """For every image at hand another one: a clean one of the shard, or an adversarial one of those at hand.
+
+    An adversarial one may be the image itself, and is held constant.
+    """
+    if mixed == "adversarial":
+        return x.detach()[context.draws.permutation(len(x), *tag)]
+    return context.pool[context.draws.others(*tag).to(context.pool.device)].to(x.device)

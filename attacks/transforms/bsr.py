@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from pydantic import field_validator
 from torch import Tensor
-from torch.nn import functional as F
 
+from advens.attacks.geometry import rotate
 from advens.attacks.interfaces import Context
 from advens.attacks.parts import part
 from advens.seeding import Draws
@@ -89,14 +89,3 @@ def cuts(length: int, pieces: int, draws: Draws, *tag: object) -> list[int]:
     inner = draws.permutation(length - 1, "cuts", *tag)[: pieces - 1]
     ends = [0, *sorted(cut + 1 for cut in inner), length]
     return [b - a for a, b in pairwise(ends)]
-
-
-def rotate(x: Tensor, degrees: float) -> Tensor:
-    """Rotate (N, C, H, W) about its centre, bilinear, zeros outside."""
-    height, width = x.shape[-2:]
-    turn = torch.deg2rad(torch.tensor(degrees, dtype=torch.float64))
-    cos, sin = float(turn.cos()), float(turn.sin())
-    # affine_grid works in units of half the side: the aspect keeps the rotation rigid
-    theta = x.new_tensor([[cos, -sin * height / width, 0.0], [sin * width / height, cos, 0.0]])
-    grid = F.affine_grid(theta.expand(len(x), 2, 3), list(x.shape), align_corners=False)
-    return F.grid_sample(x, grid, align_corners=False)

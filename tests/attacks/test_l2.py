@@ -25,7 +25,10 @@ NAMES = [
     if isinstance(create_attack(name), ComposedAttack) and "l2" in attack_info(name).norms
 ]  # fmt: skip
 names = pytest.mark.parametrize("name", NAMES)
-OTHER_VIEWS = {"difgsm", "bsr", "pna-patchout", "anda", "sia", "logit", "logit-margin", "po-trip"}
+OTHER_VIEWS = {
+    "difgsm", "bsr", "pna-patchout", "anda", "sia", "us-mm", "dem", "decowa", "ops", "mfi", "ssm-p",
+    "logit", "logit-margin", "po-trip",
+}  # fmt: skip
 """These show a linear surrogate something else than the image, and it has another gradient there."""
 ATTRIBUTIONS = {"mig", "taig-s", "taig-r", "mumodig"}
 """These multiply gradients with images."""
@@ -128,6 +131,8 @@ class Scaled(nn.Module):
 def deaf_to_scale(name: str, factor: float) -> tuple[int, dict[str, Any]]:
     """How many surrogates, and the options under which an attack may not depend on the logits' scale."""
     fusion = type(create_attack(name).fusion).__name__  # type: ignore[attr-defined]
+    if name == "decowa":
+        return 2, {"rho": 0.01 / factor}  # a step along a gradient as long as it is
     return {
         "AdaEA": (2, {"agm": False}),  # its weights compare cross-entropies
         "SMER": (2, {"lr": 0.0}),  # its scalars learn from cross-entropy

@@ -16,10 +16,11 @@ from torchvision.transforms.functional import rotate as torchvision_rotate
 
 from advens.attacks import create_attack
 from advens.attacks.estimators import Plain
+from advens.attacks.geometry import rotate
 from advens.attacks.losses import CrossEntropy
 from advens.attacks.oracle import Context, GradientOracle, Job
 from advens.attacks.transforms.admix import Admix
-from advens.attacks.transforms.bsr import BSR, cuts, rotate, sizes
+from advens.attacks.transforms.bsr import BSR, cuts, sizes
 from advens.attacks.transforms.di import DI
 from advens.attacks.transforms.noise import Noise
 from advens.attacks.transforms.si import SI

@@ -21,6 +21,13 @@ TRANSFORMS: list[Any] = [
     {"name": "ssa", "copies": 2},
     {"name": "bsr", "copies": 2},
     {"name": "sia", "copies": 2},
+    {"name": "us-mm", "others": 1, "scales": 2},
+    {"name": "dem", "rates": [1.4, 1.7]},
+    {"name": "ops", "noises": 1, "operators": 2},
+    {"name": "ssm-h", "copies": 2, "low": 0.4},
+    {"name": "ssm-p", "copies": 2},
+    {"name": "mfi", "others": 1, "scales": 2},
+    {"name": "maskblock", "grid": 2},
     {"name": "patchout", "grid": 2, "keep": 0.75},
     {"name": "noise"},
     {"name": "shifts", "grid": 2},
@@ -31,7 +38,7 @@ ESTIMATORS: list[Any] = [
     {"name": "emi", "copies": 2}, {"name": "ie"}, {"name": "gra", "copies": 1}, {"name": "mef", "copies": 2},
     {"name": "rap", "inner": 2, "late": 1}, {"name": "integrated", "copies": 2}, {"name": "gnp"},
     {"name": "fgsra", "copies": 1}, {"name": "mumodig", "copies": 1}, {"name": "walk", "copies": 2},
-    {"name": "dta", "inner": 2},
+    {"name": "dta", "inner": 2}, {"name": "decowa", "copies": 1},
 ]  # fmt: skip
 UPDATES: list[Any] = [
     "sign", "mi", "batch-mi", "ni", "sum", "pi", "decay-mi", "fgrm", "ai-fgtm", "staircase"
