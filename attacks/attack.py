@@ -113,6 +113,7 @@ class ComposedAttack(Runnable):
             if step == 0:  # what a warm start found is forgotten
                 x_adv = start
                 oracle.memory.clear()
+                oracle.context.memory.clear()
             alpha = self._alpha(step)
             oracle.begin(step, alpha)
             at = update.look(x_adv, memory, alpha, threat)

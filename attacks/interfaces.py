@@ -109,13 +109,17 @@ class AttackResult:
 
 @dataclass
 class Context:
-    """What transforms, estimators and fusions may know beside the images they are given."""
+    """What transforms, estimators and fusions may know beside the images they are given.
+
+    ``memory`` is what transforms remember from step to step.
+    """
 
     threat: Threat
     draws: Draws
     pool: Tensor
     clean: Tensor
     step_size: float = 0.0
+    memory: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def bounds(self) -> tuple[Tensor, Tensor] | None:
@@ -272,6 +276,15 @@ class FusedCopies(Protocol):
     @property
     def over(self) -> str:
         """``logits`` for the loss of the mean logits, ``loss`` for the mean of the losses."""
+        ...
+
+
+@runtime_checkable
+class LearningTransform(Protocol):
+    """A transform that learns from the losses of its views; what it remembers is in the context's memory."""
+
+    def learn(self, copy: int, loss: Tensor, context: Context) -> None:
+        """Note the loss (N,) of the surrogates, fused, at view number ``copy``."""
         ...
 
 

@@ -19,6 +19,7 @@ from advens.attacks.interfaces import (
     GradientFilter,
     InputTransform,
     Job,
+    LearningTransform,
     Loss,
     OfOdds,
     Passes,
@@ -141,6 +142,7 @@ class GradientOracle:
         total: Tensor | None = None
         level = self.job.x.new_zeros(())  # log of the scale that total is on
         for copies in self._copies:
+            value = self.job.x.new_zeros(())
             for group in _groups(members, over):
                 leaf = x.detach().requires_grad_()
                 views = [self.view(leaf, copy) for copy in copies]
@@ -154,8 +156,18 @@ class GradientOracle:
                     higher = torch.maximum(level, loss.log_scale)
                     total = _scaled(total, level - higher).add_(_scaled(g, loss.log_scale - higher))
                     level = higher
+                value = value + loss.value
+            self._learn(copies, value)
         assert total is not None
         return _scaled(total, _held(level, total.dtype)).div_(len(self._copies))
+
+    def _learn(self, copies: list[int], value: Tensor) -> None:
+        """Tell transforms that learn what the loss of some views was."""
+        for copy in copies:
+            for transform in self.transforms:
+                copy, index = divmod(copy, transform.copies)
+                if isinstance(transform, LearningTransform):
+                    transform.learn(index, value, self.context)
 
     def backward(self, loss: Fused, leaf: Tensor, members: int, keep: bool = False) -> Tensor:
         """Gradient of the ``loss`` of some surrogates; the pass is counted, NaN and zeros are noticed.

@@ -35,6 +35,7 @@ from advens.attacks.transforms.admix import Admix as AdmixTransform
 from advens.attacks.transforms.bsr import BSR as BSRTransform
 from advens.attacks.transforms.dem import DEM as DEMTransform
 from advens.attacks.transforms.di import DI
+from advens.attacks.transforms.l2t import L2T as L2TTransform
 from advens.attacks.transforms.maskblock import MaskBlock as MaskBlockTransform
 from advens.attacks.transforms.mfi import MFI as MFITransform
 from advens.attacks.transforms.ops import OPS as OPSTransform
@@ -350,6 +351,12 @@ def MFI() -> ComposedAttack:
 def MaskBlock() -> ComposedAttack:
     """Momentum on images with one block left out."""
     return ComposedAttack(update=MI(), transforms=(MaskBlockTransform(),))
+
+
+@recipe("l2t", family="input", paper="Zhu et al., CVPR 2024", year=2024, couples="shard")
+def L2T() -> ComposedAttack:
+    """Momentum on views under pairs of operators, drawn by scores that follow the loss; 102 passes a step."""
+    return ComposedAttack(update=MI(), transforms=(L2TTransform(),))
 
 
 @recipe("ens-logits", family="fusion", paper="Dong et al., CVPR 2018", year=2018)

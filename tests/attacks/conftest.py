@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 
 SIDE, CLASSES, N = 8, 6, 4
 SMALL = {"steps": 3, "copies": 2, "others": 2, "scales": 2, "targets": 2, "hyperplanes": 4, "queries": 5,
-         "noises": 2, "operators": 2}  # fmt: skip
+         "noises": 2, "operators": 2, "pairs": 2, "views": 2}  # fmt: skip
 
 
 def tiny_net(seed: int, side: int = SIDE, batch_norm: bool = False) -> nn.Module:

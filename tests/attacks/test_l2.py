@@ -27,7 +27,7 @@ NAMES = [
 names = pytest.mark.parametrize("name", NAMES)
 OTHER_VIEWS = {
     "difgsm", "bsr", "pna-patchout", "anda", "sia", "us-mm", "dem", "decowa", "ops", "mfi", "ssm-p",
-    "logit", "logit-margin", "po-trip",
+    "logit", "logit-margin", "po-trip", "l2t",
 }  # fmt: skip
 """These show a linear surrogate something else than the image, and it has another gradient there."""
 ATTRIBUTIONS = {"mig", "taig-s", "taig-r", "mumodig"}
@@ -131,6 +131,8 @@ class Scaled(nn.Module):
 def deaf_to_scale(name: str, factor: float) -> tuple[int, dict[str, Any]]:
     """How many surrogates, and the options under which an attack may not depend on the logits' scale."""
     fusion = type(create_attack(name).fusion).__name__  # type: ignore[attr-defined]
+    if name == "l2t":
+        return 2, {"lr": 0.0}  # its scores learn from the loss
     if name == "decowa":
         return 2, {"rho": 0.01 / factor}  # a step along a gradient as long as it is
     return {

@@ -28,6 +28,7 @@ TRANSFORMS: list[Any] = [
     {"name": "ssm-p", "copies": 2},
     {"name": "mfi", "others": 1, "scales": 2},
     {"name": "maskblock", "grid": 2},
+    {"name": "l2t", "pairs": 2, "views": 1},
     {"name": "patchout", "grid": 2, "keep": 0.75},
     {"name": "noise"},
     {"name": "shifts", "grid": 2},
