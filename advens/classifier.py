@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -18,6 +18,8 @@ from advens.errors import InputError, InputWarning, first_line
 FAMILIES = ("cnn", "vit", "mlp", "hybrid")
 ROUNDING = 1e-4
 """The error that single precision may leave in a row of outputs."""
+PRECISIONS = ("float32", "tf32", "bf16")
+"""What a network computes in; see `Classifier`."""
 AS_THEY_ARE = {"mean": [0.0] * 3, "std": [1.0] * 3, "resized": None, "transform_input": False}
 """The preprocessing of a network that takes images in [0, 1] at any size."""
 
@@ -44,9 +46,12 @@ class Classifier(nn.Module):
         members: the models of an ensemble; empty for a single network.
         probabilities: with which a randomized ensemble draws each of its members, (members,) float64; None
             for a model that draws nothing.
+        precision: what the network computes in: ``float32``; ``tf32``, in which a GPU rounds the factors of
+            products in forward passes to 10 bits; or ``bf16``, autocast to bfloat16.
     """
 
     bases: tuple[str, ...] = ()
+    precision: str = "float32"
     probabilities: Tensor | None
 
     def __init__(
@@ -87,7 +92,8 @@ class Classifier(nn.Module):
             # a clamp with the gradient of the identity: white that is rounded to 1 + 1e-7 keeps its own
             x = x + (x.clamp(0, 1) - x).detach()
         try:
-            out: Tensor = self.net((x - self.mean) / self.std)
+            with computing(self.precision, x.device):
+                out: Tensor = self.net((x - self.mean) / self.std)
         except AssertionError as error:  # how vision transformers refuse images of another size
             height, width = x.shape[-2:]
             raise InputError(
@@ -96,7 +102,7 @@ class Classifier(nn.Module):
         except RuntimeError as error:
             check_channels(f"model '{self.name}'", x, error)
             raise
-        return out
+        return out if self.precision == "float32" else out.to(x.dtype)
 
     @property
     def members(self) -> Sequence[nn.Module] | nn.ModuleList:
@@ -116,10 +122,16 @@ class Classifier(nn.Module):
 
     @property
     def digest(self) -> str:
-        """Hex sha256 of the weights and of the preprocessing.
+        """Hex sha256 of the weights, of the preprocessing, and of the precision where that is reduced.
 
         The same network under two names has the same digest. Without preprocessing it equals `weights`.
         """
+        if self.precision != "float32":
+            return reduced_digest(self.prepared_digest(), self.precision)
+        return self.prepared_digest()
+
+    def prepared_digest(self) -> str:
+        """The same, whatever the precision."""
         prepared = {
             "mean": self.mean.flatten().tolist(),
             "std": self.std.flatten().tolist(),
@@ -132,6 +144,32 @@ class Classifier(nn.Module):
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}, family={self.family!r}, num_classes={self.num_classes}"
+
+
+def reduced_digest(digest: str, precision: str) -> str:
+    """The digest of a model of this digest that computes in a reduced precision."""
+    return value_digest({"model": digest, "precision": precision})
+
+
+def computing(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """What a network runs in, so that it computes in one of `PRECISIONS`."""
+    if precision == "bf16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext() if precision == "float32" else tensor_float(True)
+
+
+@contextmanager
+def tensor_float(allowed: bool) -> Iterator[None]:
+    """Whether GPUs may round the factors of float32 products to 10 bits inside the block."""
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [each.allow_tf32 for each in backends]
+    try:
+        for each in backends:
+            each.allow_tf32 = allowed
+        yield
+    finally:
+        for each, was in zip(backends, before, strict=True):
+            each.allow_tf32 = was
 
 
 def is_randomized(model: object) -> bool:

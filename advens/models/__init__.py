@@ -1,4 +1,4 @@
-"""Model sources: ``digits:``, ``shapes:``, ``timm:``, ``torchvision:``, ``robustbench:``, and
+"""Model sources: ``digits:``, ``shapes:``, ``timm:``, ``torchvision:``, ``robustbench:``, ``computed:``, and
 ``pkg.module:factory``. Those that only read weights are loaded whoever names them; see `advens.trust`.
 
 A source is declared in the registry `SOURCES`. Third-party packages add theirs through the entry-point group
@@ -85,6 +85,7 @@ for _info, _source in (
      ModelSource("advens.models.timm:load", lists=True, untrained="pretrained=false")),
     (Info("torchvision", summary="torchvision:NAME"),
      ModelSource("advens.models.torchvision:load", lists=True, untrained="weights=none")),
+    (Info("computed", summary="computed:PRECISION?of=MODEL"), ModelSource("advens.models.computed:load")),
     (Info("robustbench", summary="robustbench:NAME"), ModelSource("advens.models.robustbench:load")),
 ):  # fmt: skip
     SOURCES.register(_info, _source)

@@ -8,7 +8,6 @@ from advens.classifier import Classifier
 class ZooNetwork(Classifier):
     """A network of the zoo. Its images are prepared in one way only, so that its weights say all."""
 
-    @property
-    def digest(self) -> str:
+    def prepared_digest(self) -> str:
         """Hex sha256 of the weights."""
         return self.weights

@@ -27,6 +27,14 @@ store_option = click.option(
     help="How adversarial images are kept: as differences from the clean ones, which are then needed to read "
     "them, or whole.  [default: differences]",
 )  # fmt: skip
+precision_option = click.option(
+    "--precision", type=click.Choice(["float32", "tf32", "bf16"]), default="float32", show_default=True,
+    help="What targets compute in. How it agrees with float32 is measured.",
+)  # fmt: skip
+craft_precision_option = click.option(
+    "--craft-precision", type=click.Choice(["float32", "tf32", "bf16"]), default="float32", show_default=True,
+    help="What surrogates compute in.",
+)  # fmt: skip
 set_option = click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE",
     help="An option by its name: threat.eps=0.1."

@@ -10,8 +10,10 @@ from advens.benchmarks.cli.options import (
     batch_option,
     conclude,
     conclude_part,
+    craft_precision_option,
     executor_of,
     names_in,
+    precision_option,
     progress,
     set_option,
     store_option,
@@ -31,6 +33,8 @@ from advens.trust import trust_option
 @click.option("--seed", type=click.IntRange(0), help="One seed instead of the suite's.")
 @batch_option
 @store_option
+@precision_option
+@craft_precision_option
 @set_option
 @click.option(
     "--lock", type=click.Path(path_type=Path), help="Of advens lock.  [default: the one beside SUITE]"
@@ -43,8 +47,8 @@ from advens.trust import trust_option
 @click.option("--no-report", is_flag=True, help="Do not write report.html.")
 def run(suite: str, out: Path | None, device: str, executor: str, workers: int | None, only: str | None,
         limit: int | None, seed: int | None, batch_size: int | None, store: str | None,
-        settings: tuple[str, ...], lock: Path | None, part: str | None, dry_run: bool,
-        trace: bool, no_report: bool) -> None:  # fmt: skip
+        precision: str, craft_precision: str, settings: tuple[str, ...], lock: Path | None,
+        part: str | None, dry_run: bool, trace: bool, no_report: bool) -> None:  # fmt: skip
     """Run SUITE (a bundled name or a TOML file); a rerun does only what is missing."""
     from advens.benchmarks.parts import Part
     from advens.benchmarks.pins import find_lock, read_lock
@@ -57,6 +61,10 @@ def run(suite: str, out: Path | None, device: str, executor: str, workers: int |
     found = load(suite, changes | {key: value for key, value in given.items() if value is not None})
     if only is not None:
         found = found.restricted(names_in(only, "--attacks"))
+    if precision != "float32" or craft_precision != "float32":
+        from advens.benchmarks.precision import in_precision
+
+        found = in_precision(found, precision, craft_precision)
     pinned = find_lock(suite, lock)
     if dry_run:
         from advens.benchmarks.estimate import dry_run_lines
@@ -67,16 +75,18 @@ def run(suite: str, out: Path | None, device: str, executor: str, workers: int |
             unlisted = ", ".join(read_lock(pinned).unlisted(found))
             say(f"lock       {pinned}{unlisted and f', which does not pin {unlisted}'}")
         return
+    from advens.benchmarks.precision import agreements
     from advens.benchmarks.runner import run_suite, shown_of
 
     if pinned is not None:
         say(f"models and data are held to {pinned}")
     directory = out or Path("runs") / found.name
+    doer, bars = executor_of(executor, device, workers), progress()
     report = run_suite(
         found,
         directory,
-        executor=executor_of(executor, device, workers),
-        progress=progress(),
+        executor=doer,
+        progress=bars,
         trace=trace,
         lock=pinned,
         part=share,
@@ -86,6 +96,7 @@ def run(suite: str, out: Path | None, device: str, executor: str, workers: int |
         return
     try:
         conclude(report, shown_of(found))
+        say(*(each.line() for each in agreements(directory, found, doer, bars)))
     finally:  # checks that failed are on the page, too
         if not no_report and not report.failures:
             from advens.results.report.page import write_report

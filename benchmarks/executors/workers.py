@@ -109,7 +109,7 @@ def on_workers(tasks: Sequence[T], size: Callable[[], int], start: Callable[[int
                         continue
                     outcome: Any = RunError(loss.why)
                 elif error is not None:
-                    outcome = RunError(first_line(error))
+                    outcome = RunError(first_line(getattr(error, "cause", None) or error))  # of Ray
                 elif task is not None:
                     outcome = received(future.result())
                 else:

@@ -132,8 +132,7 @@ class Snapshot(Classifier):
         self.mean, self.std = base.mean.clone(), base.std.clone()
         self.bases = tuple(bases)
 
-    @property
-    def digest(self) -> str:
+    def prepared_digest(self) -> str:
         """Hex sha256 of the weights, which were made with one way of preparing images: the surrogate's."""
         return self.weights
 

@@ -43,6 +43,7 @@ class ChangedModel(Classifier):
                 interpolation=base.interpolation,
             )  # fmt: skip
         self.mean, self.std = base.mean.clone(), base.std.clone()
+        self.precision = base.precision
         self.bases = (base.digest, *origins(base))
         self.base_weights = base.weights
         self.changes, self.member = tuple(changes), member
