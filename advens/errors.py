@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 from advens.printable import printable
 
@@ -23,6 +25,15 @@ class RunError(RuntimeError):
 
     def __init__(self, message: object = "") -> None:
         super().__init__(printable(message))
+
+
+def failure(error: Exception) -> RunError:
+    """A failure of the work, a model or a plug-in in one line, without what cannot go between processes."""
+    if isinstance(error, RunError):
+        return RunError(str(error))
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(at.filename).name}:{at.lineno}"
+    return RunError(f"{type(error).__name__}: {first_line(error)} ({place})")
 
 
 class InputWarning(UserWarning):

@@ -8,41 +8,11 @@ that nothing is done twice unless a process stops for a minute; what is done twi
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
 
 from advens.benchmarks.cells import Cell
 from advens.errors import InputError
-from advens.results.store import RunStore
-
-
-class OnCell(Protocol):
-    """A task on a cell of a run.
-
-    Attributes:
-        directory: of the run.
-        cell: the cell.
-        title: what people call it.
-        name: of what it makes, among all that is made in the run.
-    """
-
-    @property
-    def directory(self) -> str: ...
-    @property
-    def cell(self) -> Cell: ...
-    @property
-    def title(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    def there(self) -> bool:
-        """Whether what it makes is there."""
-        ...
-
-    def do(self, device: str) -> Any: ...
-
-
-T = TypeVar("T", bound=OnCell)
 
 
 @dataclass(frozen=True)
@@ -69,20 +39,16 @@ class Part:
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
 
-    def ordered(self, tasks: Iterable[T], cells: Sequence[Cell], failed: Collection[str]) -> list[Claimed]:
-        """The tasks of its own share, then those of the others: the next part's first, the last ones first.
+    def ordered(self, cells: Sequence[Cell]) -> list[list[Cell]]:
+        """The cells of its own share, which may be none, then those of the others.
 
-        Args:
-            cells: of the plan, the shares of which follow.
-            failed: names of tasks that failed; those of others are left to their parts.
+        Those of the next part come first, and the last ones of each, as that part takes the first ones.
         """
         shares = shares_of(cells, self.of)
-        away: dict[int, list[T]] = {}
-        for task in tasks:
-            away.setdefault((shares[task.cell.key] - self.number) % self.of, []).append(task)
-        own = away.pop(0, [])
-        others = (task for distance in sorted(away) for task in reversed(away[distance]))
-        return [Claimed(task) for task in (*own, *(task for task in others if task.name not in failed))]
+        away: dict[int, list[Cell]] = {0: []}
+        for cell in cells:
+            away.setdefault((shares[cell.key] - self.number) % self.of, []).append(cell)
+        return [away[each] if each == 0 else away[each][::-1] for each in sorted(away)]
 
 
 def shares_of(cells: Sequence[Cell], parts: int) -> Mapping[str, int]:
@@ -95,23 +61,3 @@ def shares_of(cells: Sequence[Cell], parts: int) -> Mapping[str, int]:
         first[cell.key] = first.get(cell.after, cell.key)
     place = {key: number for number, key in enumerate(dict.fromkeys(first.values()))}
     return {key: 1 + place[start] * parts // len(place) for key, start in first.items()}
-
-
-@dataclass(frozen=True)
-class Claimed:
-    """A task that is done unless another process is at it, or has done it."""
-
-    task: OnCell
-
-    @property
-    def directory(self) -> str:
-        return self.task.directory
-
-    @property
-    def title(self) -> str:
-        return self.task.title
-
-    def do(self, device: str) -> Any:
-        """What the task returns; None where it is another's."""
-        with RunStore(self.directory).claim(self.task.name) as mine:
-            return self.task.do(device) if mine and not self.task.there() else None

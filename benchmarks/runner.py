@@ -8,7 +8,7 @@ measuring are tasks that an executor does. A rerun does only what is missing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import singledispatchmethod
@@ -24,10 +24,11 @@ from advens.benchmarks.defense_goal import Line
 from advens.benchmarks.environment import environment, merged
 from advens.benchmarks.executors import Executor, Task, create_executor
 from advens.benchmarks.goals import ATTACK_GOALS, Goal
+from advens.benchmarks.groups import USUAL, grouped, pass_seconds
 from advens.benchmarks.histories import History, keep_histories
 from advens.benchmarks.likeness import Answer, Comparison
 from advens.benchmarks.merge import agree
-from advens.benchmarks.parts import Claimed, Part
+from advens.benchmarks.parts import Part
 from advens.benchmarks.pins import held
 from advens.benchmarks.plan import Plan, Sets, make_plan, outline
 from advens.benchmarks.progress import Progress
@@ -49,7 +50,17 @@ from advens.benchmarks.suites import (
     built_sets,
     settings_digest,
 )
-from advens.benchmarks.tasks import Build, Craft, Evaluate, Measure, Train, trace_path
+from advens.benchmarks.tasks import (
+    Build,
+    Craft,
+    Evaluate,
+    Measure,
+    Pair,
+    Target,
+    Train,
+    opened,
+    trace_path,
+)
 from advens.benchmarks.worker_cache import worker_cache
 from advens.datasets import Dataset, find_data
 from advens.digest import value_digest
@@ -175,8 +186,8 @@ class Runner:
             with store.share():
                 with store.alone():
                     self._begin(store, plan, suite, data, histories)
-                    self._forget_missing(plan, store, store.listing())
-                return self.complete_part(self.part, plan, store)
+                    self._forget_missing(plan, store)
+                return self.complete_part(plan, store)
         with store.lock():
             whole = self._begin(store, plan, suite, data, histories)
             return self.complete(plan, store, whole)
@@ -252,7 +263,8 @@ class Runner:
             if plan.rounds:
                 save_plan(whole, plan_path(store), rounds.undecided)
             report.cells = len(whole.cells)
-            self._cells_of(whole, store, goal, report)
+            self._forget_missing(whole, store)
+            self._cells_of(whole, store, report)
         if plan.rounds:
             save_plan(plan.extended(due), plan_path(store), rounds.undecided)
         compared = self._compared(store, suite, report)
@@ -268,7 +280,7 @@ class Runner:
             report.unsound += self._checked(checks, store, suite.sanity is False)
         return report
 
-    def complete_part(self, part: Part, plan: Plan, store: RunStore) -> Report:
+    def complete_part(self, plan: Plan, store: RunStore) -> Report:
         """Do a part of the cells and pairs that are missing, and then what is left of those of other parts.
 
         It ends when all that is left is at hand in other parts that are alive. Boards are not computed.
@@ -287,7 +299,7 @@ class Runner:
                     save_plan(whole, plan_path(store), rounds.undecided)
             report.cells = len(whole.cells)
             before = report.crafted + report.evaluated
-            left = self._shared_cells_of(whole, part, store, report)
+            left = self._cells_of(whole, store, report)
             if report.crafted + report.evaluated > before:
                 continue
             if not left:
@@ -296,73 +308,75 @@ class Runner:
             if held and not store.release(held) and store.claims() == held:
                 return report
 
-    def _shared_cells_of(self, plan: Plan, part: Part, store: RunStore, report: Report) -> int:
-        """Craft and evaluate what is missing and not claimed; how many tasks were left to do."""
-        left = 0
+    def _cells_of(self, plan: Plan, store: RunStore, report: Report) -> int:
+        """Craft and evaluate what is missing of the cells of a plan, but for what failed before.
 
-        def done(what: str, tasks: Sequence[Craft] | Sequence[Evaluate]) -> int:
-            nonlocal left
-            noted = {path.stem for path in store.path("failures").glob("*.json")}
-            ordered = part.ordered(tasks, plan.cells, noted)
-            left += len(ordered)
-            return self._cells(what, ordered, store, report)
-
-        there = store.listing()
+        Returns how many tasks that were.
+        """
+        shares = [list(plan.cells)] if self.part is None else self.part.ordered(plan.cells)
+        there, tasks = store.listing(), 0
         missing = self._missing(plan, store, there)
         for depth in by_depth(plan.cells, missing):
-            ready = [cell for cell in depth if not cell.after or cell.after in there.images]
-            report.crafted += done("crafting", self._crafts(plan, ready, store, report))
+            ready = {cell.key for cell in depth if not cell.after or cell.after in there.images}
+            crafts = list(self._crafts(plan, shares, ready, store, report))
+            tasks += len(crafts)
+            self._craft(crafts, store, report)
             there = store.listing()
-        report.evaluated += done("evaluating", self._evaluations(plan, there, store, report))
-        return left
-
-    def _cells_of(self, plan: Plan, store: RunStore, goal: Goal, report: Report) -> None:
-        """Craft and evaluate what is missing of the cells of a plan, but for what failed before."""
-        there = store.listing()
-        missing = self._forget_missing(plan, store, there)
-        for depth in by_depth(plan.cells, missing):
-            crafts = self._crafts(plan, depth, store, report)
-            report.crafted += self._cells("crafting", crafts, store, report)
-            there = store.listing()
-        evaluations = self._evaluations(plan, there, store, report)
-        report.evaluated += self._cells("evaluating", evaluations, store, report)
+        evaluations = self._evaluations(plan, shares, there, store, report)
+        self._evaluate(evaluations, store, report)
+        return tasks + len(evaluations)
 
     def _missing(self, plan: Plan, store: RunStore, there: Listing) -> set[str]:
         """The cells of a plan that are not crafted."""
         return {cell.key for cell in plan.cells if not self._crafted(there, store, cell)}
 
-    def _forget_missing(self, plan: Plan, store: RunStore, there: Listing) -> set[str]:
-        """Remove what will not be true any more once what is missing is done; the cells that are missing."""
+    def _forget_missing(self, plan: Plan, store: RunStore) -> None:
+        """Remove what will not be true any more once what is missing is done."""
+        there = store.listing()
         missing = self._missing(plan, store, there)
         if missing or any(True for _ in plan.pending(there)):
             _forget(store, missing, goal_of(plan.suite), there)
-        return missing
 
     def _crafts(
-        self, plan: Plan, cells: Iterable[Cell], store: RunStore, report: Report
-    ) -> list[Craft]:
-        folder, failed = str(store.directory.absolute()), _failed(plan, report)
-        return [
-            Craft(folder, cell, plan.suite.batch_size, self.trace, plan.suite.store)
-            for cell in cells if cell.key not in failed
-        ]  # fmt: skip
+        self, plan: Plan, shares: Sequence[Sequence[Cell]], ready: set[str], store: RunStore, report: Report
+    ) -> Iterator[Craft]:
+        folder, suite, shared = str(store.directory.absolute()), plan.suite, self.part is not None
+        failed, noted = _failed(plan, report), _noted(store)
+        for number, cells in enumerate(shares):
+            for cell in cells:
+                left = cell.key in ready and cell.key not in failed
+                if left and not (number and cell.key in noted):  # of others: their parts try again
+                    yield Craft(folder, cell, suite.batch_size, self.trace, suite.store, shared)
 
     def _evaluations(
-        self, plan: Plan, there: Listing, store: RunStore, report: Report
+        self, plan: Plan, shares: Sequence[Sequence[Cell]], there: Listing, store: RunStore, report: Report
     ) -> list[Evaluate]:
-        folder, failed = str(store.directory.absolute()), _failed(plan, report)
-        pairs = sorted(
-            (
-                (target, cell) for cell, targets in plan.pending(there) for target in targets
-                if cell.key in there.images and cell.key not in failed
-            ),
-            key=lambda pair: plan.targets.index(pair[0]),
-        )  # fmt: skip
+        failed, noted = _failed(plan, report), _noted(store)
+        pending = {
+            cell.key: targets for cell, targets in plan.pending(there)
+            if cell.key in there.images and cell.key not in failed
+        }  # fmt: skip
+        if not pending:
+            return []
+        size = opened(plan.suite.source).size
+        seconds, found = pass_seconds(plan.targets, size, self.executor.device), []
+        for number, cells in enumerate(shares):
+            left = (
+                (cell, tuple(
+                    name for name in pending.get(cell.key, ())
+                    if not number or f"{cell.key}.{plan.keys[name]}" not in noted
+                ))
+                for cell in cells
+            )  # fmt: skip
+            groups = grouped((each for each in left if each[1]), seconds, size or USUAL)
+            found += groups[::-1] if number else groups
         return [
             Evaluate(
-                folder, cell, target, plan.keys[target], plan.white_box(cell, target), plan.suite.batch_size
+                str(store.directory.absolute()), group.cells,
+                tuple(Target(name, plan.keys[name]) for name in group.targets), plan.suite.batch_size,
+                self.part is not None,
             )
-            for target, cell in pairs
+            for group in found
         ]  # fmt: skip
 
     def built(self, suite: Suite, data: Dataset) -> tuple[Sets, Mapping[tuple[str, int], History]]:
@@ -413,21 +427,36 @@ class Runner:
             )
         return returned
 
-    def _cells(
-        self, what: str, tasks: Sequence[Craft | Evaluate | Claimed], store: RunStore, report: Report
-    ) -> int:
-        """Do tasks on cells. Returns how many succeeded here; failures are noted beside the cells."""
-        done = 0
-        for task, outcome in self.outcomes(what, tasks):
-            own = task.task if isinstance(task, Claimed) else task
-            note = failure_path(store, own.name)
+    def _craft(self, tasks: Sequence[Craft], store: RunStore, report: Report) -> None:
+        """Craft cells; failures are noted beside the cells."""
+        for task, outcome in self.outcomes("crafting", tasks):
+            failed = str(outcome) if isinstance(outcome, RunError) else None
+            if outcome is not None:  # or else another part has it
+                report.crafted += failed is None
+                _note(store, report, task.cell.key, task.cell.key, task.title, failed)
+
+    def _evaluate(self, tasks: Sequence[Evaluate], store: RunStore, report: Report) -> None:
+        """Evaluate targets on cells; failures are noted beside the cells.
+
+        What is left of a task whose worker was lost is done again pair by pair: one of them may be at fault.
+        """
+        lost: list[Evaluate] = []
+        for task, outcome in self.outcomes("evaluating", tasks):
             if isinstance(outcome, RunError):
-                report.failures.append((own.cell.key, f"{task.title}: {outcome}"))
-                write_bytes(note, json.dumps({"task": task.title, "error": str(outcome)}).encode())
-            elif outcome is not None:
-                note.unlink(missing_ok=True)
-                done += 1
-        return done
+                there = store.listing()
+                pairs = list(task.pairs)
+                left = [pair for pair in pairs if not there.has(pair[0].key, pair[1].key)]
+                report.evaluated += len(pairs) - len(left)
+                if len(left) > 1:
+                    lost += [replace(task, cells=(cell,), targets=(target,)) for cell, target in left]
+                    continue
+                outcome = [Pair(cell.key, target.key, str(outcome)) for cell, target in left]
+            titles = {(cell.key, target.key): task.title_of(cell, target) for cell, target in task.pairs}
+            for cell, key, failed in outcome:
+                report.evaluated += failed is None
+                _note(store, report, f"{cell}.{key}", cell, titles[cell, key], failed)
+        if lost:
+            self._evaluate(lost, store, report)
 
     def _crafted(self, there: Listing, store: RunStore, cell: Cell) -> bool:
         return cell.key in there.images and (
@@ -509,6 +538,23 @@ def readable_cells(store: RunStore) -> Iterator[Cell]:
     for name in store.cells():
         with suppress(RunError, InputError, ValueError):
             yield Cell.from_json(read_cell(store.examples_path(name)))
+
+
+def _note(
+    store: RunStore, report: Report, name: str, cell: str, title: str, failed: str | None
+) -> None:
+    """Note why a task failed, or remove what was noted of it before."""
+    note = failure_path(store, name)
+    if failed is None:
+        note.unlink(missing_ok=True)
+    else:
+        report.failures.append((cell, f"{title}: {failed}"))
+        write_bytes(note, json.dumps({"task": title, "error": failed}).encode())
+
+
+def _noted(store: RunStore) -> set[str]:
+    """The cells, and the pairs of cells and targets, of which a failure is noted."""
+    return {path.stem for path in store.path("failures").glob("*.json")}
 
 
 def _failed(plan: Plan, report: Report) -> set[str]:

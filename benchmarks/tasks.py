@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,7 +33,7 @@ from advens.benchmarks.suites import BuiltSet
 from advens.benchmarks.worker_cache import WorkerCache, default_batch, worker_cache
 from advens.classifier import Classifier
 from advens.datasets import Dataset, find_data
-from advens.errors import InputError, RunError
+from advens.errors import InputError, RunError, failure
 from advens.files import new_folder
 from advens.models import find_model
 from advens.results.store import (
@@ -184,33 +186,39 @@ def opened(source: str) -> Dataset:
 
 @dataclass(frozen=True)
 class Craft:
-    """Craft the images of one cell into a run's directory."""
+    """Craft the images of one cell into a run's directory, rounded to 8 bits inside the ball.
+
+    Args:
+        directory: of the run.
+        shared: whether other parts of the run may be at the same cell.
+    """
 
     directory: str
     cell: Cell
     batch_size: int | None
     trace: bool = False
     store: str = "differences"
+    shared: bool = False
 
     @property
     def title(self) -> str:
         return self.cell.title
 
-    @property
-    def name(self) -> str:
-        """Of what it makes, among all that is made in a run."""
-        return self.cell.key
-
-    def there(self) -> bool:
-        """Whether what it makes is there."""
+    def do(self, device: str) -> int | None:
+        """Crafts, unless another part of the run is at it or has done it. Returns images."""
         store = RunStore(self.directory)
+        with store.claim(self.cell.key) if self.shared else nullcontext(True) as mine:
+            return self._done(store, device) if mine and not (self.shared and self.there(store)) else None
+
+    def there(self, store: RunStore) -> bool:
+        """Whether the images are there."""
         return is_whole(store.examples_path(self.cell.key), "examples") and (
             not self.trace or trace_path(store, self.cell.key).is_file()
         )
 
-    def do(self, device: str) -> int:
+    def _done(self, store: RunStore, device: str) -> int:
         """Crafts, rounds to 8 bits inside the ball, audits the bytes, writes. Returns images."""
-        cell, cache, store = self.cell, worker_cache(device), RunStore(self.directory)
+        cell, cache = self.cell, worker_cache(device)
         batch = cache.shard(cell.data, *cell.shard)
         made = images_of(cell, store, cache, self.batch_size, self.trace)
         target, threat = made.target, made.threat
@@ -293,45 +301,104 @@ def images_of(
     return Images(pixels, target, attack.threat, crafted, time.perf_counter() - started)
 
 
+class Target(NamedTuple):
+    """A target by its name, and its key in names of files."""
+
+    name: str
+    key: str
+
+
+class Pair(NamedTuple):
+    """What came of a target on a cell, both by their keys: why it failed, or None."""
+
+    cell: str
+    key: str
+    failure: str | None
+
+
 @dataclass(frozen=True)
 class Evaluate:
-    """Evaluate a target on the stored images of one cell."""
+    """Evaluate targets on the stored images of cells: every image is read once, and every model had once.
+
+    Args:
+        directory: of the run.
+        cells, targets: each of the targets is evaluated on each of the cells.
+        shared: whether other parts of the run may be at the same.
+    """
 
     directory: str
-    cell: Cell
-    target: str
-    target_key: str
-    white_box: bool
+    cells: tuple[Cell, ...]
+    targets: tuple[Target, ...]
     batch_size: int | None
+    shared: bool = False
 
     @property
     def title(self) -> str:
-        return f"{self.target} on {self.cell.title}"
+        """What people call it."""
+        more = len(self.cells) * len(self.targets) - 1
+        return self.title_of(self.cells[0], self.targets[0]) + (f" and {more} more" if more else "")
+
+    @staticmethod
+    def title_of(cell: Cell, target: Target) -> str:
+        """What people call a target on a cell."""
+        return f"{target.name} on {cell.title}"
 
     @property
-    def name(self) -> str:
-        """Of what it makes, among all that is made in a run."""
-        return f"{self.cell.key}.{self.target_key}"
+    def pairs(self) -> Iterator[tuple[Cell, Target]]:
+        """All that is evaluated."""
+        return product(self.cells, self.targets)
 
-    def there(self) -> bool:
-        """Whether what it makes is there."""
-        return is_whole(RunStore(self.directory).samples_path(self.cell.key, self.target_key), "samples")
+    def do(self, device: str) -> list[Pair]:
+        """Predicts on clean and stored images, writes one row per image. Returns what was done here."""
+        store, cache = RunStore(self.directory), worker_cache(device)
+        images: dict[str, tuple[pa.Table, Tensor]] = {}
+        found = []
+        for target in sorted(self.targets, key=lambda target: target.name not in cache.models):
+            for cell in self.cells:
+                name = f"{cell.key}.{target.key}"
+                with store.claim(name) if self.shared else nullcontext(True) as mine:
+                    path = store.samples_path(cell.key, target.key)
+                    if mine and not (self.shared and is_whole(path, "samples")):
+                        failed = self._failure(store, cache, images, cell, target)
+                        found.append(Pair(cell.key, target.key, failed))
+            tick(f"{target.name} on {len(self.cells)} cells")
+        return found
 
-    def do(self, device: str) -> int:
-        """Predicts on clean and stored images, writes one row per image. Returns images."""
-        cell, cache, store = self.cell, worker_cache(device), RunStore(self.directory)
-        table = read_table(store.examples_path(cell.key), "examples")
-        pixels, tables = stored_pixels(table, cache, cell), []
-        target = cache.models.get([self.target])[0]
-        for member in members_of(target):
-            clean = clean_predictions(cache, cell, self.target, member, self.batch_size)
-            adversarial = predict(cache, member.model, pixels, self.batch_size)
-            rows = sample_rows(
-                cell, table, self.target, member, clean, adversarial, self.white_box, target.family
-            )
-            tables.append(schema.to_table("samples", rows))
-        write_table(store.samples_path(cell.key, self.target_key), pa.concat_tables(tables))
-        return len(pixels)
+    def _failure(
+        self, store: RunStore, cache: WorkerCache, images: dict[str, tuple[pa.Table, Tensor]], cell: Cell,
+        target: Target,
+    ) -> str | None:  # fmt: skip
+        """Write the rows of a target on a cell; why that failed, or None. Bad input is raised.
+
+        Args:
+            images: of cells that were read before, by key.
+        """
+        try:
+            if cell.key not in images:
+                table = read_table(store.examples_path(cell.key), "examples")
+                images[cell.key] = table, stored_pixels(table, cache, cell)
+            rows = evaluated(cache, cell, *images[cell.key], target.name, self.batch_size)
+            store.write_samples({(cell.key, target.key): rows})
+        except InputError:
+            raise
+        except Exception as error:  # of a model: other pairs go on
+            return str(failure(error))
+        return None
+
+
+def evaluated(
+    cache: WorkerCache, cell: Cell, table: pa.Table, pixels: Tensor, name: str, batch_size: int | None
+) -> pa.Table:
+    """The rows of a target on the images of a cell."""
+    target, tables = cache.models.get([name])[0], []
+    for member in members_of(target):
+        clean = clean_predictions(cache, cell, name, member, batch_size)
+        adversarial = predict(cache, member.model, pixels, batch_size)
+        rows = sample_rows(
+            cell, table, name, member, clean, adversarial, cell.knows(target), target.family
+        )
+        tables.append(schema.to_table("samples", rows))
+    return pa.concat_tables(tables)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,9 @@ class ModelPool:
         self._held: OrderedDict[str, Classifier] = OrderedDict()
         self._sizes: dict[str, int] = {}
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._held
+
     def get(self, names: Sequence[str]) -> list[Classifier]:
         """The models of these names, in this order."""
         for name in names:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import traceback
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
 from pydantic import ValidationError
 
-from advens.errors import InputError, InputWarning, RunError, first_line, nearest
+from advens.errors import InputError, InputWarning, failure, first_line, nearest
 from advens.registry import Info, Registry, one_line
 from advens.trust import trusting
 
@@ -124,12 +122,8 @@ def attempt(task: Task, device: str) -> Any:
         return task.do(device)
     except InputError:
         raise
-    except RunError as error:
-        return RunError(str(error))  # a plain one: it travels between processes
     except Exception as error:  # a model or a plug-in is at fault: its cell fails, others go on
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(at.filename).name}:{at.lineno}"
-        return RunError(f"{type(error).__name__}: {first_line(error)} ({place})")
+        return failure(error)
     finally:
         give_back()
 

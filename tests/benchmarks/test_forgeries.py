@@ -28,7 +28,7 @@ from advens.benchmarks.goals import ATTACK_GOALS
 from advens.benchmarks.plan import make_plan, target_key
 from advens.benchmarks.status import plan_path, save_plan
 from advens.benchmarks.suites import parse, settings_digest, tomllib  # tomli before Python 3.11
-from advens.benchmarks.tasks import Evaluate, example_rows, images_of
+from advens.benchmarks.tasks import Evaluate, Target, example_rows, images_of
 from advens.benchmarks.verify import UNKNOWABLE
 from advens.benchmarks.worker_cache import WorkerCache, worker_cache
 from advens.cli import invoke
@@ -139,9 +139,8 @@ def stored(run: Path, cell: Cell, pixels: torch.Tensor, told: dict[str, Any] | N
     write_examples(store.examples_path(cell.key), rows, about)
     worker_cache.cache_clear()
     for target in tomllib.loads((run / "suite.toml").read_text())["targets"]:
-        card = describe(target)
-        key = target_key(target, card.digest)
-        Evaluate(str(run), cell, target, key, cell.knows(card), None).do("cpu")
+        key = target_key(target, describe(target).digest)
+        Evaluate(str(run), (cell,), (Target(target, key),), None).do("cpu")
     summarised(run)
 
 
