@@ -32,7 +32,8 @@ class Info:
 
     Args:
         name: how users call it.
-        family: what it changes (fusion, surrogate, loss, gradient, input) or is for (targeted, white-box).
+        family: what it changes (fusion, surrogate, loss, gradient, input, feature), or is for (targeted,
+            white-box).
         paper: authors, venue and title of its source.
         year: of the paper.
         targeted: whether it supports targets.

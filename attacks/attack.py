@@ -14,6 +14,8 @@ from advens.attacks.estimators import Plain
 from advens.attacks.hooks import Changed
 from advens.attacks.interfaces import (
     Attack,
+    Feature,
+    FeatureLoss,
     Fusion,
     GradientEstimator,
     GradientFilter,
@@ -29,13 +31,15 @@ from advens.attacks.interfaces import (
 )
 from advens.attacks.losses import CrossEntropy
 from advens.attacks.oracle import GradientOracle
-from advens.attacks.parts import name_of, one, part, several
+from advens.attacks.parts import PARTS, name_of, one, part, perhaps, several
 from advens.attacks.running import Runnable
 from advens.attacks.starts import Clean
 from advens.attacks.steps import Rule, StepSize
+from advens.attacks.tap import Tap
 from advens.attacks.tracing import conclude, observe
 from advens.attacks.uniform import EnsLogits
 from advens.attacks.updates import Sign, stepped
+from advens.errors import InputError
 from advens.threat import Threat
 
 
@@ -75,12 +79,13 @@ class ComposedAttack(Runnable):
         changes: what is done inside every surrogate, to what it computes or to its gradient.
         warm_up: steps that are taken first and forgotten, but for what the update remembers (its momentum).
         warm_up_scale: the length of those steps, relative to alpha.
+        feature: what is done with features inside the surrogates; most ascend a loss of features instead.
 
     Source: Kurakin et al. 2017 (the iteration), Dong et al. 2018 (momentum), Liu et al. 2017 (fusion),
     Wang et al. 2022 (the warm start).
     """
 
-    LATER: ClassVar = ("warm_up", "warm_up_scale")
+    LATER: ClassVar = ("warm_up", "warm_up_scale", "feature")
 
     threat: Threat = Threat()
     steps: Annotated[int, AfterValidator(_some_steps)] = 10
@@ -95,6 +100,7 @@ class ComposedAttack(Runnable):
     changes: Annotated[tuple[ModelChange, ...], several("change")] = ()
     warm_up: Annotated[int, AfterValidator(_not_negative)] = 0
     warm_up_scale: Annotated[float, AfterValidator(_above_zero)] = 10.0
+    feature: Annotated[Feature | None, perhaps("feature")] = None
 
     @field_validator("update")
     @classmethod
@@ -102,6 +108,17 @@ class ComposedAttack(Runnable):
         if isinstance(update, OwnStep) and "threat" in info.data and info.data["threat"].norm != "linf":
             raise ValueError(f"the step of '{name_of(update)}' is its own, and defined for l_inf alone")
         return update
+
+    @field_validator("feature")
+    @classmethod
+    def _fused(cls, feature: Feature | None, info: ValidationInfo) -> Feature | None:
+        reason = getattr(info.data.get("fusion"), "OF_LOGITS", "")
+        if isinstance(feature, FeatureLoss) and reason:
+            raise ValueError(
+                f"'{name_of(feature)}' does not go with the fusion '{name_of(info.data['fusion'])}', which "
+                f"{reason}; 'ens-loss' takes the mean of the surrogates' losses"
+            )
+        return feature
 
     def craft(self, job: Job) -> tuple[Tensor, Passes]:
         """The loop, on some rows of a shard."""
@@ -115,7 +132,7 @@ class ComposedAttack(Runnable):
                 oracle.memory.clear()
                 oracle.context.memory.clear()
             alpha = self._alpha(step)
-            oracle.begin(step, alpha)
+            oracle.begin(step, alpha, x_adv)
             at = update.look(x_adv, memory, alpha, threat)
             if job.trace is not None:
                 observe(self, job, at)
@@ -129,18 +146,27 @@ class ComposedAttack(Runnable):
 
     def oracle(self, job: Job) -> GradientOracle:
         """The surrogates of a job, changed, behind this attack's loss, transforms, estimator and filters."""
-        if self.changes:
-            models = [Changed(model, self.changes, k) for k, model in enumerate(job.models)]
+        taps: list[Tap] = []
+        if self.feature is not None:
+            taps = [Tap(self.feature.layers, name_of(self.feature)) for _ in job.models]
+            if job.target is not None and not PARTS["feature"].info(name_of(self.feature)).targeted:
+                raise InputError(f"'{name_of(self.feature)}' is defined without targets only")
+        if self.changes or taps:
+            models = [Changed(m, (*self.changes, *taps[k : k + 1]), k) for k, m in enumerate(job.models)]
             job = replace(job, models=models)
         return GradientOracle(
-            job, self.threat, self.loss, self.estimator, self.transforms, self.filters
-        )
+            job, self.threat, self.loss, self.estimator, self.transforms, self.filters,
+            feature=self.feature, taps=taps,
+        )  # fmt: skip
 
     def passes(self, surrogates: int) -> Passes:
         """Passes per sample on ``surrogates`` models."""
         copies = math.prod(transform.copies for transform in self.transforms)
-        estimates = Counter(queries_at(self.estimator, step) for step in range(-self.warm_up, self.steps))
+        every = range(-self.warm_up, self.steps)
+        estimates = Counter(queries_at(self.estimator, step) for step in every)
         forward = backward = 0
+        if self.feature is not None:
+            forward, backward = self.feature.preparation(surrogates, copies, every)
         for queries, steps in estimates.items():
             step = self.fusion.passes(surrogates, queries * copies)
             forward, backward = forward + steps * step.forward, backward + steps * step.backward

@@ -164,7 +164,7 @@ def _show_options(value: Any) -> None:
             click.echo(f"  {'norm':<13} {given.norm}")
             click.echo(f"  {'eps':<13} {given.eps}")
             continue
-        parts = given if isinstance(given, tuple) else (given,)
+        parts = given if isinstance(given, tuple) else () if given is None else (given,)
         if key in FIELD_KINDS or any(map(is_part, parts)):
             click.echo(f"  {key:<13} {', '.join(map(_written, parts)) or '-'}")
         else:

@@ -100,3 +100,8 @@ def on_gradient(output: Tensor, change: Any) -> None:
     """Let ``change`` (gradient to gradient) act on what flows back into ``output``, when something does."""
     if output.requires_grad and torch.is_grad_enabled():
         output.register_hook(change)
+
+
+def called(model: nn.Module) -> str:
+    """What a message calls a model."""
+    return f"'{getattr(model, 'name', type(model).__name__)}'"

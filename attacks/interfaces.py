@@ -501,6 +501,92 @@ class ModelChange(Protocol):
         ...
 
 
+class Seen(NamedTuple):
+    """What a surrogate gives for a batch: logits (N, classes) and the features (N, ...) of tapped layers."""
+
+    logits: Tensor
+    features: tuple[Tensor, ...]
+
+
+class Tapped(Protocol):
+    """One surrogate with its taps, as a part of kind ``feature`` asks it. All passes are counted."""
+
+    @property
+    def memory(self) -> dict[str, Any]:
+        """What was prepared for this surrogate; of one run."""
+        ...
+
+    @property
+    def job(self) -> Job:
+        """What is attacked. Its ``draws`` are those of the run."""
+        ...
+
+    @property
+    def context(self) -> Context:
+        """Draws and step size of the current step."""
+        ...
+
+    def run(self, x: Tensor) -> Seen:
+        """Logits and features at ``x``, without transforms.
+
+        The graph begins at ``x`` where that requires a gradient, else at the features.
+        """
+        ...
+
+    def gradient(self, score: Tensor, of: Sequence[Tensor], keep: bool = False) -> tuple[Tensor, ...]:
+        """The gradient of each sample's ``score`` (N,) with respect to tensors of its graph."""
+        ...
+
+    def loss(self, logits: Tensor) -> Fused:
+        """The attack's loss of these logits."""
+        ...
+
+
+class Feature(Protocol):
+    """An objective on features inside the surrogates; a part of kind ``feature``.
+
+    It has ``loss`` (`FeatureLoss`) or ``mixed`` (`FeatureMix`) besides. What it prepares for a surrogate
+    depends on the images, the labels and named draws, and is kept in ``surrogate.memory``.
+    """
+
+    @property
+    def layers(self) -> Sequence[float | str]:
+        """Where surrogates are tapped; see `advens.attacks.layers`."""
+        ...
+
+    def prepare(self, surrogate: Tapped, x_adv: Tensor) -> None:
+        """Before every step, for every surrogate; ``x_adv`` is the iterate."""
+        ...
+
+    def preparation(self, surrogates: int, copies: int, steps: range) -> Passes:
+        """What ``prepare`` takes in all these steps, per sample; those below 0 are a warm start's.
+
+        Args:
+            surrogates: K.
+            copies: views of the image that one gradient averages over.
+            steps: of the run.
+        """
+        ...
+
+
+@runtime_checkable
+class FeatureLoss(Feature, Protocol):
+    """What is ascended in the place of the loss of logits; of several surrogates, the mean."""
+
+    def loss(self, seen: Seen, surrogate: Tapped) -> Tensor:
+        """(N,)."""
+        ...
+
+
+@runtime_checkable
+class FeatureMix(Feature, Protocol):
+    """What a surrogate goes on with instead of its features, wherever it is asked for a gradient."""
+
+    def mixed(self, features: Tensor, surrogate: Tapped) -> Tensor:
+        """Features (N, ...) of the tapped layer to the same shape."""
+        ...
+
+
 @runtime_checkable
 class Attack(Protocol):
     """What every attack is, whatever its loop: a value that can be called, run and written down."""

@@ -25,14 +25,14 @@ PACKAGE = "advens.attacks"
 
 KINDS = (
     "attack", "loss", "change", "transform", "filter", "estimator", "fusion", "update", "step", "start",
-    "builder",
+    "feature", "builder",
 )  # fmt: skip
 """Kinds of parts."""
 
 SEVERAL = ("change", "transform", "filter")
 """Kinds of which an attack may have several."""
 
-PREFIXES = (*SEVERAL, "estimator", "update", "loss", "step", "start")
+PREFIXES = (*SEVERAL, "estimator", "update", "loss", "step", "start", "feature")
 """Kinds of parts that may stand in front of a recipe's name, in any order."""
 
 COMPOSED = ("di-mi-adaea", "di-ti-mi-adaea", "di-ti-mi-cwa", "di-ti-mi-ens-logits", "ssa-cwa", "vmi-cwa")

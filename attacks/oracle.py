@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from advens.attacks.hooks import begin_step
 from advens.attacks.interfaces import (
     Context,
+    Feature,
+    FeatureLoss,
     Fused,
     FusedCopies,
     GradientEstimator,
@@ -23,9 +25,11 @@ from advens.attacks.interfaces import (
     Loss,
     OfOdds,
     Passes,
+    Seen,
     Softmin,
 )
 from advens.attacks.losses import mean_odds
+from advens.attacks.tap import Tap
 from advens.classifier import check_channels, device_of, warn_of_probabilities
 from advens.errors import InputError, RunError
 from advens.threat import Threat
@@ -37,6 +41,8 @@ class GradientOracle:
 
     The transforms, the estimator and then the filters are applied to every gradient. What a step draws
     is the same for all the gradients of the step.
+
+    With a ``feature``, every surrogate has a tap among ``taps``; a feature loss takes the place of the loss.
     """
 
     job: Job
@@ -48,6 +54,8 @@ class GradientOracle:
     forwards: int = 0
     backwards: int = 0
     memory: dict[object, dict[str, Any]] = field(default_factory=dict)
+    feature: Feature | None = None
+    taps: Sequence[Tap] = ()
 
     def __post_init__(self) -> None:
         job = self.job
@@ -61,14 +69,18 @@ class GradientOracle:
         self._moved: Tensor | bool = True  # whether a sample had any gradient in the step at hand
         self._silent: Tensor | int = 0
         self._classes: int | None = None
+        self._tapped = [TappedSurrogate(self, k) for k in range(len(self.taps))]
 
-    def begin(self, step: int, step_size: float) -> None:
-        """Draw what this step draws."""
+    def begin(self, step: int, step_size: float, x_adv: Tensor | None = None) -> None:
+        """Draw what this step draws, and prepare features at the iterate where there are any."""
         self._silent, self._moved = self.silent, False
         self.context.draws = self.job.draws.at(step)
         self.context.step_size = step_size
         for model in self.job.models:
             begin_step(model, self.context.draws)
+        if self.feature is not None:
+            for surrogate in self._tapped:
+                self.feature.prepare(surrogate, self.job.x if x_adv is None else x_adv)
 
     @property
     def silent(self) -> Tensor:
@@ -87,7 +99,7 @@ class GradientOracle:
 
         ``x`` may hold several candidates for every sample, (M N, C, H, W); they count M times.
         """
-        return self.forward(x, k)
+        return self.seen(x, k).logits
 
     def note(self, name: str, value: Tensor) -> None:
         """Tell the trace, when there is one; ``value`` is (N, ...)."""
@@ -194,28 +206,36 @@ class GradientOracle:
     def fused(
         self, logits: list[Tensor], weights: Tensor | None, over: str | Softmin, members: int = 1
     ) -> Fused:
-        """Per-sample loss of one group of the ``members`` surrogates that are fused."""
+        """Per-sample loss of one group of the ``members`` surrogates that are fused.
+
+        ``logits`` is what `forward` gave. Losses of features are averaged, whatever they are fused ``over``.
+        """
+        if isinstance(self.feature, FeatureLoss):
+            losses = torch.stack(logits)  # (K, N)
+            value = (losses / max(members, len(logits)) if weights is None else losses * weights.T).sum(0)
+            return Fused(value.detach(), value, torch.zeros_like(value))
         if isinstance(over, Softmin):
-            return _softmin([self._loss(z) for z in logits], over.temperature)
+            return _softmin([self.of_logits(z) for z in logits], over.temperature)
         if over == "loss":
             share = logits[0].new_tensor(1 / members) if weights is None else weights[:, 0]
-            one = self._loss(logits[0])
+            one = self.of_logits(logits[0])
             scale = one.log_scale + share.log().clamp_min(torch.finfo(share.dtype).min / 2)
             return Fused(one.value * share, one.ascended, scale)
         if len(logits) == 1 and weights is None:
-            return self._loss(logits[0])
+            return self.of_logits(logits[0])
         stack = torch.stack(logits)  # (K, N, classes)
         w = stack.new_full((1, 1), 1 / len(logits)) if weights is None else weights.T  # (K, N)
         if over == "logits":
-            return self._loss((stack * w[:, :, None]).sum(0))
+            return self.of_logits((stack * w[:, :, None]).sum(0))
         log_w = w.to(stack).log()
         if isinstance(self.loss, OfOdds):
             each = [self.loss.odds(z, self.job.y, self.job.target) for z in logits]
             return self._of_odds(self.loss, mean_odds(torch.stack(each), log_w))
         # log of the mean of probabilities; log-softmax of it is itself
-        return self._loss(torch.logsumexp(stack.log_softmax(-1) + log_w[:, :, None], 0))
+        return self.of_logits(torch.logsumexp(stack.log_softmax(-1) + log_w[:, :, None], 0))
 
-    def _loss(self, logits: Tensor) -> Fused:
+    def of_logits(self, logits: Tensor) -> Fused:
+        """The loss of one network's logits, per sample."""
         y, target = self.job.y, self.job.target
         if isinstance(self.loss, OfOdds):
             return self._of_odds(self.loss, self.loss.odds(logits, y, target))
@@ -234,7 +254,17 @@ class GradientOracle:
         return x
 
     def forward(self, x: Tensor, k: int) -> Tensor:
-        """Logits of surrogate ``k``, with a graph where ``x`` has one; counted."""
+        """What `fused` takes of surrogate ``k``, with a graph where ``x`` has one; counted.
+
+        Its logits; where a feature loss is ascended, that of its features (N,).
+        """
+        seen = self.seen(x, k)
+        if isinstance(self.feature, FeatureLoss):
+            return self.feature.loss(seen, self._tapped[k]).to(x.device)
+        return seen.logits
+
+    def seen(self, x: Tensor, k: int) -> Seen:
+        """Logits of surrogate ``k``, and the features that are tapped; counted."""
         model, who = self.job.models[k], f"surrogate {k}"
         out = answer(model, x, self._devices[k], who)
         self.forwards += len(x) // max(1, len(self.job.x))
@@ -244,7 +274,36 @@ class GradientOracle:
             self._classes = check_logits(out, len(x), who, labels, self._classes)
             name = getattr(model, "name", "")
             warn_of_probabilities(f"'{name}'" if name else who, out)
-        return out.to(x.device)
+        return Seen(out.to(x.device), self.taps[k].take() if self.taps else ())
+
+
+@dataclass
+class TappedSurrogate:
+    """Surrogate ``k`` of an oracle, as a feature part asks it before a step; see `Tapped`."""
+
+    oracle: GradientOracle
+    k: int
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def job(self) -> Job:
+        return self.oracle.job
+
+    @property
+    def context(self) -> Context:
+        return self.oracle.context
+
+    def run(self, x: Tensor) -> Seen:
+        return self.oracle.seen(x, self.k)
+
+    def gradient(
+        self, score: Tensor, of: Sequence[Tensor], keep: bool = False
+    ) -> tuple[Tensor, ...]:
+        self.oracle.backwards += 1
+        return torch.autograd.grad(score.sum(), of, retain_graph=keep)
+
+    def loss(self, logits: Tensor) -> Fused:
+        return self.oracle.of_logits(logits)
 
 
 def answer(model: nn.Module, x: Tensor, device: torch.device, who: str) -> Tensor:

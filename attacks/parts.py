@@ -34,6 +34,7 @@ FIELD_KINDS = {
     "update": "update",
     "step_size": "step",
     "start": "start",
+    "feature": "feature",
 }
 """Fields of an attack that hold parts, and the kind each holds."""
 
@@ -123,6 +124,11 @@ def one(kind: str) -> PlainValidator:
     return PlainValidator(partial(from_spec, kind))
 
 
+def perhaps(kind: str) -> PlainValidator:
+    """For the annotation of a field: the same, or None."""
+    return PlainValidator(lambda spec: None if spec is None else from_spec(kind, spec))
+
+
 def several(kind: str) -> PlainValidator:
     """For the annotation of a field: parts of a kind, in order."""
 
@@ -163,6 +169,7 @@ __all__ = [
     "one",
     "options",
     "part",
+    "perhaps",
     "several",
     "to_spec",
 ]

@@ -18,6 +18,7 @@ from advens.threat import Threat
 ALSO_FILTERS = "transforms"
 PLURALS = {
     "estimator": "estimators", "update": "updates", "loss": "losses", "step": "step rules", "start": "starts",
+    "feature": "features",
 }  # fmt: skip
 
 class Recipe:
@@ -146,7 +147,7 @@ def override(attack: Attack, /, **overrides: Any) -> Attack:
     threat = {k: overrides.pop(k) for k in ("eps", "norm") if k in overrides}
     if threat:
         attack = changed(attack, threat=Threat(**(options(attack.threat) | threat)))
-    for key, value in overrides.items():
+    for key, value in sorted(overrides.items(), key=lambda item: item[0] == "feature"):  # needs its fusion
         attack = _override(attack, key, value)
     return attack
 
@@ -222,6 +223,8 @@ def _parts(attack: Attack) -> list[tuple[str, int | None]]:
     for field in fields(attack):  # type: ignore[arg-type]
         if field.name in FIELD_KINDS:
             value = getattr(attack, field.name)
+            if value is None:
+                continue
             many = isinstance(value, tuple)
             places += [(field.name, i) for i in range(len(value))] if many else [(field.name, None)]
     return places

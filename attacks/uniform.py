@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from advens.attacks.interfaces import Oracle, Passes
@@ -15,6 +17,8 @@ DONG = "Dong et al., CVPR 2018"
 class EnsLogits:
     """Loss of the mean logits: ``J(mean_k z_k)``."""
 
+    OF_LOGITS: ClassVar = "averages logits"
+
     def direction(self, oracle: Oracle, x: Tensor) -> Tensor:
         return oracle.gradient(x, over="logits")
 
@@ -25,6 +29,8 @@ class EnsLogits:
 @part("fusion", "ens-probs", paper=LIU, year=2017)
 class EnsProbs:
     """Loss of the mean probabilities: ``-log mean_k softmax(z_k)_y`` for cross-entropy."""
+
+    OF_LOGITS: ClassVar = "averages probabilities"
 
     def direction(self, oracle: Oracle, x: Tensor) -> Tensor:
         return oracle.gradient(x, over="probs")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import field_validator
 from torch import Tensor
 
@@ -27,6 +29,8 @@ class Reweighted:
     Args:
         temperature: T; small follows the least fooled surrogate, large is the mean of the losses.
     """
+
+    OF_LOGITS: ClassVar = "compares the losses of surrogates: those of features have no common scale"
 
     temperature: float = 1.0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import ValidationInfo, field_validator
 from torch import Tensor
@@ -35,6 +37,8 @@ class SMER:
             ``batch_coupled`` scalars.
         refilter: filter the last inner momentum, too, as SVRE does, whose loop this is.
     """
+
+    OF_LOGITS: ClassVar = "scales logits by what it learns"
 
     rounds: int = 4
     lr: float = 0.02

@@ -275,7 +275,7 @@ def parts_of(attack: Any) -> Iterator[tuple[str, str, Any]]:
                 yield where, kind, part
 
 
-_TELLING = ("fusion", "change", "transform", "filter", "estimator", "update")
+_TELLING = ("fusion", "change", "transform", "filter", "estimator", "update", "feature")
 """Kinds of parts that make a method what it is; what they do is told on its page, too."""
 
 _LOOP = """In every step the surrogates agree on a direction, the update turns it into a step, and the

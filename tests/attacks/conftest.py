@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -37,6 +38,9 @@ def tiny_net(seed: int, side: int = SIDE, batch_norm: bool = False) -> nn.Module
         with torch.no_grad():
             for parameter in net.parameters():
                 parameter.mul_(3)
+    ends = {f"{len(extra) + 1}": 1, f"{len(extra) + 3}": 2}  # its two stages, as timm's networks tell them
+    stages: Any = [{"module": name, "reduction": 2**i} for name, i in ends.items()]
+    net.feature_info = stages
     return net.double().eval()
 
 
@@ -127,26 +131,44 @@ def net_of(attack: Attack) -> Callable[..., nn.Module]:
 
 
 class Counter:
-    """Samples that went forward and backward through some models, counted at the models."""
+    """Samples that went forward and backward through some models, counted at the models.
+
+    A backward pass may begin at features inside and end at the images, begin at the logits and end at
+    features, or go through all of the model: then both ends see it, and it counts once.
+    """
 
     def __init__(self) -> None:
         self.forward = 0
         self.backward = 0
+        self._begun: set[int] = set()
+
+    def before(self, module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x = args[0]
+        if x.requires_grad and torch.is_grad_enabled():
+            x = x.view_as(x)  # this call's own
+            x.register_hook(partial(self._arrives, self.forward))
+        return (x,)
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
-        self.forward += len(args[0])
         if out.requires_grad:
-            out.register_hook(self._back)
+            out.register_hook(partial(self._begins, self.forward))
+        self.forward += len(args[0])
 
-    def _back(self, g: Tensor) -> None:
+    def _begins(self, call: int, g: Tensor) -> None:
         self.backward += len(g)
+        self._begun.add(call)
+
+    def _arrives(self, call: int, g: Tensor) -> None:
+        self.backward += 0 if call in self._begun else len(g)
+        self._begun.discard(call)
 
 
 @contextmanager
 def counting(models: Sequence[nn.Module]) -> Iterator[Counter]:
     """Count the passes of models by hooks."""
     counter = Counter()
-    handles = [model.register_forward_hook(counter) for model in models]
+    handles: list[Any] = [model.register_forward_pre_hook(counter.before) for model in models]
+    handles += [model.register_forward_hook(counter) for model in models]
     yield counter
     for handle in handles:
         handle.remove()

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 import advens
-from advens.attacks import attack_from_spec, attack_info
+from advens.attacks import attack_from_spec, attack_info, create_attack
 from advens.attacks.attack import Attack
 from advens.attacks.oracle import Passes
 from advens.attacks.parts import PARTS, name_of
 from advens.attacks.registry import RECIPES
+from advens.errors import InputError
 from advens.threat import Threat
 
 Net = Callable[..., nn.Module]
@@ -260,7 +261,8 @@ def test_rebuilt_attack_does_the_same(
 @names
 def test_registry_says_what_it_is(name: str) -> None:
     info = attack_info(name)
-    assert info.family in ("fusion", "surrogate", "loss", "gradient", "input", "targeted", "white-box")
+    families = ("fusion", "surrogate", "loss", "gradient", "input", "feature", "targeted", "white-box")
+    assert info.family in families
     assert info.paper
     assert info.paper == "a baseline of this project" or 2013 <= (info.year or 0) <= 2030
     assert info.couples in ("no", "option", "shard")
@@ -345,7 +347,7 @@ def test_seed_matters_where_something_is_drawn(
 def products() -> list[Any]:
     """Every fusion with every part of another kind, alone; parts of white-box attacks apart."""
     fields = {"transform": "transforms", "filter": "transforms", "estimator": "estimator",
-              "update": "update", "loss": "loss", "start": "start"}  # fmt: skip
+              "update": "update", "loss": "loss", "start": "start", "feature": "feature"}  # fmt: skip
     return [
         pytest.param(fusion, field, [part] if field == "transforms" else part, id=f"{fusion}-{part}")
         for fusion in advens.list_attacks()
@@ -360,6 +362,13 @@ def products() -> list[Any]:
 def test_any_part_goes_with_any_fusion(
     fusion: str, field: str, part: Any, scene: Callable[..., Scene], small: Small, count: Any
 ) -> None:
+    """Or is refused by name, with a reason."""
+    if field == "feature" and hasattr(PARTS["feature"].get(part), "loss") and (
+        reason := getattr(create_attack(fusion).fusion, "OF_LOGITS", "")  # type: ignore[attr-defined]
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=f"'{part}' does not go with the fusion '.*', which {reason}"):
+            small(fusion, feature=part)
+        return
     only_targets = field == "loss" and not PARTS["loss"].info(part).untargeted
     at, attack = scene(only_targets), small(fusion, **{field: part}, eps="32/255")
     assert (part if isinstance(part, str) else part[0]) in str(attack.spec)

@@ -34,7 +34,8 @@ EPS = {"linf": "32/255", "l2": 1.5, "l1": 9.0}
 EVERY = 16
 """One pixel in so many is recorded."""
 PARTS_OF = {"estimator": "estimator", "update": "update", "loss": "loss", "start": "start",
-            "change": "changes", "transform": "transforms", "filter": "transforms"}  # fmt: skip
+            "change": "changes", "transform": "transforms", "filter": "transforms",
+            "feature": "feature"}  # fmt: skip
 """The option of an attack that a kind of parts is given as."""
 MORE: dict[str, dict[str, dict[str, Any]]] = {
     "apgd-ce": {"restarts=2": {"restarts": 2}},
@@ -84,15 +85,16 @@ def cases() -> dict[str, Case]:
         for part in PARTS[kind]:
             if PARTS[kind].info(part).family != "white-box":  # asks the model, as white-box attacks let it
                 value: Any = [part] if field_ in ("transforms", "changes") else part
+                base = "ens-loss" if kind == "feature" else "ens-probs"
                 targeted = not PARTS[kind].info(part).untargeted
-                found[f"{kind} {part}"] = Case("ens-probs", options={field_: value}, targeted=targeted)
+                found[f"{kind} {part}"] = Case(base, options={field_: value}, targeted=targeted)
     return found
 
 
 def turned(name: str, seen: set[tuple[Any, ...]]) -> Iterator[tuple[str, Any]]:
     """The other values of switches and choices of an attack and its parts, but those that were ``seen``."""
     attack = create_attack(name)
-    owners = [(key, part) for key in FIELD_KINDS for given in [getattr(attack, key, ())]
+    owners = [(key, part) for key in FIELD_KINDS for given in [getattr(attack, key, None) or ()]
               for part in (given if isinstance(given, tuple) else (given,))]  # fmt: skip
     for where, owner in [("", attack), *owners]:
         hints = get_type_hints(type(owner))

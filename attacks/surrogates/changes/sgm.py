@@ -10,6 +10,7 @@ from pydantic import field_validator
 from torch import Tensor, nn
 
 from advens.attacks.attack import ComposedAttack
+from advens.attacks.hooks import called as called
 from advens.attacks.hooks import on_gradient
 from advens.attacks.interfaces import ChangeContext, Handle
 from advens.attacks.parts import part
@@ -127,11 +128,6 @@ def _exits(module: nn.Module) -> tuple[nn.Module, ...]:
         return pick(next(name for name in ("conv", "block") if has(name)))
     inner = {"Residual": "fn", "ResBottleneckBlock": "f"}.get(type(module).__name__, "")
     return pick(inner) if has(inner) else ()  # ConvMixer, torchvision's RegNet
-
-
-def called(model: nn.Module) -> str:
-    """What a message calls a model."""
-    return f"'{getattr(model, 'name', type(model).__name__)}'"
 
 
 @part("change", "sgm", paper=PAPER, year=2020)

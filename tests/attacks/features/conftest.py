@@ -1,0 +1,175 @@
+"""What the papers of feature-level attacks write, one image and one surrogate at a time.
+
+Nothing here or in the tests of this folder is taken from `advens` but the draws, so that the same random
+choices are made, and `create_attack` to run what is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from advens.attacks import create_attack
+from advens.seeding import Draws
+
+SIDE, CLASSES, SEED, EPS = 6, 4, 11, 16 / 255
+
+Memory = dict[str, Any]
+Step = Callable[[int, int, Tensor, Memory], Tensor]
+"""(step, sample, iterate, memory of the sample's run) -> displacement, before projection."""
+
+
+class Staged(nn.Module):
+    """A curved net of four stages for (N, 3, 6, 6), float64; stages have names of their own."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            self.stages = nn.Sequential(
+                nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Tanh()),
+                nn.Sequential(nn.Conv2d(4, 4, 3, stride=2, padding=1), nn.Tanh()),
+                nn.Sequential(nn.Conv2d(4, 5, 3, padding=1), nn.Softplus()),
+                nn.Sequential(nn.Flatten(), nn.Linear(45, 10), nn.Tanh()),
+            )
+            self.head = nn.Linear(10, CLASSES)
+        self.double()
+        with torch.no_grad():
+            for p in self.parameters():
+                noise = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+                p.copy_(noise * 2 / p[0].numel() ** 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.head(self.stages(x - 0.5))
+        return z
+
+
+@dataclass
+class Scene:
+    """K surrogates whose losses are averaged, N images, labels and perhaps targets."""
+
+    models: Sequence[Staged]
+    x: Tensor
+    y: Tensor
+    target: Tensor | None = None
+
+    @property
+    def k(self) -> int:
+        return len(self.models)
+
+    def features(self, k: int, x: Tensor, stage: int) -> Tensor:
+        """F of one image: what the first ``stage`` stages give."""
+        f: Tensor = self.models[k].stages[:stage](x[None] - 0.5)[0]
+        return f
+
+    def rest(self, k: int, f: Tensor, stage: int) -> Tensor:
+        """Logits of one image's features."""
+        z: Tensor = self.models[k].head(self.models[k].stages[stage:](f[None]))[0]
+        return z
+
+    def logits(self, k: int, x: Tensor) -> Tensor:
+        z: Tensor = self.models[k](x[None])[0]
+        return z
+
+    def label_score(self, z: Tensor, i: int, score: str) -> Tensor:
+        own = z[int(self.y[i])]
+        return own if score == "logit" else torch.exp(own) / torch.exp(z).sum()
+
+    def ce(self, z: Tensor, i: int) -> Tensor:
+        """What is ascended: cross-entropy of the label, or minus that of the target."""
+        own = int(self.y[i] if self.target is None else self.target[i])
+        loss = torch.exp(z).sum().log() - z[own]
+        return loss if self.target is None else -loss
+
+    def importance(self, i: int, k: int, x: Tensor, stage: int, score: str) -> Tensor:
+        """ds_y/dF at one image."""
+        leaf = self.features(k, x, stage).detach().requires_grad_()
+        (g,) = torch.autograd.grad(self.label_score(self.rest(k, leaf, stage), i, score), leaf)
+        return g
+
+    def input_gradient(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        leaf = x.clone().requires_grad_()
+        (g,) = torch.autograd.grad(f(leaf), leaf)
+        return g
+
+    def guided(self, guides: Sequence[Tensor], x: Tensor, stage: int) -> Tensor:
+        """Gradient of ``-mean_k <A_k, F_k>`` at one image."""
+
+        def loss(leaf: Tensor) -> Tensor:
+            each = [(a * self.features(k, leaf, stage)).sum() for k, a in enumerate(guides)]
+            return -torch.stack(each).mean()
+
+        return self.input_gradient(loss, x)
+
+    def once(self) -> Draws:
+        """The draws of the run."""
+        return Draws(SEED, len(self.x))
+
+    def at_step(self, t: int) -> Draws:
+        return self.once().at(t)
+
+    def project(self, at: Tensor, i: int) -> Tensor:
+        return torch.clamp(torch.clamp(at, self.x[i] - EPS, self.x[i] + EPS), 0, 1)
+
+    def transcribed(self, step: Step, steps: int) -> Tensor:
+        results = []
+        for i, x in enumerate(self.x):
+            at, memory = x.clone(), Memory()
+            for t in range(steps):
+                at = self.project(at + step(t, i, at, memory), i)
+            results.append(at)
+        return torch.stack(results)
+
+    def run(self, name: str, **options: Any) -> Tensor:
+        attack = create_attack(name, **{"eps": EPS, **options})
+        result = attack.run(self.models, self.x, self.y, self.target, seed=SEED)
+        assert result.passes == attack.passes(self.k)
+        return result.x_adv
+
+    def same(self, step: Step, name: str, steps: int, **options: Any) -> None:
+        """The attack's images are those of its formulas, and they moved."""
+        wanted = self.transcribed(step, steps)
+        found = self.run(name, steps=steps, **options)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
+        assert float((found - self.x).abs().amax()) > EPS / 2
+
+
+def scene(n: int, k: int, targeted: bool = False) -> Scene:
+    models = [Staged(seed) for seed in range(k)]
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randint(0, 256, (n, 3, SIDE, SIDE), generator=generator).double() / 255
+    x[:, 0, 0, :2], x[:, 1, 1, :2] = 0, 1
+    with torch.no_grad():
+        y = sum(model(x) for model in models).argmax(1)  # type: ignore[union-attr]
+    return Scene(models, x, y, (y + 1 + torch.arange(n) % 3) % CLASSES if targeted else None)
+
+
+@pytest.fixture(params=[(1, 1), (7, 3)], ids=["N1-K1", "N7-K3"])
+def at(request: pytest.FixtureRequest) -> Scene:
+    return scene(*request.param)
+
+
+@pytest.fixture(params=[(1, 1, False), (7, 3, True), (7, 1, True), (1, 3, False)])
+def any_goal(request: pytest.FixtureRequest) -> Scene:
+    return scene(*request.param)
+
+
+@pytest.fixture
+def mi() -> Callable[..., Tensor]:
+    def momentum(g: Tensor, memory: Memory, mu: float = 1.0) -> Tensor:
+        """``m <- mu m + g / mean|g|``."""
+        memory["m"] = mu * memory.get("m", torch.zeros_like(g)) + g / g.abs().mean()
+        found: Tensor = memory["m"]
+        return found
+
+    return momentum
+
+
+@pytest.fixture
+def n2() -> Callable[[Tensor], Tensor]:
+    return lambda a: a / torch.sqrt((a * a).sum())

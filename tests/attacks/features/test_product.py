@@ -1,0 +1,78 @@
+"""Every part of kind feature with every other part: it runs as its formula says, or is refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from advens.attacks import create_attack
+from advens.attacks.parts import PARTS
+from advens.attacks.registry import RECIPES
+from advens.errors import InputError
+from tests.attacks.conftest import counting
+from tests.attacks.features.conftest import scene
+from tests.attacks.fusions.test_product import ESTIMATORS, FILTERS, TRANSFORMS, UPDATES
+
+EPS = 8 / 255
+SMALL: dict[str, Any] = {"copies": 2}
+FUSIONS = [name for name in PARTS["fusion"] if not hasattr(PARTS["fusion"].get(name), "OF_LOGITS")]
+
+
+def small(name: str) -> dict[str, Any]:
+    """A feature part with few passes."""
+    known = PARTS["feature"].get(name).__dataclass_fields__  # type: ignore[attr-defined]
+    return {"name": name} | {key: value for key, value in SMALL.items() if key in known}
+
+
+@pytest.mark.parametrize("name", list(PARTS["feature"]))
+def test_everything_goes_with_everything(name: str) -> None:
+    """Each fusion, transform, estimator, update and filter beside a feature part, and never the same four."""
+    at = scene(2, 2)
+    models: list[nn.Module] = list(at.models)
+    axes: tuple[list[Any], ...] = (FUSIONS, TRANSFORMS, ESTIMATORS, UPDATES)
+    shift = list(PARTS["feature"]).index(name)
+    for number in range(max(map(len, axes))):
+        chosen = [axis[(number + turn * shift) % len(axis)] for turn, axis in enumerate(axes)]
+        fusion, transform, estimator, update = chosen
+        if hasattr(PARTS["fusion"].get(fusion), "rounds"):
+            fusion = {"name": fusion, "rounds": 1}
+        attack = create_attack(
+            "ens-loss", feature=small(name), fusion=fusion, transforms=[transform], estimator=estimator,
+            update=update, filters=FILTERS[number % 2], eps=EPS, step_size=EPS / 2, steps=2,
+        )  # fmt: skip
+        case = f"{fusion} {transform} {estimator} {update}"
+        with counting(models) as passes:
+            found = attack.run(models, at.x, at.y, seed=1)
+        formula = attack.passes(2)
+        assert found.passes == formula, case
+        assert (passes.forward, passes.backward) == (2 * formula.forward, 2 * formula.backward), case
+        assert torch.isfinite(found.x_adv).all(), case
+        assert (found.x_adv - at.x).abs().max() <= EPS + 1e-6, case
+        assert (found.x_adv - at.x).abs().amax((1, 2, 3)).min() > EPS / 8, case
+
+
+@pytest.mark.parametrize("name", list(PARTS["feature"]))
+def test_fusions_that_need_logits_are_refused(name: str) -> None:
+    loss = hasattr(PARTS["feature"].get(name), "loss")
+    for fusion in PARTS["fusion"]:
+        if fusion in FUSIONS or not loss:
+            create_attack("ens-loss", feature=name, fusion=fusion)
+            continue
+        refused = rf"'{name}' does not go with the fusion '{fusion}', which \w+.*'ens-loss'"
+        with pytest.raises(InputError, match=refused):
+            create_attack("ens-loss", feature=name, fusion=fusion)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if RECIPES.info(name).family == "feature"])
+def test_the_feature_is_what_a_recipe_adds(name: str) -> None:
+    """Without it the same attack does something else."""
+    at = scene(3, 2)
+    attack = create_attack(name, steps=2, eps=EPS)
+    spec = attack.spec | {"feature": None}
+    with_it = attack.run(at.models, at.x, at.y).x_adv
+    same = {key: value for key, value in spec.items() if key in ("update", "steps", "step_size")}
+    without = create_attack("ens-loss", **same)
+    assert not torch.equal(with_it, without.run(at.models, at.x, at.y).x_adv)
