@@ -39,7 +39,7 @@ COMMANDS = {
     "select": ("advens.benchmarks.cli.select:select", "Pick surrogates out of many models."),
     "train": ("advens.benchmarks.cli.train:train", "Train an ensemble defense."),
     "sample": ("advens.benchmarks.cli.sample:sample", "Best probabilities of an ensemble's members."),
-    "attacks": ("advens.attacks.commands:attacks", "List attacks, or show one."),
+    "attacks": ("advens.benchmarks.cli.attacks:attacks", "List attacks, or show one."),
     "builders": ("advens.attacks.commands:builders", "List surrogate builders, or show one."),
     "defend": ("advens.benchmarks.cli.defend:defend", "Evaluate defenses: transfer, white-box, cost."),
     "defenses": ("advens.defenses.commands:defenses", "List defenses, or show one."),
@@ -98,7 +98,9 @@ EXAMPLES = {
         "sample digits:barre3 --data digits:test?limit=300 --eps 0.2 --out barre3-sampled",
         "sample runs/ensemble --data folder:held-out?size=32 --out drawn --device cuda",
     ),
-    "attacks": ("attacks '*cwa*'", "attacks di-ti-mi-adaea"),
+    "attacks": (
+        "attacks '*cwa*'", "attacks di-ti-mi-adaea", "attacks --front --budget 100 --run runs/quickstart",
+    ),
     "builders": ("builders", "builders lgv"),
     "defend": (
         "defend dverge3 digits:barre3 --data digits:test --limit 100",

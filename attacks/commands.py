@@ -1,4 +1,4 @@
-"""``advens attacks`` and ``advens builders``: what there is, or one entry with its parameters and paper."""
+"""Attacks and builders on a terminal: what there is, or one entry with its parameters and paper."""
 
 from __future__ import annotations
 
@@ -16,14 +16,8 @@ PASSES = Path(__file__).parent / "passes.json"
 WILD = frozenset("*?[")
 
 
-@click.command()
-@click.argument("name", required=False)
-@click.option("--parts", is_flag=True, help="List the parts that attacks are composed of, or show one.")
-def attacks(name: str | None, parts: bool) -> None:
-    """List attacks (NAME may be a wildcard), or show one with its parameters, defaults and paper.
-
-    NAME may also be a part, such as di.
-    """
+def list_or_show(name: str | None, parts: bool) -> None:
+    """List attacks, or parts; or show one. A name may be a wildcard, and without ``parts`` also a part."""
     from advens.attacks.names import catalogue
     from advens.errors import InputError, unknown
     from advens.listing import show

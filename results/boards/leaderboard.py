@@ -160,7 +160,7 @@ def _leaderboard(
     board["group"] = compared.letters(compared.these, 1)
     board["p_first"] = compared.to_first()
     board = pd.concat([board, compared.ranks()], axis=1)
-    board["pareto"] = _pareto(board)
+    board["pareto"] = pareto(board)
     fixed = [column.name for column in COLUMNS if not column.pattern]
     ranked: pd.DataFrame = board[[*fixed, *families]]
     ranked.attrs = {
@@ -275,7 +275,7 @@ def _adjusted(p: Array, untested: int = 0) -> Array:
     return found
 
 
-def _pareto(board: pd.DataFrame) -> Flags:
+def pareto(board: pd.DataFrame) -> Flags:
     """Rows that no row of the same surrogate set dominates in mean ASR and compute.
 
     A backward pass counts as two forward passes; rows whose compute is unknown are not marked.

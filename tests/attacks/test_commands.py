@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 from click.testing import CliRunner
 
-from advens.attacks.commands import attacks, builders
+from advens.attacks.commands import builders
 from advens.attacks.registry import list_attacks, registered
+from advens.benchmarks.cli.attacks import attacks
 from advens.errors import InputError
 
 Say = Callable[..., list[str]]
