@@ -6,7 +6,7 @@ protocol by having the methods: nothing has to be inherited.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -22,6 +22,16 @@ Models: TypeAlias = nn.Module | Sequence[nn.Module]
 
 Gradient: TypeAlias = Callable[[Tensor], Tensor]
 """A point (N, C, H, W) to the gradient there."""
+
+
+def gradients(gradient: Gradient, points: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Gradients at several points, in their order.
+
+    Points are taken from the iterator when they are needed. Where an attack runs with ``copies_at_once``, so
+    many are taken together, and the surrogates see them in one pass.
+    """
+    each: Callable[[Iterable[Tensor]], Iterator[Tensor]] | None = getattr(gradient, "each", None)
+    return map(gradient, points) if each is None else each(points)
 
 
 class Passes(NamedTuple):
@@ -72,6 +82,7 @@ class Job:
         trace: where to note what happens at every step; None when no trace was asked for.
         carried: what a method takes from one micro-batch to the next, where its published code does.
         silent: where an attack that counts them leaves (N,): the steps without any gradient.
+        copies_at_once: how many views or neighbours of the images a surrogate sees in one pass.
     """
 
     models: Sequence[nn.Module]
@@ -83,6 +94,7 @@ class Job:
     trace: Trace | None = None
     carried: dict[str, Tensor] = field(default_factory=dict)
     silent: list[Tensor] = field(default_factory=list)
+    copies_at_once: int = 1
 
 
 @dataclass(frozen=True)
@@ -609,7 +621,7 @@ class Attack(Protocol):
 
     def run(
         self, models: Models, x: Tensor, y: Tensor, target: Tensor | None = None, *,
-        seed: int = 0, micro_batch: int | None = None, trace: bool = False,
+        seed: int = 0, micro_batch: int | None = None, trace: bool = False, copies_at_once: int = 1,
     ) -> AttackResult:  # fmt: skip
         """The same with the passes spent, and a trace on request."""
         ...

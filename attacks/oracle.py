@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,8 @@ from advens.attacks.tap import Tap
 from advens.classifier import check_channels, device_of, warn_of_probabilities
 from advens.errors import InputError, RunError
 from advens.threat import Threat
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -135,10 +138,7 @@ class GradientOracle:
         """
         members = range(self.k) if members is None else members
         memory = self.memory.setdefault(remember or (over, *members), {})
-
-        def plain(at: Tensor) -> Tensor:
-            return self._gradient(at, members, over, weights)
-
+        plain = _Plain(self, members, over, weights)
         g = self.estimator.estimate(plain, x, memory, self.context)
         return g if raw else self.filtered(g)
 
@@ -148,30 +148,53 @@ class GradientOracle:
             g = each(g)
         return g
 
-    def _gradient(
-        self, x: Tensor, members: Sequence[int], over: str | Softmin, weights: Tensor | None
-    ) -> Tensor:
-        total: Tensor | None = None
-        level = self.job.x.new_zeros(())  # log of the scale that total is on
-        for copies in self._copies:
-            value = self.job.x.new_zeros(())
-            for group in _groups(members, over):
-                leaf = x.detach().requires_grad_()
-                views = [self.view(leaf, copy) for copy in copies]
-                logits = [_mean([self.forward(view, members[i]) for view in views]) for i in group]
-                share = None if weights is None else weights[:, group]
-                loss = self.fused(logits, share, over, len(members))
-                g = self._slope(loss, leaf, len(group) * len(copies))
-                if total is None:
-                    total, level = g, loss.log_scale
-                else:
-                    higher = torch.maximum(level, loss.log_scale)
-                    total = _scaled(total, level - higher).add_(_scaled(g, loss.log_scale - higher))
-                    level = higher
-                value = value + loss.value
+    def gradients(
+        self, points: Iterable[Tensor], members: Sequence[int], over: str | Softmin,
+        weights: Tensor | None,
+    ) -> Iterator[Tensor]:  # fmt: skip
+        """Plain gradients at several points, (N, C, H, W) each; surrogates see some views of them at once."""
+        for some in _batches(points, max(1, self.job.copies_at_once // self.copies)):
+            sums: list[tuple[Tensor, Tensor] | None] = [None] * len(some)  # with logs of their scales
+            views = [(i, copies) for i in range(len(some)) for copies in self._copies]
+            for now in _batches(views, max(1, self.job.copies_at_once // len(self._copies[0]))):
+                for i, found in self._seen(some, now, members, over, weights):
+                    before = sums[i]
+                    sums[i] = found if before is None else _sum(before, found)
+            for each in sums:
+                assert each is not None
+                yield _scaled(each[0], _held(each[1], each[0].dtype)).div_(len(self._copies))
+
+    def _seen(
+        self, points: Sequence[Tensor], now: Sequence[tuple[int, list[int]]], members: Sequence[int],
+        over: str | Softmin, weights: Tensor | None,
+    ) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:  # fmt: skip
+        """Gradients of some views, in one pass, with the number of the point and the log of their scale."""
+        each: list[list[tuple[Tensor, Tensor]]] = [[] for _ in now]
+        values = [self.job.x.new_zeros(()) for _ in now]
+        for group in _groups(members, over):
+            leaves = [points[i].detach().requires_grad_() for i, _ in now]  # so that sums have their order
+            views = [self.view(leaf, copy) for leaf, (_, copies) in zip(leaves, now, strict=True)
+                     for copy in copies]  # fmt: skip
+            logits = [self._forward_all(views, members[k]) for k in group]
+            share = None if weights is None else weights[:, group]
+            size = len(now[0][1])
+            fused = [[_mean(z[j : j + size]) for z in logits] for j in range(0, len(views), size)]
+            losses = [self.fused(z, share, over, len(members)) for z in fused]
+            slopes = self._slopes([loss.ascended for loss in losses], leaves, len(views) * len(group))
+            for found, g, loss in zip(each, slopes, losses, strict=True):
+                found.append((g, loss.log_scale))
+            values = [value + loss.value for value, loss in zip(values, losses, strict=True)]
+        for (i, copies), found, value in zip(now, each, values, strict=True):
             self._learn(copies, value)
-        assert total is not None
-        return _scaled(total, _held(level, total.dtype)).div_(len(self._copies))
+            yield from ((i, pair) for pair in found)
+
+    def _forward_all(self, views: Sequence[Tensor], k: int) -> list[Tensor]:
+        """Logits of several views of the images, as many at once as is wanted."""
+        found: list[Tensor] = []
+        for some in _batches(views, self.job.copies_at_once):
+            out = self.forward(some[0] if len(some) == 1 else torch.cat(some), k)
+            found += out.split(len(out) // len(some)) if len(some) > 1 else [out]
+        return found
 
     def _learn(self, copies: list[int], value: Tensor) -> None:
         """Tell transforms that learn what the loss of some views was."""
@@ -192,12 +215,19 @@ class GradientOracle:
 
     def _slope(self, loss: Fused, leaf: Tensor, members: int, keep: bool = False) -> Tensor:
         """Gradient of what is ascended, off by the loss's scale."""
+        return self._slopes([loss.ascended], [leaf], members, keep)[0]
+
+    def _slopes(
+        self, ascended: Sequence[Tensor], leaves: Sequence[Tensor], members: int, keep: bool = False
+    ) -> tuple[Tensor, ...]:
+        """Gradients of what is ascended at each of some leaves."""
         self.backwards += members
-        (g,) = torch.autograd.grad(loss.ascended.sum(), leaf, retain_graph=keep)
-        size = torch.linalg.vector_norm(g.flatten(1), 1, dim=1)
-        self._sound = size.sum() * 0 + self._sound
-        self._moved = (size != 0) | self._moved
-        return g
+        found = torch.autograd.grad([each.sum() for each in ascended], leaves, retain_graph=keep)
+        for g in found:
+            size = torch.linalg.vector_norm(g.flatten(1), 1, dim=1)
+            self._sound = size.sum() * 0 + self._sound
+            self._moved = (size != 0) | self._moved
+        return found
 
     def check(self) -> None:
         """Raise RunError when a gradient was not finite: a sign would hide it."""
@@ -375,6 +405,36 @@ def _scaled(g: Tensor, log_scale: Tensor) -> Tensor:
 def _held(log_scale: Tensor, dtype: torch.dtype) -> Tensor:
     """A scale, raised where it would bring a gradient close to the smallest number of ``dtype``."""
     return log_scale.to(dtype).clamp_min(0.69 * math.log(torch.finfo(dtype).tiny))
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """The gradient that an estimator asks for: at a point, or at several."""
+
+    oracle: GradientOracle
+    members: Sequence[int]
+    over: str | Softmin
+    weights: Tensor | None
+
+    def __call__(self, at: Tensor) -> Tensor:
+        return next(self.each([at]))
+
+    def each(self, points: Iterable[Tensor]) -> Iterator[Tensor]:
+        """At several points, one after the other."""
+        return self.oracle.gradients(points, self.members, self.over, self.weights)
+
+
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Items in their order, so many at once."""
+    rest = iter(items)
+    while some := list(islice(rest, size)):
+        yield some
+
+
+def _sum(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Of two gradients with the logs of their scales, on the larger scale; the first is written to."""
+    higher = torch.maximum(a[1], b[1])
+    return _scaled(a[0], a[1] - higher).add_(_scaled(b[0], b[1] - higher)), higher
 
 
 def _mean(logits: list[Tensor]) -> Tensor:

@@ -35,6 +35,7 @@ def run(
     seed: int,
     micro_batch: int | None,
     trace: bool = False,
+    copies_at_once: int = 1,
 ) -> AttackResult:
     """Attack a shard ``x``, in micro-batches that halve when memory runs out.
 
@@ -47,6 +48,8 @@ def run(
     surrogates = _listed(models)
     x, y, target = _checked(attack, surrogates, x, y, target)
     size = max(1, min(micro_batch or len(x), len(x)))
+    if copies_at_once < 1:
+        raise InputError(f"copies_at_once = {copies_at_once}: at least 1")
     parts: list[Tensor] = []
     traces: list[dict[str, Tensor]] = []
     silent: list[Tensor] = []
@@ -60,6 +63,7 @@ def run(
             job = Job(
                 asked, x[rows], y[rows], None if target is None else target[rows],
                 Draws(seed, len(x), rows), x, Trace() if trace else None, carried,
+                copies_at_once=copies_at_once,
             )  # fmt: skip
             try:
                 x_adv, passes = attack.craft(job)
@@ -122,13 +126,21 @@ class Runnable(ABC):
 
     def run(
         self, models: Models, x: Tensor, y: Tensor, target: Tensor | None = None, *,
-        seed: int = 0, micro_batch: int | None = None, trace: bool = False,
+        seed: int = 0, micro_batch: int | None = None, trace: bool = False, copies_at_once: int = 1,
     ) -> AttackResult:  # fmt: skip
         """The images with the passes spent, at most ``micro_batch`` images at once.
 
+        With ``copies_at_once`` surrogates see so many views (of a transform) or neighbours (of an estimator)
+        of all these images in one pass, where these do not depend on each other. It takes as many times the
+        memory, and is faster where few small images leave a device idle. Sums are taken in the same order, so
+        results are the same but for the rounding of surrogates in float32, which a batch's size may change.
+
         With ``trace`` also what happened, where the attack notes it; see `advens.attacks.interfaces.Trace`.
         """
-        return run(self, models, x, y, target, seed=seed, micro_batch=micro_batch, trace=trace)
+        return run(
+            self, models, x, y, target, seed=seed, micro_batch=micro_batch, trace=trace,
+            copies_at_once=copies_at_once,
+        )  # fmt: skip
 
     @property
     def spec(self) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import tee
 from typing import Any
 
 from torch import Tensor
 
 from advens.attacks.estimators.gra import cosine, mixed
-from advens.attacks.interfaces import Context, Gradient
+from advens.attacks.interfaces import Context, Gradient, gradients
 from advens.attacks.parts import part
 from advens.attacks.spectrum import spectral
 
@@ -40,9 +41,14 @@ class FGSRA:
     ) -> Tensor:
         draws, near = context.draws, x.new_zeros(())
         g = gradient(x)
-        for copy in range(self.copies):
+
+        def neighbour(copy: int) -> tuple[Tensor, Tensor]:
             noisy = x + context.threat.noise(x, self.beta, draws, "fgsra", copy)
             mask = draws.uniform(x, 1 - self.rho, 1 + self.rho, "fgsra-mask", copy)
-            v = spectral(noisy, mask)
-            near = near + cosine(x, v) * spectral(gradient(v), mask)  # the map is its own transpose
+            return spectral(noisy, mask), mask
+
+        each, points = tee(map(neighbour, range(self.copies)))
+        slopes = gradients(gradient, (v for v, _ in points))
+        for (v, mask), slope in zip(each, slopes, strict=True):
+            near = near + cosine(x, v) * spectral(slope, mask)  # the map is its own transpose
         return mixed(g, near)

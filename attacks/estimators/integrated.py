@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from advens.attacks.interfaces import Context, Gradient
+from advens.attacks.interfaces import Context, Gradient, gradients
 from advens.attacks.parts import part
 
 
@@ -37,11 +37,14 @@ class Integrated:
     def estimate(
         self, gradient: Gradient, x: Tensor, memory: dict[str, Any], context: Context
     ) -> Tensor:
-        mean = x.new_zeros(())
-        for k in range(0 if self.black else 1, self.copies + 1):
-            part = k / self.copies
-            at = part * x
+        mean, numbers = x.new_zeros(()), range(0 if self.black else 1, self.copies + 1)
+
+        def point(k: int) -> Tensor:
+            at = k / self.copies * x
             if self.noise:
                 at = at + context.threat.noise(x, self.noise, context.draws, "integrated", k)
-            mean = mean + (part if self.published else 1.0) / self.queries * gradient(at)
+            return at
+
+        for k, g in zip(numbers, gradients(gradient, map(point, numbers)), strict=True):
+            mean = mean + (k / self.copies if self.published else 1.0) / self.queries * g
         return x * mean

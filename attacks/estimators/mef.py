@@ -8,7 +8,7 @@ from pydantic import field_validator
 from torch import Tensor
 
 from advens.attacks.estimators.remembered import remembered
-from advens.attacks.interfaces import Context, Gradient
+from advens.attacks.interfaces import Context, Gradient, gradients
 from advens.attacks.parts import part
 
 
@@ -53,9 +53,9 @@ class MEF:
     ) -> Tensor:
         before: list[Tensor] = remembered(memory, context).get("p", [x.new_zeros(())] * self.copies)
         reach, after, mean = self.xi * context.threat.radius, [], x.new_zeros(())
-        for copy, p in enumerate(before):
-            noise = context.threat.noise(x, self.gamma, context.draws, "mef", copy)
-            g = gradient(x + noise + reach * p)
+        points = (x + context.threat.noise(x, self.gamma, context.draws, "mef", copy) + reach * p
+                  for copy, p in enumerate(before))  # fmt: skip
+        for p, g in zip(before, gradients(gradient, points), strict=True):
             after.append(context.unit(g) - self.mu * p)
             mean = mean + g / self.copies
         memory["p"] = after

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import tee
 from typing import Any
 
 from torch import Tensor
 
-from advens.attacks.estimators.vmi import neighbourhood
-from advens.attacks.interfaces import Context, Gradient
+from advens.attacks.estimators.vmi import mean, neighbours
+from advens.attacks.interfaces import Context, Gradient, gradients
 from advens.attacks.parts import part
 from advens.attacks.updates import unit_mean
 
@@ -38,10 +39,12 @@ class PGN:
     ) -> Tensor:
         threat, alpha = context.threat, context.step_size
 
-        def penalised(near: Tensor) -> Tensor:
-            g1 = gradient(near)
+        def against(near: Tensor, g1: Tensor) -> Tensor:
             unit = unit_mean(g1) if threat.norm == "linf" else threat.steepest(g1)
-            g2 = gradient(near - alpha * unit)
-            return (1 - self.delta) * g1 + self.delta * g2
+            return near - alpha * unit
 
-        return neighbourhood(penalised, x, self.copies, self.zeta, context, "pgn")
+        near, points = tee(neighbours(x, self.copies, self.zeta, context, "pgn"))
+        g1, firsts = tee(gradients(gradient, points))
+        g2 = gradients(gradient, map(against, near, g1))
+        both = zip(firsts, g2, strict=True)
+        return mean(((1 - self.delta) * a + self.delta * b for a, b in both), self.copies)

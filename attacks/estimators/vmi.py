@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
 
 from advens.attacks.estimators.remembered import remembered
-from advens.attacks.interfaces import Context, Gradient
+from advens.attacks.interfaces import Context, Gradient, gradients
 from advens.attacks.parts import part
 
 
@@ -42,9 +43,17 @@ def neighbourhood(
     gradient: Gradient, x: Tensor, copies: int, radius: float, context: Context, tag: str
 ) -> Tensor:
     """Mean gradient over uniform neighbours of ``x`` in ``radius`` times the ball."""
-    total: Tensor | None = None
-    for copy in range(copies):
-        g = gradient(x + context.threat.noise(x, radius, context.draws, tag, copy))
-        total = g if total is None else total.add_(g)
-    assert total is not None
-    return total.div_(copies)
+    return mean(gradients(gradient, neighbours(x, copies, radius, context, tag)), copies)
+
+
+def neighbours(x: Tensor, copies: int, radius: float, context: Context, tag: str) -> Iterator[Tensor]:
+    """Uniform neighbours of ``x`` in ``radius`` times the ball."""
+    return (x + context.threat.noise(x, radius, context.draws, tag, copy) for copy in range(copies))
+
+
+def mean(each: Iterator[Tensor], count: int) -> Tensor:
+    """The mean of so many gradients; the first is written to."""
+    total = next(each)
+    for g in each:
+        total.add_(g)
+    return total.div_(count)
