@@ -31,8 +31,15 @@ def _share(share: float) -> float:
     return share
 
 
+def _positive(size: float) -> float:
+    if not size > 0:
+        raise ValueError("above 0")
+    return size
+
+
 Count = Annotated[int, AfterValidator(_some)]
 Share = Annotated[float, AfterValidator(_share)]
+Positive = Annotated[float, AfterValidator(_positive)]
 
 
 def descent(seen: Seen, surrogate: Tapped) -> Tensor:
