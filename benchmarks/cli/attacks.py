@@ -56,8 +56,8 @@ def _front(pattern: str, budget: int | None, run: Path | None) -> None:
     ]  # fmt: skip
     show(
         ("surrogates", "attack", "F/B", "mean ASR", "new models", "letters", "these targets"), rows,
-        f"Mean attack success rate in % over held-out targets, with its 95 % interval for new models; {run}. "
-        "Rows of the same surrogates that share a letter cannot be told apart: for new models and images, and "
+        f"{run}: mean attack success rate in % over held-out targets, with its 95 % interval for new models. "
+        "Rows of the same surrogates that share a letter cannot be told apart, for new models and images and "
         "for these targets and new images.",
     )  # fmt: skip
 
