@@ -373,7 +373,8 @@ class Runner:
         return [
             Evaluate(
                 str(store.directory.absolute()), group.cells,
-                tuple(Target(name, plan.keys[name]) for name in group.targets), plan.suite.batch_size,
+                tuple(Target(name, plan.keys[name], plan.cards[name]) for name in group.targets),
+                plan.suite.batch_size,
                 self.part is not None,
             )
             for group in found

@@ -35,7 +35,7 @@ from advens.classifier import Classifier
 from advens.datasets import Dataset, find_data
 from advens.errors import InputError, RunError, failure
 from advens.files import new_folder
-from advens.models import find_model
+from advens.models import ModelCard, find_model
 from advens.results.store import (
     RunStore,
     is_whole,
@@ -302,10 +302,11 @@ def images_of(
 
 
 class Target(NamedTuple):
-    """A target by its name, and its key in names of files."""
+    """A target by its name, its key in names of files, and what the plan knows of it."""
 
     name: str
     key: str
+    card: ModelCard
 
 
 class Pair(NamedTuple):
@@ -377,7 +378,7 @@ class Evaluate:
             if cell.key not in images:
                 table = read_table(store.examples_path(cell.key), "examples")
                 images[cell.key] = table, stored_pixels(table, cache, cell)
-            rows = evaluated(cache, cell, *images[cell.key], target.name, self.batch_size)
+            rows = evaluated(cache, cell, *images[cell.key], target, self.batch_size)
             store.write_samples({(cell.key, target.key): rows})
         except InputError:
             raise
@@ -387,15 +388,15 @@ class Evaluate:
 
 
 def evaluated(
-    cache: WorkerCache, cell: Cell, table: pa.Table, pixels: Tensor, name: str, batch_size: int | None
+    cache: WorkerCache, cell: Cell, table: pa.Table, pixels: Tensor, target: Target, batch_size: int | None
 ) -> pa.Table:
     """The rows of a target on the images of a cell."""
-    target, tables = cache.models.get([name])[0], []
-    for member in members_of(target):
-        clean = clean_predictions(cache, cell, name, member, batch_size)
+    model, tables, white_box = cache.models.get([target.name])[0], [], cell.knows(target.card)
+    for member in members_of(model):
+        clean = clean_predictions(cache, cell, target.name, member, batch_size)
         adversarial = predict(cache, member.model, pixels, batch_size)
         rows = sample_rows(
-            cell, table, name, member, clean, adversarial, cell.knows(target), target.family
+            cell, table, target.name, member, clean, adversarial, white_box, model.family
         )
         tables.append(schema.to_table("samples", rows))
     return pa.concat_tables(tables)

@@ -139,8 +139,9 @@ def stored(run: Path, cell: Cell, pixels: torch.Tensor, told: dict[str, Any] | N
     write_examples(store.examples_path(cell.key), rows, about)
     worker_cache.cache_clear()
     for target in tomllib.loads((run / "suite.toml").read_text())["targets"]:
-        key = target_key(target, describe(target).digest)
-        Evaluate(str(run), (cell,), (Target(target, key),), None).do("cpu")
+        card = describe(target)
+        known = Target(target, target_key(target, card.digest), card)
+        Evaluate(str(run), (cell,), (known,), None).do("cpu")
     summarised(run)
 
 
