@@ -112,10 +112,10 @@ class ComposedAttack(Runnable):
     @field_validator("feature")
     @classmethod
     def _fused(cls, feature: Feature | None, info: ValidationInfo) -> Feature | None:
-        reason = getattr(info.data.get("fusion"), "OF_LOGITS", "")
-        if isinstance(feature, FeatureLoss) and reason:
+        reason, taps = getattr(fusion := info.data.get("fusion"), "OF_LOGITS", ""), hasattr(fusion, "layers")
+        if reason and (isinstance(feature, FeatureLoss) or (feature is not None and taps)):
             raise ValueError(
-                f"'{name_of(feature)}' does not go with the fusion '{name_of(info.data['fusion'])}', which "
+                f"'{name_of(feature)}' does not go with the fusion '{name_of(fusion)}', which "
                 f"{reason}; 'ens-loss' takes the mean of the surrogates' losses"
             )
         return feature
@@ -147,10 +147,12 @@ class ComposedAttack(Runnable):
     def oracle(self, job: Job) -> GradientOracle:
         """The surrogates of a job, changed, behind this attack's loss, transforms, estimator and filters."""
         taps: list[Tap] = []
-        if self.feature is not None:
-            taps = [Tap(self.feature.layers, name_of(self.feature)) for _ in job.models]
-            if job.target is not None and not PARTS["feature"].info(name_of(self.feature)).targeted:
-                raise InputError(f"'{name_of(self.feature)}' is defined without targets only")
+        tapping: Any = self.feature or self.fusion
+        if getattr(tapping, "layers", ()):
+            taps = [Tap(tapping.layers, name_of(tapping)) for _ in job.models]
+        untargeted = self.feature is not None and not PARTS["feature"].info(name_of(self.feature)).targeted
+        if untargeted and job.target is not None:
+            raise InputError(f"'{name_of(self.feature)}' is defined without targets only")
         if self.changes or taps:
             models = [Changed(m, (*self.changes, *taps[k : k + 1]), k) for k, m in enumerate(job.models)]
             job = replace(job, models=models)

@@ -399,6 +399,10 @@ class Oracle(Protocol):
         """``g`` (N, C, H, W) through the attack's filters, in order."""
         ...
 
+    def tapped(self, k: int) -> Tapped:
+        """Surrogate ``k`` with its taps, for a fusion that says at which ``layers``."""
+        ...
+
     def note(self, name: str, value: Tensor) -> None:
         """Add an observation (N, ...) of this step to the trace, when there is one."""
         ...

@@ -148,6 +148,10 @@ class GradientOracle:
             g = each(g)
         return g
 
+    def tapped(self, k: int) -> TappedSurrogate:
+        """Surrogate ``k`` with its taps."""
+        return self._tapped[k]
+
     def gradients(
         self, points: Iterable[Tensor], members: Sequence[int], over: str | Softmin,
         weights: Tensor | None,

@@ -81,9 +81,16 @@ def mean_one(g: Tensor) -> Tensor:
 class Recorder:
     """A fusion that remembers where it was asked and what it answered."""
 
+    part_name = "recorder"
+
     fusion: Any
     points: list[Tensor] = field(default_factory=list)
     seen: list[Tensor] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "layers":  # where the fusion taps the surrogates, if it does
+            return self.fusion.layers
+        raise AttributeError(name)
 
     def direction(self, oracle: GradientOracle, x: Tensor) -> Tensor:
         self.points.append(x.clone())

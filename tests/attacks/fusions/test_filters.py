@@ -60,8 +60,9 @@ class Smooth(nn.Module):
 
 
 def short(name: str) -> Any:
-    """The fusion with one round of its inner loop."""
+    """The fusion with one round of its inner loop, and without a look inside the surrogates."""
     fusion = from_spec("fusion", name)
+    fusion = changed(fusion, mask="none") if hasattr(fusion, "mask") else fusion
     return changed(fusion, rounds=1) if hasattr(fusion, "rounds") else fusion
 
 
