@@ -145,7 +145,7 @@ def _as_map(a: Tensor, x: Tensor) -> Tensor:
     """Features as (N, C, h, w): of maps with channels first or last, or of tokens of a square grid."""
     if a.dim() == 3:  # (N, tokens, C), with class and other tokens before the grid
         side = math.isqrt(a.shape[1])
-        return a[:, a.shape[1] - side * side :].transpose(1, 2).unflatten(2, (side, side))
+        return a[:, a.shape[1] - side * side :].transpose(1, 2).reshape(len(a), -1, side, side)
     height, width = x.shape[2:]
     first = a.shape[2] * width == a.shape[3] * height
     last = a.shape[1] * width == a.shape[2] * height
