@@ -46,7 +46,7 @@ class BFA:
 
     def prepare(self, surrogate: Tapped, x_adv: Tensor) -> None:
         if "A" not in surrogate.memory:
-            surrogate.memory["A"] = around(surrogate, surrogate.job.x, self.copies, self.eta)
+            surrogate.memory["A"], _ = around(surrogate, surrogate.job.x, self.copies, self.eta)
 
     def preparation(self, surrogates: int, copies: int, steps: range) -> Passes:
         return Passes(surrogates * (self.copies + 1), 2 * surrogates * self.copies)
@@ -55,20 +55,22 @@ class BFA:
         return descent(seen, surrogate)
 
 
-def around(surrogate: Tapped, x: Tensor, copies: int, eta: float) -> Tensor:
-    """A at ``x``, of norm 1."""
-    length, total, v = eta * math.sqrt(x[0].numel() / PAPER_SIZE), Total(), x
+def around(surrogate: Tapped, x: Tensor, copies: int, eta: float) -> tuple[Tensor, Tensor]:
+    """A at ``x``, of norm 1, and the features there."""
+    length, total, v, here = eta * math.sqrt(x[0].numel() / PAPER_SIZE), Total(), x, x
     for i in range(copies + 1):
         v = v.detach().requires_grad_()
         seen = surrogate.run(v)
-        if i > 0:
+        if i == 0:
+            here = seen.features[0].detach()
+        else:
             z, factor = support(seen.logits, surrogate.job.y, "logit")
             (g,) = surrogate.gradient(z, seen.features, keep=i < copies)
             total.add(g, factor)
         if i < copies:
             (d,) = surrogate.gradient(surrogate.loss(seen.logits).ascended, [v])
             v = x + length * unit_l2(d)
-    return unit_l2(total.value)
+    return unit_l2(total.value), here
 
 
 @recipe("bfa", symbol="BFA", family="feature", targeted=False, paper=PAPER, year=2024)

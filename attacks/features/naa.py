@@ -23,8 +23,9 @@ class NAA:
     """Attributions of the label to features are lowered: ascend ``-sum f(A * (F(x') - F(0)))``.
 
     ``A = n_2(sum_m ds_y/dF at m/n x)``, m = 0, ..., n-1, along the line from the black image. f leaves
-    positive attributions as they are and multiplies negative ones by ``gamma``; at 1 the black image's features
-    add a constant and are not computed. Nothing is drawn: the paper's noise on the path is left out.
+    positive attributions as they are and multiplies negative ones by ``gamma``; at 1 the black image's
+    features add a constant and are not computed. Nothing is drawn: the paper's noise on the path is left
+    out.
 
     Args:
         layer: depth of the layer, 0.5 for the end of the second of four stages, or the name of a module.
