@@ -57,7 +57,7 @@ def device_name(device: str) -> str:
 
     if not torch.cuda.is_available():
         return device
-    return f"{device} ({torch.cuda.get_device_name(torch.device(device))})"
+    return f"{device} ({torch.cuda.get_device_name(torch.device(device.split(',')[0]))})"
 
 
 def arithmetic(device: str) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from advens.attacks.expectation import is_randomized
 from advens.benchmarks.cells import Cell
-from advens.benchmarks.worker_cache import WorkerCache, default_batch
+from advens.benchmarks.worker_cache import WorkerCache
 from advens.classifier import Classifier, warn_of_probabilities
 from advens.errors import InputError, RunError, first_line
 
@@ -47,7 +47,7 @@ def logits_of(cache: WorkerCache, model: Classifier, pixels: Tensor, batch_size:
     """Logits (N, classes) on the CPU, in batches of one size whatever the shard."""
     from advens.attacks.running import out_of_memory
 
-    size, start, parts = batch_size or default_batch(pixels), 0, []
+    size, start, parts = batch_size or cache.batch([model], pixels), 0, []
     while start < len(pixels):
         try:
             out = model(cache.images(pixels[start : start + size]))

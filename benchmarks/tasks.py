@@ -30,7 +30,7 @@ from advens.benchmarks.histories import History, history_of
 from advens.benchmarks.predictions import clean_predictions, members_of, predict, sample_rows
 from advens.benchmarks.progress import tick
 from advens.benchmarks.suites import BuiltSet
-from advens.benchmarks.worker_cache import WorkerCache, default_batch, worker_cache
+from advens.benchmarks.worker_cache import WorkerCache, worker_cache
 from advens.classifier import Classifier
 from advens.datasets import Dataset, find_data
 from advens.errors import InputError, RunError, failure
@@ -240,6 +240,8 @@ class Craft:
             "clean_sha256": clean_digest(batch.pixels.numpy()),
             **made.about(),
         }
+        if cache.gpu:  # found by a probe, where nobody said
+            about["batch"] = made.batch
         write_examples(store.examples_path(cell.key), rows, about)
         if self.trace:
             write_trace(trace_path(store, cell.key), made.crafted, batch.sample_ids, cell.specs)
@@ -256,6 +258,7 @@ class Images:
         threat: the ball.
         crafted: what the goal of the cell gives.
         seconds: that it took.
+        batch: images at once, as far as memory allowed.
     """
 
     pixels: Tensor
@@ -263,6 +266,7 @@ class Images:
     threat: Threat
     crafted: Crafted
     seconds: float
+    batch: int
 
     def about(self) -> dict[str, Any]:
         """What the description of a cell says of its images that follows from its attack."""
@@ -283,7 +287,7 @@ def images_of(
         InputError: the weights of its models are not those it names.
     """
     batch = cache.shard(cell.data, *cell.shard)
-    models = cache.models.get(cell.specs)
+    models = cache.models.get(cell.specs, spread=True)
     for model, digest in zip(models, cell.digests, strict=True):
         if model.digest != digest:
             raise InputError(f"the weights of {model.name} changed while the run was going on")
@@ -292,13 +296,13 @@ def images_of(
     before = None
     if cell.after:
         before = stored_pixels(read_table(store.examples_path(cell.after), "examples"), cache, cell)
-    size = batch_size or default_batch(batch.pixels)
+    size = batch_size or cache.batch(models, batch.pixels, gradient=True)
     started = time.perf_counter()
     crafted = ATTACK_GOALS[cell.goal].craft(
         Work(cell, attack, models, batch, target, size, trace, before, cache)
     )
     pixels = attack.threat.quantise(crafted.x_adv.float().cpu(), batch.pixels.float() / 255)
-    return Images(pixels, target, attack.threat, crafted, time.perf_counter() - started)
+    return Images(pixels, target, attack.threat, crafted, time.perf_counter() - started, size)
 
 
 class Target(NamedTuple):

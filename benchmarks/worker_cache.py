@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from advens.classifier import Classifier
 from advens.datasets import Batch, Dataset, find_data
 from advens.datasets.loading import is_own
 from advens.models.pool import ModelPool
 
 SHARD_BYTES = 1 << 30
 CHUNK = 32
+MOST = 1024
+"""Images at once that a probe of a GPU tries at most."""
 
 
 class WorkerCache:
-    """Models, shards and clean predictions of one process on one device."""
+    """Models, shards and clean predictions of one process on one device.
+
+    Args:
+        device: as torch names it; ``cuda:0,cuda:1`` spreads the surrogates of an attack over several.
+    """
 
     def __init__(self, device: str) -> None:
-        self.device = torch.device(device)
-        self.models = ModelPool(self.device)
+        self.device, *more = map(torch.device, device.split(","))
+        self.models = ModelPool(self.device, more=more)
+        self.gpu = self.device.type == "cuda"
+        if self.gpu:  # float32 is float32: torch allows less for convolutions
+            torch.backends.cudnn.allow_tf32 = False
+        self._fits: dict[tuple[tuple[str, ...], tuple[int, ...], bool], int] = {}
         self.clean: dict[tuple[str, tuple[int, int], str, int | None], np.ndarray] = {}
         self._data: dict[str, Dataset] = {}
         self._spread: dict[tuple[str, int], Batch] = {}
@@ -34,7 +46,9 @@ class WorkerCache:
         """Clean images and labels of [start, stop), decoded by worker processes."""
         key = (source, start, stop)
         if key not in self._shards:
-            self._shards[key] = self._read(self.data(source), start, stop)
+            found = self._read(self.data(source), start, stop)
+            # page-locked memory is copied to a GPU while it computes
+            self._shards[key] = found._replace(pixels=found.pixels.pin_memory()) if self.gpu else found
         self._shards.move_to_end(key)
         while (
             len(self._shards) > 1
@@ -73,7 +87,31 @@ class WorkerCache:
 
     def images(self, pixels: Tensor) -> Tensor:
         """Bytes (N, 3, H, W) as float images in [0, 1] on the device."""
-        return pixels.to(self.device).float() / 255
+        return pixels.to(self.device, non_blocking=True).float() / 255
+
+    def batch(self, models: Sequence[Classifier], pixels: Tensor, *, gradient: bool = False) -> int:
+        """Images to work on at once when nobody says; on a GPU, the most that were found to fit, by a probe.
+
+        Args:
+            models: that are run; those that gradients are taken of keep their graphs together.
+            pixels: images (N, 3, H, W) of the kind to come.
+            gradient: whether gradients are taken.
+        """
+        if not self.gpu:
+            return default_batch(pixels)
+        key = (tuple(model.name for model in models), tuple(pixels.shape[1:]), gradient)
+        if key not in self._fits:
+            found = largest(lambda size: self._passes(models, pixels[:1], size, gradient), MOST)
+            self._fits[key] = max(1, found // 2) if gradient else found  # an attack keeps images of its own
+        return self._fits[key]
+
+    def _passes(self, models: Sequence[Classifier], pixels: Tensor, size: int, gradient: bool) -> None:
+        """One pass of all models on so many images."""
+        x = self.images(pixels).expand(size, *pixels.shape[1:]).clone().requires_grad_(gradient)
+        with torch.set_grad_enabled(gradient):
+            out = [model(x.to(model.mean.device)).sum().to(self.device) for model in models]
+            if gradient:
+                torch.autograd.grad(torch.stack(out).sum(), x)
 
     def _read(self, data: Dataset, start: int, stop: int) -> Batch:
         stop = min(stop, len(data))  # a file may claim any shard
@@ -93,6 +131,27 @@ class WorkerCache:
 def worker_cache(device: str) -> WorkerCache:
     """The cache of this process."""
     return WorkerCache(device)
+
+
+def largest(run: Callable[[int], None], most: int) -> int:
+    """The largest power of two up to ``most`` that ``run`` has memory for; at least 1.
+
+    It is found by doubling, so that little more is done than one run of the largest size.
+    """
+    from advens.attacks.running import out_of_memory
+
+    size = 1
+    while 2 * size <= most:
+        try:
+            run(2 * size)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            break
+        size *= 2
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return size
 
 
 def default_batch(pixels: Tensor) -> int:

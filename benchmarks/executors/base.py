@@ -110,7 +110,8 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(1, device=device)
+        for each in device.split(","):  # several devices for the surrogates of one attack
+            torch.empty(1, device=each)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device '{device}' is not available: {first_line(error)}") from None
     return device
