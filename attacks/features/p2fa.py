@@ -59,7 +59,8 @@ class P2FA:
         return Passes(renewed * (self.copies + 1), 2 * renewed * self.copies)
 
     def loss(self, seen: Seen, surrogate: Tapped) -> Tensor:
-        moved = (seen.features[0] - surrogate.memory["F0"]).square().flatten(1).sum(1)
+        before: Tensor = surrogate.memory["F0"]
+        moved = (seen.features[0] - before).square().flatten(1).sum(1)
         return descent(seen, surrogate) - moved / (2 * self.strength)
 
 
