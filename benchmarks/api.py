@@ -150,24 +150,36 @@ class Run:
 
     def verify(
         self, device: str = "cpu", *, recraft: float | None = None, challenge: str | None = None,
-        suite: str | None = None,
+        suite: str | None = None, sample: str | None = None, seed: int | None = None,
+        executor: str | Executor = "local", workers: int | None = None,
     ) -> list[str]:  # fmt: skip
         """What does not follow from the stored bytes, one line each; none for a sound run.
 
         Args:
+            device, workers: of an executor that is named.
             recraft: the share of the cells to craft again and compare with the stored images; none without.
             challenge: the text that these cells are drawn with; a random one without.
             suite: whose settings the run must have: a bundled one by name, or a file.
+            sample: which part of the evaluations is checked: ``"1%"``, or ``"200"`` of them; all without.
+            seed: that these are drawn with; a random one without.
+            executor: ``local``, ``ray``, a plug-in's name, or an executor.
 
         Raises:
             InputError: the run, its data or one of its models cannot be read, or there is no such suite.
+            RunError: a part could not be checked, as a worker process died.
         """
+        from advens.benchmarks.checks import Work
+        from advens.benchmarks.executors import create_executor
         from advens.benchmarks.recraft import Sample
+        from advens.benchmarks.selection import Selection, new_seed
         from advens.benchmarks.verify import verify_directory
 
-        sample = None if recraft is None else Sample(recraft, challenge or secrets.token_hex(8))
+        if isinstance(executor, str):
+            executor = create_executor(executor, device=device, workers=workers)
+        again = None if recraft is None else Sample(recraft, challenge or secrets.token_hex(8))
+        drawn = None if sample is None else Selection.parse(sample, new_seed() if seed is None else seed)
         found: list[tuple[str, Audit]] = [
-            *verify_directory(self.directory, device, sample=sample, suite=suite)
+            *verify_directory(self.directory, Work(executor), recraft=again, sample=drawn, suite=suite)
         ]
         return [
             f"{name}: {line}" if name else line for name, audit in found for line in audit.mismatches

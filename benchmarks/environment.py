@@ -6,11 +6,13 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import advens
+from advens.digest import file_digest, value_digest
 
 PACKAGES = (
     "torch",
@@ -22,6 +24,7 @@ PACKAGES = (
     "scikit-learn",
     "pydantic",
 )
+OWN = ("advens", "advens.attacks", "advens.defenses", "advens.results", "advens.benchmarks")
 
 
 def environment(device: str, models: Mapping[str, str], data: Mapping[str, str]) -> dict[str, Any]:
@@ -93,3 +96,14 @@ def merged(path: Path, found: dict[str, Any]) -> bytes:
         except ValueError:
             pass
     return (json.dumps(found, indent=2) + "\n").encode()
+
+
+def source_digest() -> str:
+    """Digest of the names and bytes of all Python files of the installed package."""
+    found = {}
+    for package in OWN:
+        for folder in import_module(package).__path__:
+            for path in Path(folder).rglob("*.py"):
+                name = f"{package.replace('.', '/')}/{path.relative_to(folder).as_posix()}"
+                found[name] = file_digest(path)
+    return value_digest(found)

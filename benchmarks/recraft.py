@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +18,12 @@ import numpy as np
 from torch import Tensor
 
 from advens.benchmarks.cells import Cell
+from advens.benchmarks.checks import Work
 from advens.benchmarks.environment import arithmetic
 from advens.benchmarks.plan import Plan
 from advens.benchmarks.predictions import members_of, predict
-from advens.benchmarks.progress import Progress
 from advens.benchmarks.tasks import Images, images_of, stored_pixels
-from advens.benchmarks.worker_cache import WorkerCache
+from advens.benchmarks.worker_cache import WorkerCache, cache_for
 from advens.errors import InputError, RunError
 from advens.results.store import Piece, RunStore, read_cell, read_table
 from advens.threads import threads
@@ -91,6 +91,16 @@ class Recrafted:
     outcomes: float = 1.0
     mismatches: list[str] = field(default_factory=list)
 
+    def add(self, other: Recrafted) -> None:
+        """Add what came of another cell."""
+        self.cells += other.cells
+        self.images += other.images
+        self.identical += other.identical
+        self.elsewhere += other.elsewhere
+        self.pixels = min(self.pixels, other.pixels)
+        self.outcomes = min(self.outcomes, other.outcomes)
+        self.mismatches += other.mismatches
+
     def line(self) -> str:
         """One line for people."""
         share = self.cells / self.of if self.of else 0.0
@@ -106,9 +116,50 @@ class Recrafted:
         return text
 
 
-def recraft(
-    store: RunStore, plan: Plan, sample: Sample, cache: WorkerCache, progress: Progress
-) -> Recrafted:
+@dataclass(frozen=True)
+class CraftAgain:
+    """Craft a cell again and compare its images with those that are stored.
+
+    Args:
+        directory: of the run.
+        cell: as it stands in the plan, whatever its file says.
+        rows: those of its targets.
+        batch_size: of the suite.
+        work: names the verification, as for `cache_for`.
+    """
+
+    directory: str
+    cell: Cell
+    rows: tuple[tuple[str, Piece], ...]
+    batch_size: int | None
+    work: str
+
+    @property
+    def title(self) -> str:
+        return self.cell.title
+
+    def do(self, device: str) -> Recrafted:
+        """Crafts. Returns what came of this cell.
+
+        Raises:
+            InputError: a model or the data cannot be used.
+        """
+        cell, cache, store = self.cell, cache_for(device, self.work), RunStore(self.directory)
+        found = Recrafted()
+        try:
+            path = store.examples_path(cell.key)
+            said, stored = read_cell(path), _stored(store, cell, cache)
+            with threads(_threads(said)):
+                again = images_of(cell, store, cache, self.batch_size)
+            found.cells = 1
+            wrong = _compared(store, self.rows, cell, stored, said, again, cache, found)
+        except RunError as error:
+            wrong = [str(error)]
+        found.mismatches = [f"{cell.key}.parquet ({cell.title}): {line}" for line in wrong]
+        return found
+
+
+def craft_again(store: RunStore, plan: Plan, sample: Sample, work: Work) -> Recrafted:
     """Craft the drawn cells of a run again and compare their images with those that are stored.
 
     Args:
@@ -116,29 +167,22 @@ def recraft(
 
     Raises:
         InputError: a model or the data cannot be used.
+        RunError: a cell could not be crafted.
     """
     there = set(store.cells())
     cells = [cell for cell in plan.cells if cell.key in there]
     found = Recrafted(of=len(cells))
     if not cells:
         return found
-    drawn, rows = sample.of(cells), store.listing(index=False).rows
-    with progress.task("crafting again", len(drawn)) as advance:
-        for cell in drawn:
-            where = f"{cell.key}.parquet ({cell.title})"
-            try:
-                said = read_cell(store.examples_path(cell.key))
-                stored = _stored(store, cell, cache)
-                with threads(_threads(said)):
-                    again = images_of(cell, store, cache, plan.suite.batch_size)
-                found.cells += 1
-                wrong = _compared(
-                    store, plan, cell, stored, said, again, cache, found, rows.get(cell.key, {})
-                )
-            except RunError as error:
-                wrong = [str(error)]
-            found.mismatches += [f"{where}: {line}" for line in wrong]
-            advance(cell.title)
+    rows, tasks = store.listing(index=False).rows, []
+    for cell in sample.of(cells):
+        known = rows.get(cell.key, {})
+        keys = [(target, plan.keys[target]) for target in plan.targets_of(cell)]
+        own = tuple((target, known[key]) for target, key in keys if key in known)
+        tasks.append(CraftAgain(str(store.directory), cell, own, plan.suite.batch_size, work.name))
+    done = {task.cell.key: each for task, each in work.outcomes("crafting again", tasks)}
+    for task in tasks:
+        found.add(done[task.cell.key])
     return found
 
 
@@ -162,8 +206,8 @@ def _exact(said: dict[str, Any], cache: WorkerCache) -> bool:
 
 
 def _compared(
-    store: RunStore, plan: Plan, cell: Cell, stored: Tensor, said: dict[str, Any], again: Images,
-    cache: WorkerCache, found: Recrafted, rows: Mapping[str, Piece],
+    store: RunStore, rows: Sequence[tuple[str, Piece]], cell: Cell, stored: Tensor, said: dict[str, Any],
+    again: Images, cache: WorkerCache, found: Recrafted,
 ) -> list[str]:  # fmt: skip
     """What is wrong with the images of a cell, given those that its attack makes here."""
     if stored.shape != again.pixels.shape:
@@ -185,7 +229,7 @@ def _compared(
         return []
     found.elsewhere += 1
     pixels = float(equal.double().mean())
-    outcomes = _equal_outcomes(store, plan, cell, again.pixels, cache, rows)
+    outcomes = _equal_outcomes(store, rows, cell, again.pixels, cache)
     found.pixels, found.outcomes = min(found.pixels, pixels), min(found.outcomes, outcomes)
     if pixels >= EQUAL_PIXELS and outcomes >= EQUAL_OUTCOMES:
         return []
@@ -197,15 +241,11 @@ def _compared(
 
 
 def _equal_outcomes(
-    store: RunStore, plan: Plan, cell: Cell, pixels: Tensor, cache: WorkerCache,
-    there: Mapping[str, Piece],
-) -> float:  # fmt: skip
+    store: RunStore, pieces: Sequence[tuple[str, Piece]], cell: Cell, pixels: Tensor, cache: WorkerCache
+) -> float:
     """The fraction of the stored outcomes of a cell that its images have when they are crafted again."""
     same = total = 0
-    for target in plan.targets_of(cell):
-        piece = there.get(plan.keys[target])
-        if piece is None:
-            continue  # it is said elsewhere
+    for target, piece in pieces:  # of what is missing it is said elsewhere
         rows, model = store.read_rows(piece), cache.models.get([target])[0]
         predicted = np.concatenate(
             [predict(cache, member.model, pixels, None) for member in members_of(model)]

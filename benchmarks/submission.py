@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from advens import __version__
 from advens.benchmarks.archive import ABOUT, RUN, pack, refuse_large_tables, unpack
-from advens.benchmarks.environment import commit
+from advens.benchmarks.environment import commit, source_digest
 from advens.benchmarks.runner import write_boards
 from advens.benchmarks.sandbox import Limits, run_sandboxed
 from advens.benchmarks.status import runs_in
@@ -37,14 +36,13 @@ from advens.benchmarks.suites import (
     toml_table,
     validated,
 )
-from advens.digest import file_digest, value_digest
+from advens.digest import file_digest
 from advens.errors import InputError, RunError
 from advens.files import os_errors, read_regular
 from advens.printable import say
 from advens.results.store import RunStore
 
 FORMAT, RECORD = 1, "record.toml"
-PACKAGES = ("advens", "advens.attacks", "advens.defenses", "advens.results", "advens.benchmarks")
 
 
 class About(BaseModel):
@@ -194,17 +192,6 @@ def about_from(given: Mapping[str, Any], file: Path | None) -> About:
     return validated(About, told, str(file or "the submission"), text)
 
 
-def source_digest() -> str:
-    """Digest of the names and bytes of all Python files of the installed package."""
-    found = {}
-    for package in PACKAGES:
-        for folder in import_module(package).__path__:
-            for path in Path(folder).rglob("*.py"):
-                name = f"{package.replace('.', '/')}/{path.relative_to(folder).as_posix()}"
-                found[name] = file_digest(path)
-    return value_digest(found)
-
-
 def submit(
     directory: Path,
     suite: str,
@@ -282,7 +269,8 @@ def verify_archive(
             raise InputError(f"{shown}: {error}") from None
         if code == 0 and record is not None:
             authors = _submission(folder / "entry").authors
-            say(f"recorded label in {archive.parent / RECORD}: {record.label(authors)}")
+            label = record.label(authors)
+            say(f"recorded label in {archive.parent / RECORD}: {label}", err="json" in options)
         return code
 
 

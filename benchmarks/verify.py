@@ -7,32 +7,27 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from advens.attacks.expectation import is_randomized
 from advens.attacks.whitebox.adaptive import recorded
-from advens.benchmarks import defense_goal, tasks
+from advens.benchmarks import defense_goal
 from advens.benchmarks.cells import Cell
+from advens.benchmarks.checks import Check, Work, described, forget
 from advens.benchmarks.controls import with_controls
-from advens.benchmarks.evaluate import stored_cell
-from advens.benchmarks.executors import create_executor
 from advens.benchmarks.export import png_names
-from advens.benchmarks.goals import ATTACK_GOALS
 from advens.benchmarks.histories import history_mismatches
+from advens.benchmarks.journal import Journal
 from advens.benchmarks.likeness import likeness_mismatches
-from advens.benchmarks.plan import Plan, Sets, make_plan, target_key
-from advens.benchmarks.predictions import Member, logits_of, members_of, sample_rows
-from advens.benchmarks.progress import Progress
-from advens.benchmarks.recraft import Recrafted, Sample, recraft
+from advens.benchmarks.plan import Plan, Sets, make_plan
+from advens.benchmarks.recraft import Recrafted, Sample, craft_again
 from advens.benchmarks.rounds import due_rounds
 from advens.benchmarks.runner import Runner, goal_of, measures_path
 from advens.benchmarks.sanity import sanity_mismatches, tasks_of
+from advens.benchmarks.selection import Selection
 from advens.benchmarks.status import Planned, plan_path, read_failures, read_plan, runs_in
 from advens.benchmarks.suites import (
     AnySuite,
@@ -46,20 +41,20 @@ from advens.benchmarks.suites import (
     stored,
     suite_identity,
 )
-from advens.benchmarks.worker_cache import WorkerCache
-from advens.datasets import Batch, Dataset, find_data
+from advens.benchmarks.worker_cache import WorkerCache, cache_for
+from advens.datasets import Dataset, find_data
 from advens.errors import InputError, RunError, first_line
 from advens.files import LinkError, open_regular
-from advens.models import check_name, known_card, origins
+from advens.models import check_name
 from advens.results.boards.board import BOARDS, board_mismatches, path_of, suite_digest
 from advens.results.boards.rows import Rows
-from advens.results.store import Listing, Piece, RunStore, is_whole, read_cell, read_table, rows_of
-from advens.results.store.images import changed, clean_digest, decoded, digests
-from advens.threat import Threat
+from advens.results.store import Listing, Piece, RunStore, is_whole, read_cell, read_table
+from advens.results.store.listing import parquet_files
 
-BORDERLINE = 1e-4
-"""Two best logits may swap on another machine when they differ by less than this part of the spread of the
-target's logits: of the median, over images, of their range. Such a prediction is no mismatch."""
+FORWARDS = 200_000
+"""Forward passes in a task, at most: minutes on a GPU."""
+TASKS = 4
+"""Tasks for every worker, about, where there are several."""
 MOST_BORDERLINE = 1e-3
 """Largest part of all predictions that may be borderline; a single one always may."""
 MEASURED = 0.02
@@ -78,6 +73,31 @@ UNKNOWABLE = {
 """What no check of the files can show, by name."""
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """The sample of its evaluations that a run was checked by.
+
+    Args:
+        size: as it was asked for: ``1%`` or ``200``.
+        seed: from which it follows which ones they are.
+        of: how many evaluations the run holds.
+        evaluations: those that are drawn: cell, its attack and set, and the target, which is empty for a cell
+            that was tried on none.
+    """
+
+    size: str
+    seed: int
+    of: int
+    evaluations: tuple[tuple[str, str, str], ...]
+
+    def line(self) -> str:
+        """One line for people."""
+        return (
+            f"only a sample was checked: {len(self.evaluations)} of {self.of} evaluations "
+            f"(--sample {self.size} --seed {self.seed})"
+        )
+
+
 @dataclass
 class Audit:
     """What `verify` found.
@@ -87,6 +107,7 @@ class Audit:
         borderline: predictions that differ where the two best logits nearly tie.
         mismatches: what does not follow from the stored bytes, one line each.
         recrafted: what came of crafting cells again, where that was asked for.
+        drawn: the sample that was checked; None where everything was.
         notes: what is to be said beside, one line each.
     """
 
@@ -95,42 +116,53 @@ class Audit:
     borderline: int = 0
     mismatches: list[str] = field(default_factory=list)
     recrafted: Recrafted | None = None
+    drawn: Drawn | None = None
     notes: list[str] = field(default_factory=list)
 
 
 def verify_directory(
     directory: Path,
-    device: str,
-    progress: Progress | None = None,
+    work: Work,
     *,
-    sample: Sample | None = None,
+    recraft: Sample | None = None,
+    sample: Selection | None = None,
     suite: str | None = None,
+    journal: bool = False,
+    fresh: bool = False,
 ) -> Iterator[tuple[str, Audit]]:
     """Verify a run, or a folder of runs with its tables.
 
     Args:
-        sample: which cells to craft again; none without.
+        work: who does it.
+        recraft: which cells to craft again; none without.
+        sample: which evaluations to check; all without.
         suite: whose settings the run must have: a bundled one by name, or a file.
+        journal: whether to keep what is found until the end, so that an interrupted verification goes on.
+        fresh: whether to forget what an earlier one has kept.
 
     Yields:
         The name of each run in a folder, or "" for the folder itself, with what was found.
 
     Raises:
         InputError: the run, its data or one of its models cannot be read, or there is no such suite.
+        RunError: a part could not be checked.
     """
-    bars, stores = progress or Progress(), runs_in(directory)
+    stores = runs_in(directory)
     held = None if suite is None else load(suite)
-    for store in stores:
-        inside = store.directory != directory
-        audit = verify_run(store, device, bars, sample)
-        if held is not None and not inside:
-            _hold(store, held, audit)
-        yield store.directory.name if inside else "", audit
-    if inside:
-        audit = Audit(mismatches=_folder(directory, device, bars))
-        if held is not None:
-            _hold(RunStore(directory), held, audit)
-        yield "", audit
+    try:
+        for store in stores:
+            inside = store.directory != directory
+            audit = verify_run(store, work, recraft=recraft, sample=sample, journal=journal, fresh=fresh)
+            if held is not None and not inside:
+                _hold(store, held, audit)
+            yield store.directory.name if inside else "", audit
+        if inside:
+            audit = Audit(mismatches=_folder(directory, work))
+            if held is not None:
+                _hold(RunStore(directory), held, audit)
+            yield "", audit
+    finally:
+        forget()
 
 
 def _stored_suite(store: RunStore) -> AnySuite:
@@ -156,7 +188,7 @@ def _hold(store: RunStore, held: AnySuite, audit: Audit) -> None:
         audit.notes.append(f"beyond {name}: {', '.join(more)}")
 
 
-def _folder(directory: Path, device: str, progress: Progress) -> list[str]:
+def _folder(directory: Path, work: Work) -> list[str]:
     """What is wrong with a folder of runs beside the runs."""
     store = RunStore(directory)
     try:
@@ -166,81 +198,223 @@ def _folder(directory: Path, device: str, progress: Progress) -> list[str]:
     if not isinstance(suite, DefenseSuite):
         return [f"{store.suite.name} is no suite of defenses, and here are several runs"]
     with store.lock():
-        return verify_defenses(store, suite, device, progress)
+        return verify_defenses(store, suite, work)
 
 
 def verify_run(
-    store: RunStore, device: str, progress: Progress | None = None, sample: Sample | None = None
+    store: RunStore,
+    work: Work,
+    *,
+    recraft: Sample | None = None,
+    sample: Selection | None = None,
+    journal: bool = False,
+    fresh: bool = False,
 ) -> Audit:
-    """Re-check every stored example, prediction and table of a run of attacks.
+    """Re-check every stored example, prediction and table of a run of attacks, or a sample of the first two.
 
     Args:
-        sample: which cells to craft again; none without.
+        work, recraft, sample, journal, fresh: see `verify_directory`.
 
     Raises:
         InputError: the run, its data or one of its models cannot be read.
+        RunError: a part could not be checked.
     """
-    audit, cache, bars = Audit(), WorkerCache(device), progress or Progress()
     with store.lock():
         try:
-            listing, there = store.listing(index=False), set(store.cells())
+            before = _files(store)
         except LinkError as error:  # nothing of such a run is read
             return Audit(mismatches=[str(error)])
-        pieces: dict[str, list[Piece]] = {cell: [] for cell in there}
-        for piece in sorted(chain.from_iterable(listing.files.values()), key=lambda each: each.place):
-            pieces.setdefault(piece.cell, []).append(piece)
-        if not pieces and not listing.damaged:
-            raise InputError(f"{store.directory} holds no finished cells yet")
-        audit.mismatches += _damaged(store, listing)
-        audit.mismatches += [
-            f"{piece.file}: rows of a cell whose examples are missing"
-            for cell in sorted(set(pieces) - there) for piece in pieces.pop(cell)
-        ]  # fmt: skip
-        built = None if sample is None else _built_again(store, device, bars, audit)
-        with bars.task("verifying", len(pieces)) as advance:
-            reader, crafted = _Reader(store, cache), _Crafted()
-            for name in sorted(pieces, key=lambda name: _shard(store, name)):
-                try:
-                    _cell(reader, name, pieces[name], audit, crafted)
-                except (RunError, LinkError) as error:
-                    audit.mismatches.append(str(error))
-                advance(name)
-        if audit.borderline > max(1.0, MOST_BORDERLINE * audit.rows):
-            audit.mismatches.append(
-                f"{audit.borderline} of {audit.rows} predictions differ where two logits nearly tie; "
-                f"at most {MOST_BORDERLINE:.1%} of them may"
-            )
         try:
-            plan, data = _plan(store, cache, crafted, built)
-        except InputError as error:
-            audit.mismatches.append(str(error))
-        else:
-            rounds = due_rounds(plan, store)
-            undecided = [cell for cell in rounds.undecided if cell.key in there]
-            plan = plan.extended([*rounds.cells, *undecided])
-            audit.mismatches += _suite(store, plan, data, crafted)
-            audit.mismatches += history_mismatches(store, plan.suite, audit.notes)
-            audit.mismatches += likeness_mismatches(
-                store.directory, plan.suite, crafted.cells.values(), cache, audit.notes.append
+            kept = Journal(store, work.device) if journal else None
+            if kept is not None and fresh:
+                kept.remove()
+            audit = _audit(store, work, recraft, sample, kept)
+        except (InputError, RunError) as error:
+            if changed := _changes(store, before):
+                raise RunError(f"{store.directory}: {changed}") from error
+            raise
+        if changed := _changes(store, before):
+            audit.mismatches.append(changed)
+        return audit
+
+
+def _audit(
+    store: RunStore, work: Work, recraft: Sample | None, sample: Selection | None, journal: Journal | None
+) -> Audit:
+    audit, cache = Audit(), cache_for(work.device, work.name)
+    listing, there = store.listing(index=False), set(store.cells())
+    pieces: dict[str, list[Piece]] = {cell: [] for cell in there}
+    for piece in sorted(chain.from_iterable(listing.files.values()), key=lambda each: each.place):
+        pieces.setdefault(piece.cell, []).append(piece)
+    if not pieces and not listing.damaged:
+        raise InputError(f"{store.directory} holds no finished cells yet")
+    audit.mismatches += _damaged(store, listing)
+    audit.mismatches += [
+        f"{piece.file}: rows of a cell whose examples are missing"
+        for cell in sorted(set(pieces) - there) for piece in pieces.pop(cell)
+    ]  # fmt: skip
+    built = None if recraft is None else _built_again(store, work, audit)
+    crafted, broken = _described(store, sorted(pieces))
+    drawn: set[tuple[str, str]] = set()
+    if sample is not None:
+        every, drawn = _units(pieces, crafted), sample.of(_units(pieces, crafted))
+        audit.mismatches += [broken[name] for name in sorted(broken.keys() - {name for name, _ in drawn})]
+        pieces = {
+            name: [piece for piece in pieces[name] if (name, piece.key) in drawn]
+            for name in sorted({name for name, _ in drawn})
+        }
+    _cells(store, work, pieces, audit, crafted, journal)
+    if audit.borderline > max(1.0, MOST_BORDERLINE * audit.rows):
+        audit.mismatches.append(
+            f"{audit.borderline} of {audit.rows} predictions differ where two logits nearly tie; "
+            f"at most {MOST_BORDERLINE:.1%} of them may"
+        )
+    names: dict[str, str] = {}
+    try:
+        plan, data = _plan(store, cache, crafted, built)
+    except InputError as error:
+        audit.mismatches.append(str(error))
+    else:
+        rounds = due_rounds(plan, store)
+        undecided = [cell for cell in rounds.undecided if cell.key in there]
+        plan = plan.extended([*rounds.cells, *undecided])
+        names = {key: target for target, key in plan.keys.items()}
+        audit.mismatches += _suite(store, plan, data, crafted)
+        audit.mismatches += history_mismatches(store, plan.suite, audit.notes)
+        audit.mismatches += likeness_mismatches(
+            store.directory, plan.suite, crafted.values(), cache, audit.notes.append
+        )
+        if "sanity" in goal_of(plan.suite).given:
+            checks = tasks_of(plan.suite, (*plan.cells, *crafted.values()))
+            audit.mismatches += sanity_mismatches(
+                store, plan.suite, checks, audit.notes, None if recraft is None else work.device
             )
-            if "sanity" in goal_of(plan.suite).given:
-                checks = tasks_of(plan.suite, (*plan.cells, *crafted.cells.values()))
-                audit.mismatches += sanity_mismatches(
-                    store, plan.suite, checks, audit.notes, None if sample is None else device
-                )
-            if sample is not None:
-                audit.recrafted = recraft(store, plan, sample, cache, bars)
-                audit.mismatches += audit.recrafted.mismatches
-        audit.mismatches += [
-            *_boards(store),
-            *_notes(store),
-            *_pictures(store, crafted),
-            *_traces(store, crafted),
-        ]
+        if recraft is not None:
+            audit.recrafted = craft_again(store, plan, recraft, work)
+            audit.mismatches += audit.recrafted.mismatches
+    audit.mismatches += [
+        *_boards(store),
+        *_notes(store),
+        *_pictures(store, crafted),
+        *_traces(store, crafted),
+    ]
+    if sample is not None:
+        titles = {name: cell.title for name, cell in crafted.items()}
+        audit.drawn = Drawn(
+            sample.text, sample.seed, len(every),
+            tuple((name, titles.get(name, ""), names.get(key, key)) for name, key in sorted(drawn)),
+        )  # fmt: skip
+    if journal is not None:
+        journal.remove()
     return audit
 
 
-def _built_again(store: RunStore, device: str, progress: Progress, audit: Audit) -> Sets:
+def _described(store: RunStore, names: Sequence[str]) -> tuple[dict[str, Cell], dict[str, str]]:
+    """The cells that files of images describe, by name; and what is wrong with the other descriptions."""
+    crafted: dict[str, Cell] = {}
+    broken: dict[str, str] = {}
+    for name in names:
+        try:
+            path = store.examples_path(name)
+            crafted[name] = described(path, read_cell(path))[0]
+        except (RunError, InputError) as error:
+            broken[name] = str(error)
+    return crafted, broken
+
+
+def _files(store: RunStore) -> dict[str, tuple[int, int]]:
+    """Size and time of every file of images and rows."""
+    return {
+        f"{folder}/{name}": about
+        for folder in ("examples", "samples")
+        for name, about in parquet_files(store.directory, folder).items()
+    }
+
+
+def _changes(store: RunStore, before: Mapping[str, tuple[int, int]]) -> str:
+    """That files changed while they were read; empty when none did."""
+    try:
+        now = _files(store)
+    except InputError as error:
+        return str(error)
+    changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    if not changed:
+        return ""
+    return (
+        f"{len(changed)} files changed while they were verified (first: {changed[0]}); "
+        "verify the run again when nothing writes into it"
+    )
+
+
+def _units(
+    pieces: Mapping[str, Sequence[Piece]], crafted: Mapping[str, Cell]
+) -> dict[tuple[str, str], list[str]]:
+    """The evaluations of a run by cell and key of the target, each with its attack, set and target.
+
+    A cell without any has one with an empty key, so that its images can be drawn.
+    """
+    units: dict[tuple[str, str], list[str]] = {}
+    for name, each in pieces.items():
+        cell = crafted.get(name)
+        for key in dict.fromkeys(piece.key for piece in each) or [""]:
+            units[name, key] = [cell.attack if cell else "", cell.surrogates if cell else "", key]
+    return units
+
+
+def _cells(
+    store: RunStore, work: Work, pieces: Mapping[str, Sequence[Piece]], audit: Audit,
+    crafted: dict[str, Cell], journal: Journal | None,
+) -> None:  # fmt: skip
+    """Check cells with their rows; those that are not sound are taken out of what is crafted."""
+    found = {} if journal is None else journal.found(pieces)
+    if found:
+        audit.notes.append(
+            f"{len(found)} of {len(pieces)} cells were checked by an interrupted 'advens verify' of yours; "
+            "--fresh checks them again"
+        )
+    order = sorted(pieces, key=lambda name: (_shard(crafted, name), name))
+    tasks = [
+        Check(str(store.directory), tuple((name, tuple(pieces[name])) for name in part), work.name)
+        for part in _parts([name for name in order if name not in found], pieces, crafted, work.workers)
+    ]
+    for _, outcome in work.outcomes("verifying", tasks, lambda task: len(task.cells)):
+        found |= {each.cell: each for each in outcome}
+        if journal is not None:
+            journal.add(outcome, pieces)
+    audit.mismatches += dict.fromkeys(chain.from_iterable(found[name].mismatches for name in order))
+    audit.cells += sum(each.sound for each in found.values())
+    audit.rows += sum(each.rows for each in found.values())
+    audit.borderline += sum(each.borderline for each in found.values())
+    for name, each in found.items():
+        if not each.sound:
+            crafted.pop(name, None)
+
+
+def _parts(
+    names: Sequence[str], pieces: Mapping[str, Sequence[Piece]], crafted: Mapping[str, Cell], workers: int
+) -> Iterator[list[str]]:
+    """Cells for one task each: of one shard, with so many forward passes, and some tasks for every worker."""
+    most = len(names) if workers == 1 else max(1, len(names) // (TASKS * workers))
+    for _, together in groupby(names, key=lambda name: _shard(crafted, name)):
+        part: list[str] = []
+        forwards = 0
+        for name in together:
+            cost = sum(piece.stop - piece.start for piece in pieces[name])
+            if part and (len(part) >= most or forwards + cost > FORWARDS):
+                yield part
+                part, forwards = [], 0
+            part.append(name)
+            forwards += cost
+        yield part
+
+
+def _shard(crafted: Mapping[str, Cell], name: str) -> tuple[str, tuple[int, ...]]:
+    """The shard of a cell, to take cells of one shard together; what is broken comes first."""
+    cell = crafted.get(name)
+    return ("", ()) if cell is None else (cell.data, tuple(cell.shard))
+
+
+def _built_again(store: RunStore, work: Work, audit: Audit) -> Sets:
     """The surrogate sets that the suite of a run builds: built again, unless the cache holds them."""
     try:
         suite = _stored_suite(store)
@@ -255,9 +429,9 @@ def _built_again(store: RunStore, device: str, progress: Progress, audit: Audit)
             named.setdefault(said["surrogates"], set()).update(said["surrogate_specs"])
     for name in wanted:
         cached = all(_cached(spec) for spec in named.get(name, ["?"]))
-        how = "taken from the cache, by what they are built from" if cached else "built again"
-        audit.notes.append(f"surrogates '{name}': {how}")
-    runner = Runner(create_executor(device=device), progress, held_out=False, apart=False)
+        made = "taken from the cache, by what they are built from" if cached else "built again"
+        audit.notes.append(f"surrogates '{name}': {made}")
+    runner = Runner(work.executor, work.progress, held_out=False, apart=False)
     return runner.built(suite, find_data(suite.source))[0]
 
 
@@ -270,21 +444,6 @@ def _cached(spec: str) -> bool:
     return True
 
 
-@dataclass
-class _Crafted:
-    """What was read of the cells.
-
-    Args:
-        cells: by key.
-        samples: the samples of a cell, by its key.
-        images: sha256 of the images stored for a sample, by its name.
-    """
-
-    cells: dict[str, Cell] = field(default_factory=dict)
-    samples: dict[str, set[str]] = field(default_factory=dict)
-    images: dict[str, set[str]] = field(default_factory=dict)
-
-
 def _damaged(store: RunStore, listing: Listing) -> Iterator[str]:
     """What is wrong with files of rows that say nothing of their rows."""
     for name in listing.damaged:
@@ -294,196 +453,8 @@ def _damaged(store: RunStore, listing: Listing) -> Iterator[str]:
             yield str(error)
 
 
-class _Reader:
-    """What is needed of a run more than once: a file of rows, and what targets predict on clean images.
-
-    Kept are the last file, and the logits on one shard.
-    """
-
-    def __init__(self, store: RunStore, cache: WorkerCache) -> None:
-        self.store, self.cache = store, cache
-        self._file: tuple[str, Any] = ("", None)
-        self._shard: tuple[str, tuple[int, int]] | None = None
-        self._logits: dict[tuple[str, int | None], Tensor] = {}
-
-    def rows(self, piece: Piece) -> Any:
-        """The rows of a cell for a target. Raises RunError when their file is damaged."""
-        if self._file[0] != piece.file:
-            self._file = piece.file, read_table(self.store.path("samples", piece.file), "samples")
-        return rows_of(self._file[1], piece)
-
-    def logits(self, cell: Cell, target: str, member: Member) -> Tensor:
-        """Logits (N, classes) on the clean images of the cell's shard."""
-        if self._shard != (cell.data, cell.shard):
-            self._shard, self._logits = (cell.data, cell.shard), {}
-        key = target, member.place
-        if key not in self._logits:
-            pixels = self.cache.shard(cell.data, *cell.shard).pixels
-            self._logits[key] = logits_of(self.cache, member.model, pixels, None)
-        return self._logits[key]
-
-
-def _shard(store: RunStore, name: str) -> list[int]:
-    """The shard of a cell, to take cells of one shard together; what is broken comes first."""
-    try:
-        return list(read_cell(store.examples_path(name))["shard"])
-    except (RunError, InputError, KeyError, TypeError):
-        return []
-
-
-def _cell(
-    reader: _Reader, name: str, pieces: Sequence[Piece], audit: Audit, crafted: _Crafted
-) -> None:
-    store, cache = reader.store, reader.cache
-    path = store.examples_path(name)
-    said, cell = read_cell(path), stored_cell(store, name)
-    try:
-        threat = Threat(said["norm"], said["eps"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunError(
-            f"{path.name}: its description is not that of a cell ({first_line(error)})"
-        ) from error
-    where = f"{path.name} ({cell.title})"
-    if cell.key != name:
-        raise RunError(f"{where}: its description does not hash to its name")
-    if cell.goal not in ATTACK_GOALS:
-        raise RunError(f"{where}: no cell has the goal '{cell.goal}'")
-    if cell.params.get("threat") != {"norm": threat.norm, "eps": threat.eps}:
-        raise RunError(f"{where}: the ball it names is not the attack's")
-    if cache.data(cell.data).fingerprint(slice(*cell.shard)) != cell.fingerprint:
-        raise RunError(f"{where}: the data are not those it was crafted on")
-    for spec, digest in zip(cell.specs, cell.digests, strict=True):
-        known = known_card(spec)
-        if known is not None and known.digest != digest:
-            raise RunError(
-                f"{where}: the weights of its surrogates are not those it was crafted with"
-            )
-    models = cache.models.get(cell.specs)
-    spent = (said.get("forwards_per_sample"), said.get("backwards_per_sample"))
-    members = sum(_members(model) for model in models)
-    if not ATTACK_GOALS[cell.goal].possible(spent, cell, members):
-        raise RunError(f"{where}: the passes it claims are not those of the attack")
-    if [model.digest for model in models] != list(cell.digests):
-        raise RunError(f"{where}: the weights of its surrogates are not those it was crafted with")
-    if dict.fromkeys(base for model in models for base in origins(model)) != dict.fromkeys(
-        cell.bases
-    ):
-        raise RunError(f"{where}: its surrogates were not built from the models it names")
-    table, batch = read_table(path, "examples"), cache.shard(cell.data, *cell.shard)
-    if table.num_rows != len(batch.labels):
-        raise RunError(f"{where}: its samples are not those of the shard")
-    if said.get("clean_sha256") not in (None, clean_digest(batch.pixels.numpy())):
-        raise RunError(f"{where}: the clean images decode to other pixels here than where it was crafted")
-    try:
-        pixels = torch.from_numpy(decoded(table, batch.pixels.numpy))
-    except (InputError, RunError) as error:
-        raise RunError(f"{where}: {error}") from error
-    found = digests(pixels.numpy())
-    target = cell.wanted(batch.labels, batch.target_labels, models[0].num_classes)
-    audit.mismatches += [
-        f"{where}: {what}" for what in _examples(table, pixels, found, batch, threat, cell, target)
-    ]
-    audit.cells += 1
-    crafted.cells[name] = cell
-    crafted.samples[name] = set(table.column("sample_id").to_pylist())
-    for sample, digest in zip(table.column("sample_id").to_pylist(), found, strict=True):
-        crafted.images.setdefault(sample, set()).add(digest)
-    for piece in pieces:
-        audit.mismatches += [f"{where}: {what}" for what in _rows(reader, cell, piece, table, pixels, audit)]
-
-
-def _members(model: Any) -> int:
-    return len(model.members) if is_randomized(model) else 1
-
-
-def _examples(
-    table: Any, pixels: Tensor, found: Sequence[str], clean: Batch, threat: Threat, cell: Cell,
-    target: Tensor | None,
-) -> Iterator[str]:  # fmt: skip
-    """What is wrong with the stored images of one cell."""
-    bytes_ = ("image", "difference")
-    column = {name: table.column(name).to_pylist() for name in table.column_names if name not in bytes_}
-    if column["sample_id"] != list(clean.sample_ids):
-        yield "its samples are not those of the shard"
-        return
-    if column["label"] != clean.labels.tolist():
-        yield "labels differ from the data's"
-    if set(column["cell"]) != {cell.key}:
-        yield "rows of another cell"
-    for name in changed(table, found):
-        yield f"the image of {name} was changed after it was written"
-    excess = threat.excess(pixels, clean.pixels).numpy()
-    for row in np.flatnonzero(excess > tasks.AUDIT_TOLERANCE):
-        yield f"the image of {column['sample_id'][row]} leaves the ball by {excess[row]:.3g}"
-    for norm, measured in tasks.measured(pixels, clean.pixels).items():
-        if norm in column and not np.allclose(
-            measured, np.array(column[norm], float), rtol=0, atol=1e-9
-        ):
-            yield f"stored {norm} norms are not those of the images"
-    if column["target_label"] != (target.tolist() if target is not None else [None] * len(found)):
-        yield "wanted classes are not those of the data and seed"
-
-
-def _rows(
-    reader: _Reader, cell: Cell, piece: Piece, table: Any, pixels: Tensor, audit: Audit
-) -> Iterator[str]:
-    """What is wrong with the stored rows of one cell and target."""
-    stored, n, key = reader.rows(piece), len(pixels), piece.key
-    if stored.num_rows == 0:
-        yield f"no rows in {cell.key}.{key}"
-        return
-    target = stored.column("target")[0].as_py()
-    known = known_card(target)
-    if known is not None and target_key(target, known.digest) != key:
-        yield f"the weights of {target} are not those that were evaluated"
-        return
-    model = reader.cache.models.get([target])[0]
-    members = members_of(model)
-    if stored.num_rows != n * len(members):
-        yield f"{stored.num_rows} rows in {cell.key}.{key}, not {len(members)} for every image"
-        return
-    if target_key(target, model.digest) != key:
-        yield f"the weights of {target} are not those that were evaluated"
-        return
-    audit.rows += stored.num_rows
-    for k, member in enumerate(members):
-        found = {
-            "clean_pred": reader.logits(cell, target, member),
-            "adv_pred": logits_of(reader.cache, member.model, pixels, None),
-        }
-        rows = stored.slice(k * n, n)
-        said = {what: rows.column(what).to_numpy() for what in found}
-        for what, logits in found.items():
-            yield from _predictions(said[what], logits, f"{what} of {target}", audit)
-        clean_pred, adv_pred = said["clean_pred"], said["adv_pred"]
-        expected = sample_rows(
-            cell, table, target, member, clean_pred, adv_pred, cell.knows(model), model.family
-        )
-        for name, values in expected.items():
-            if name in rows.column_names and rows.column(name).to_pylist() != _plain(values):
-                yield f"column '{name}' for {target} does not follow from the predictions"
-
-
-def _predictions(given: np.ndarray, logits: Tensor, what: str, audit: Audit) -> Iterator[str]:
-    """What is wrong with stored predictions, given the logits that the model has."""
-    claimed, best = torch.from_numpy(given.copy()), logits.argmax(1)
-    gap = logits.amax(1) - logits.gather(1, claimed.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
-    spread = (logits.amax(1) - logits.amin(1)).median()
-    near = (best != claimed) & (gap < BORDERLINE * spread)
-    audit.borderline += int(near.sum())
-    wrong = int(((best != claimed) & ~near).sum())
-    if wrong:
-        yield f"{wrong} stored {what} are not what the model says"
-
-
-def _plain(values: Any) -> list[Any]:
-    if isinstance(values, np.ndarray):
-        return values.tolist()  # type: ignore[no-any-return]
-    return values.to_pylist() if hasattr(values, "to_pylist") else list(values)
-
-
 def _plan(
-    store: RunStore, cache: WorkerCache, crafted: _Crafted, built: Sets | None
+    store: RunStore, cache: WorkerCache, crafted: Mapping[str, Cell], built: Sets | None
 ) -> tuple[Plan, Dataset]:
     """The plan of a run's suite, and its data.
 
@@ -499,7 +470,7 @@ def _plan(
             raise InputError("it is a suite of defenses, and here are cells of attacks")
         named = {
             (cell.surrogates, cell.seed): cell.specs
-            for cell in crafted.cells.values() if cell.surrogates in built_sets(suite)
+            for cell in crafted.values() if cell.surrogates in built_sets(suite)
         }  # fmt: skip
         data = cache.data(suite.source)
         with recorded(_stand_ins(crafted)):  # nothing is called to see which cells belong to a suite
@@ -509,13 +480,13 @@ def _plan(
         raise InputError(f"the run does not follow from its {store.suite.name}: {error}") from error
 
 
-def _stand_ins(crafted: _Crafted) -> dict[str, str]:
+def _stand_ins(crafted: Mapping[str, Cell]) -> dict[str, str]:
     """The stand-ins of adaptive attacks that cells name, and the digests of their files."""
-    attacks = [cell.params for cell in crafted.cells.values() if cell.params.get("name") == "adaptive"]
+    attacks = [cell.params for cell in crafted.values() if cell.params.get("name") == "adaptive"]
     return {str(params.get("stand_in")): str(params.get("source")) for params in attacks}
 
 
-def _suite(store: RunStore, plan: Plan, data: Dataset, crafted: _Crafted) -> Iterator[str]:
+def _suite(store: RunStore, plan: Plan, data: Dataset, crafted: Mapping[str, Cell]) -> Iterator[str]:
     """What is wrong between the plan of a run's suite and its cells, samples, plan and environment."""
     wanted = {cell.key: cell for cell in plan.cells}
     there = set(store.cells())
@@ -528,8 +499,8 @@ def _suite(store: RunStore, plan: Plan, data: Dataset, crafted: _Crafted) -> Ite
     for key in sorted(there - set(wanted)):
         why = ": it follows a round that broke little enough to be the last" if key in beyond else ""
         yield f"{key}.parquet is no cell of {store.suite.name}{why}"
-    for key in sorted(there & set(wanted) & set(crafted.cells)):
-        if wanted[key] != crafted.cells[key]:
+    for key in sorted(there & set(wanted) & set(crafted)):
+        if wanted[key] != crafted[key]:
             yield f"{key}.parquet ({wanted[key].title}): its description is not that of the plan"
     pairs = {(cell.key, plan.keys[target]): target for target, cell in plan.pairs()}
     evaluated = store.evaluated()
@@ -620,14 +591,18 @@ def _notes(store: RunStore) -> Iterator[str]:
             yield f"failures/{name}.json notes a failure of what is finished"
 
 
-def _pictures(store: RunStore, crafted: _Crafted) -> Iterator[str]:
+def _pictures(store: RunStore, crafted: Mapping[str, Cell]) -> Iterator[str]:
     """What is wrong with the PNG files of ``advens craft``: each shows an image stored for its sample."""
     folder = store.path("images")
     if not folder.is_dir():
         return
     from PIL import Image
 
-    samples = {path: name for name, path in png_names(list(crafted.images)).items()}
+    images: dict[str, set[str]] = {}
+    for cell in crafted:
+        for sample, digest in zip(*_columns(store, cell, "sample_id", "sha256"), strict=True):
+            images.setdefault(sample, set()).add(digest)
+    samples = {path: name for name, path in png_names(list(images)).items()}
     for path in sorted(folder.rglob("*")):
         if path.is_dir():
             continue
@@ -639,14 +614,14 @@ def _pictures(store: RunStore, crafted: _Crafted) -> Iterator[str]:
             yield f"images/{name} cannot be read: {first_line(error)}"
             continue
         found = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
-        if found not in crafted.images.get(samples.get(name, ""), ()):
+        if found not in images.get(samples.get(name, ""), ()):
             yield f"images/{name} is no image that is stored for its sample"
 
 
-def _traces(store: RunStore, crafted: _Crafted) -> Iterator[str]:
+def _traces(store: RunStore, crafted: Mapping[str, Cell]) -> Iterator[str]:
     """What is wrong with stored traces: they are of cells of the run, of their samples and surrogates."""
     for path in sorted(store.path("traces").glob("*")):
-        cell = crafted.cells.get(path.stem)
+        cell = crafted.get(path.stem)
         if cell is None or path.suffix != ".parquet":
             yield f"traces/{path.name} is of no cell of the run"
             continue
@@ -656,13 +631,23 @@ def _traces(store: RunStore, crafted: _Crafted) -> Iterator[str]:
             yield str(error)
             continue
         samples = set(table.column("sample_id").to_pylist())
+        (known,) = _columns(store, path.stem, "sample_id")
         surrogates = set(table.column("surrogate").to_pylist()) - {None}
-        if not samples <= crafted.samples[path.stem] or not surrogates <= set(cell.specs):
+        if not samples <= set(known) or not surrogates <= set(cell.specs):
             yield f"traces/{path.name} is not of the samples and surrogates of its cell"
 
 
+def _columns(store: RunStore, cell: str, *names: str) -> list[list[Any]]:
+    """Columns of the images of a cell; empty ones where the file is damaged, which is said elsewhere."""
+    try:
+        table = read_table(store.examples_path(cell), "examples")
+    except (RunError, InputError):
+        return [[] for _ in names]
+    return [table.column(name).to_pylist() for name in names]
+
+
 def verify_defenses(
-    store: RunStore, suite: DefenseSuite, device: str, progress: Progress
+    store: RunStore, suite: DefenseSuite, work: Work
 ) -> list[str]:
     """What is wrong with the tables of a folder of defenses; the runs in it are verified one by one.
 
@@ -696,12 +681,10 @@ def verify_defenses(
     ]
     again: dict[str, dict[str, Any]] = {}
     tasks_ = defense_goal.measures(suite, names)
-    with progress.task("measuring", len(tasks_)) as advance:
-        for task in tasks_:
-            again[task.name] = task.do(device)
-            path = measures_path(store, task)
-            found += _measured(path, [again[task.name]], folder)
-            advance(task.title)
+    for task, row in work.outcomes("measuring", tasks_):
+        again[task.name] = row
+    for task in tasks_:
+        found += _measured(measures_path(store, task), [again[task.name]], folder)
     kept = {measures_path(store, task).name for task in tasks_}
     found += [
         f"measures/{path.name} measures no model of the suite"

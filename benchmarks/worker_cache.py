@@ -133,6 +133,12 @@ def worker_cache(device: str) -> WorkerCache:
     return WorkerCache(device)
 
 
+@lru_cache(maxsize=1)
+def cache_for(device: str, work: str) -> WorkerCache:
+    """The cache of this process for one piece of work: what was loaded for an earlier one is not believed."""
+    return WorkerCache(device)
+
+
 def largest(run: Callable[[int], None], most: int) -> int:
     """The largest power of two up to ``most`` that ``run`` has memory for; at least 1.
 

@@ -377,7 +377,7 @@ def figure(status: dict[str, str], named: dict[str, str], command: str, commit: 
         if 0 < n < total:
             low, high = wilson(dead, n)
             share += f" [{100 * low:.1f}, {100 * high:.1f}]"
-        label = "benchmarks/verify.py" if folder == "benchmarks" else folder
+        label = "benchmarks/verify.py, checks.py" if folder == "benchmarks" else folder
         lines.append(f"| {label} | {total} | {n} | {dead} | {n - dead} | {share} |")
     kinds = ", ".join(f"{count} {how}" for how, count in sorted(Counter(status.values()).items()))
     alive = [f"* `{name}`: {how}" for name, how in sorted(status.items()) if how not in KILLED]

@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from advens.benchmarks.checks import Work
 from advens.benchmarks.environment import commit, versions
 from advens.benchmarks.executors import Outcomes
 from advens.benchmarks.executors.base import T, attempt
@@ -56,7 +57,7 @@ def figures(suite: str, share: float) -> Iterator[tuple[str, float]]:
             ("verify", None), (f"verify --recraft {share}", Sample(share, "speed")),
         ):  # fmt: skip
             started = time.process_time()
-            found = [audit for _, audit in verify_directory(Path(folder), "cpu", sample=sample)]
+            found = [audit for _, audit in verify_directory(Path(folder), Work(), recraft=sample)]
             if wrong := [line for audit in found for line in audit.mismatches]:
                 raise click.ClickException(wrong[0])
             yield name, time.process_time() - started

@@ -63,16 +63,28 @@ def read_table(path: Path, kind: str | Layout | None = None) -> pa.Table:
         CorruptFile: truncated, damaged, or of another kind or schema version.
         InputError: when the file cannot be opened.
     """
+    return read_sealed(path, kind)[0]
+
+
+def read_sealed(path: Path, kind: str | Layout | None = None) -> tuple[pa.Table, str]:
+    """A file as by `read_table`, and its seal: the SHA-256 of all its other bytes, in hex."""
     path = Path(path)
     with os_errors("read", path):
         data = path.read_bytes()
-    _check_seal(path, data)
+    seal = _check_seal(path, data)
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         _check_schema(path, file.schema_arrow, file.metadata, kind)
-        return file.read()
+        return file.read(), seal
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CorruptFile(path, _first_line(error)) from error
+
+
+def seal_of(path: Path) -> str:
+    """The seal of a file, with all bytes checked against it. Raises as ``read_table``."""
+    with os_errors("read", path):
+        data = path.read_bytes()
+    return _check_seal(path, data)
 
 
 def read_metadata(path: Path, kind: str | Layout | None = None) -> tuple[dict[bytes, bytes], int]:
@@ -183,7 +195,7 @@ def _sealed(data: memoryview) -> tuple[memoryview, bytes, memoryview]:
     return pages, _MARK + _digest(pages, footer), footer
 
 
-def _check_seal(path: Path, data: bytes) -> None:
+def _check_seal(path: Path, data: bytes) -> str:
     if len(data) < 12 + _SEAL or data[-4:] != b"PAR1":
         raise CorruptFile(path, "truncated")
     body, footer = _split(memoryview(data))
@@ -192,6 +204,7 @@ def _check_seal(path: Path, data: bytes) -> None:
         raise CorruptFile(path, why)
     if body[-_SEAL:] != _MARK + _digest(body[:-_SEAL], footer):
         raise CorruptFile(path, "its bytes are not those that were written")
+    return body[-_SEAL + len(_MARK) :].hex()
 
 
 def _split(data: memoryview) -> tuple[memoryview, memoryview]:

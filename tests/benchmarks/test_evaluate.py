@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pandas as pd
 import pytest
 from PIL import Image
@@ -52,6 +54,19 @@ def test_as_if_they_had_been_in_the_suite(advens, out, suite, tmp_path, rows):
     advens("run", suite(targets=targets), "--out", tmp_path / "whole").done()
     one, two = rows(out), rows(tmp_path / "whole")
     pd.testing.assert_frame_equal(one.astype(object), two.astype(object))
+
+
+def test_workers_write_the_same_rows(advens, out, tmp_path):
+    shutil.copytree(out, tmp_path / "two")
+    for folder, how in ((out, ()), (tmp_path / "two", ("--executor", "local", "--workers", 2))):
+        advens("evaluate", folder, "--targets", "toys:centroid?seed=5", "--device", "cpu", *how).done()
+    for name in ("samples", "."):
+        one, two = (
+            {path.name: path.read_bytes() for path in (folder / name).glob("*.parquet")}
+            for folder in (out, tmp_path / "two")
+        )
+        assert one == two
+        assert one
 
 
 def test_wildcards(advens, out):

@@ -662,6 +662,18 @@ def test_a_forgery(name: str, honest: Any, tmp_path: Path, advens: Any) -> None:
     assert any(forgery.words in line for line in told), said.err
 
 
+@pytest.mark.parametrize("name", ["03-images-swapped", "05-predictions", "30-best-of-five-seeds"])
+def test_a_forgery_with_two_workers(name: str, honest: Any, tmp_path: Path, advens: Any) -> None:
+    forgery = FORGERIES[name]
+    run = Path(shutil.copytree(honest(forgery.run), tmp_path / "run"))
+    forgery.tamper(run)
+    again = ["--recraft", 1, "--challenge", "x"] if forgery.recraft else []
+    said = advens("verify", run, "--device", "cpu", "--workers", 2, *again)
+    said.failed("mismatches")
+    told = [line for line in said.err.splitlines() if line.startswith("MISMATCH  ")]
+    assert any(forgery.words in line for line in told), said.err
+
+
 def test_the_board_of_picked_images_names_them(honest: Any, tmp_path: Path, advens: Any) -> None:
     run = Path(shutil.copytree(honest("run"), tmp_path / "run"))
     picked_images(run)

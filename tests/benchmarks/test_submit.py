@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from advens.benchmarks.archive import pack, unpack
-from advens.benchmarks.submission import About, about_from, source_digest, submit
+from advens.benchmarks.environment import source_digest
+from advens.benchmarks.submission import About, about_from, submit
 from advens.digest import file_digest
 from advens.errors import InputError
 

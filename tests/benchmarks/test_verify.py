@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from advens.attacks import create_attack
+from advens.benchmarks.checks import Check, Work
 from advens.benchmarks.verify import verify_run
 from advens.cli import invoke
 from advens.datasets import load_data
@@ -311,7 +312,7 @@ def test_a_target_with_new_weights(advens, suite, tmp_path):
 
 def test_ties_are_no_mismatches(advens, store, monkeypatch):
     """Two best logits that nearly tie may swap on another machine."""
-    import advens.benchmarks.verify as module
+    import advens.benchmarks.checks as module
 
     path = samples_of(store)
     table = read_table(path)
@@ -346,7 +347,7 @@ def test_a_run_without_its_data(advens, suite, tmp_path):
 
 def mismatches(store: RunStore) -> list[str]:
     """What an audit of the run says, line by line."""
-    return verify_run(store, "cpu").mismatches
+    return verify_run(store, Work()).mismatches
 
 
 def where(store: RunStore) -> str:
@@ -383,7 +384,7 @@ def test_every_mismatch_is_told_with_its_place(store):
             images[k] = images[k][:500] + bytes([images[k][500] ^ 1]) + images[k][501:]
 
     write_table(path, column(read_table(path), "difference", flipped))
-    found = verify_run(store, "cpu")
+    found = verify_run(store, Work())
     assert found.mismatches[:2] == [
         f"{where(store)}: the image of {names[k]} was changed after it was written" for k in (3, 7)
     ]
@@ -394,7 +395,7 @@ def test_every_mismatch_is_told_with_its_place(store):
 def test_cells_that_cannot_be_read_do_not_count(store):
     path = first_examples(store)
     path.write_bytes(path.read_bytes()[:-1])
-    found = verify_run(store, "cpu")
+    found = verify_run(store, Work())
     assert (found.cells, found.rows) == (3, 60)
 
 
@@ -491,15 +492,19 @@ def test_a_run_towards_the_classes_that_the_data_want(advens, suite, tmp_path):
     assert wanted == [(label + 1) % 10 for label in data.labels.tolist()]
 
 
-def test_cells_of_one_shard_are_checked_together(store, monkeypatch):
+def test_a_task_is_of_one_shard(store, monkeypatch):
     """So that the clean images of a shard are seen once by every target."""
-    shards = [read_cell(store.examples_path(name))["shard"] for name in store.cells()]
-    assert shards != sorted(shards), "else this shows nothing"
-    seen = []
-    monkeypatch.setattr("advens.benchmarks.verify._cell", lambda reader, name, *_: seen.append(
-        read_cell(store.examples_path(name))["shard"]))  # fmt: skip
-    verify_run(store, "cpu")
-    assert seen == sorted(seen)
+    shards = {name: read_cell(store.examples_path(name))["shard"] for name in store.cells()}
+    assert [*shards.values()] != sorted(shards.values()), "else this shows nothing"
+    tasks = []
+    do = Check.do
+    monkeypatch.setattr(Check, "do", lambda task, device: tasks.append(task) or do(task, device))
+    assert mismatches(store) == []
+    assert [[shards[name] for name, _ in task.cells] for task in tasks] == [[[0, 10]] * 2, [[10, 20]] * 2]
+    monkeypatch.setattr("advens.benchmarks.verify.FORWARDS", 20)
+    tasks.clear()
+    assert mismatches(store) == []
+    assert [len(task.cells) for task in tasks] == [1, 1, 1, 1]
 
 
 @pytest.fixture

@@ -176,6 +176,22 @@ def mortal(seed: int = 0) -> nn.Module:
     return Mortal(seed)
 
 
+class Brittle(Centroid):
+    def __init__(self, seed: int, flag: str) -> None:
+        super().__init__(seed)
+        self.flag = Path(flag)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.flag.exists():
+            os._exit(9)
+        return super().forward(x)
+
+
+def brittle(flag: str, seed: int = 0) -> nn.Module:
+    """Takes its process with it while a file is there."""
+    return Brittle(seed, flag)
+
+
 class Comb(Centroid):
     """Narrow gaps, of which a start finds one by chance: what a run breaks, it breaks by where it starts."""
 
