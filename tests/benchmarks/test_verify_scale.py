@@ -100,7 +100,9 @@ def test_a_model_is_loaded_once_for_all_cells_of_a_shard(
     """
     loaded: Counter[str] = Counter()
     find, init = pool.find_model, pool.ModelPool.__init__
-    monkeypatch.setattr(pool.ModelPool, "__init__", lambda self, device: init(self, device, budget))
+    monkeypatch.setattr(
+        pool.ModelPool, "__init__", lambda self, device, **how: init(self, device, budget, **how)
+    )
     monkeypatch.setattr(pool, "find_model", lambda name: loaded.update([name]) or find(name))
     during: Counter[str] = Counter()
 
