@@ -158,9 +158,9 @@ def test_nothing_to_craft_again() -> None:
 
 IDENTITIES = {
     "digits-builders": (1, "2c05d5e6815b"),
-    "digits-catalogue": (1, "5b4e8497b42e"),
-    "digits-catalogue-budget": (1, "a7d91e813fca"),
-    "digits-catalogue-mixed": (1, "27e17e299c78"),
+    "digits-catalogue": (1, "907fe16a974c"),
+    "digits-catalogue-budget": (1, "63cbebccdfa9"),
+    "digits-catalogue-mixed": (1, "fc484debb1ca"),
     "digits-defenses": (2, "681b4278c837"),
     "digits-defenses-epochs": (1, "84a321f541e3"),
     "digits-ensembles-budget": (1, "542955504f44"),
