@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from advens.attacks.interfaces import (
     Context,
     Feature,
     FeatureLoss,
+    FeatureMix,
     Fused,
     FusedCopies,
     GradientEstimator,
@@ -73,6 +75,9 @@ class GradientOracle:
         self._silent: Tensor | int = 0
         self._classes: int | None = None
         self._tapped = [TappedSurrogate(self, k) for k in range(len(self.taps))]
+        if isinstance(self.feature, FeatureMix):
+            for tap, surrogate in zip(self.taps, self._tapped, strict=True):
+                tap.mixed = partial(self.feature.mixed, surrogate=surrogate)
 
     def begin(self, step: int, step_size: float, x_adv: Tensor | None = None) -> None:
         """Draw what this step draws, and prepare features at the iterate where there are any."""

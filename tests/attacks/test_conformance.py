@@ -363,9 +363,9 @@ def test_any_part_goes_with_any_fusion(
     fusion: str, field: str, part: Any, scene: Callable[..., Scene], small: Small, count: Any
 ) -> None:
     """Or is refused by name, with a reason."""
-    if field == "feature" and hasattr(PARTS["feature"].get(part), "loss") and (
-        reason := getattr(create_attack(fusion).fusion, "OF_LOGITS", "")  # type: ignore[attr-defined]
-    ):  # fmt: skip
+    its: Any = create_attack(fusion).fusion  # type: ignore[attr-defined]
+    refused = hasattr(its, "layers") or (field == "feature" and hasattr(PARTS["feature"].get(part), "loss"))
+    if field == "feature" and refused and (reason := getattr(its, "OF_LOGITS", "")):
         with pytest.raises(InputError, match=f"'{part}' does not go with the fusion '.*', which {reason}"):
             small(fusion, feature=part)
         return

@@ -58,7 +58,7 @@ def test_everything_goes_with_everything(name: str) -> None:
 def test_fusions_that_need_logits_are_refused(name: str) -> None:
     loss = hasattr(PARTS["feature"].get(name), "loss")
     for fusion in PARTS["fusion"]:
-        if fusion in FUSIONS or not loss:
+        if fusion in FUSIONS or not (loss or hasattr(PARTS["fusion"].get(fusion), "layers")):
             create_attack("ens-loss", feature=name, fusion=fusion)
             continue
         refused = rf"'{name}' does not go with the fusion '{fusion}', which \w+.*'ens-loss'"
