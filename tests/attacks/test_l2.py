@@ -138,7 +138,10 @@ class Scaled(nn.Module):
 
 def deaf_to_scale(name: str, factor: float) -> tuple[int, dict[str, Any]]:
     """How many surrogates, and the options under which an attack may not depend on the logits' scale."""
-    fusion = type(create_attack(name).fusion).__name__  # type: ignore[attr-defined]
+    attack: Any = create_attack(name)
+    fusion = type(attack.fusion).__name__
+    if hasattr(attack.feature, "score"):
+        return 2, {"score": "logit"}  # a probability knows the scale
     if name == "l2t":
         return 2, {"lr": 0.0}  # its scores learn from the loss
     if name == "decowa":
