@@ -124,7 +124,7 @@ class Layout:
     def fits(self, schema: pa.Schema) -> bool:
         """Whether names and types are those of the kind, and in order where these are fixed.
 
-        Nullable columns at the end of a fixed layout may be missing: older runs did not have them.
+        Nullable columns of a fixed layout may be missing: older runs did not have them.
         """
         names = list(schema.names)
         if len(set(names)) < len(names) or self.unknown(names):
@@ -133,5 +133,5 @@ class Layout:
             return False
         if not self.fixed:
             return not self.missing(names)
-        known = len(names)
-        return names == self.names[:known] and all(column.nullable for column in self.columns[known:])
+        there = [name for name in self.names if name in names]
+        return names == there and all(c.nullable for c in self.columns if c.name not in there)

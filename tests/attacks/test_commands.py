@@ -52,6 +52,7 @@ def test_an_attack_with_its_parameters(say: Say) -> None:
         "  changes       -",
         "  warm_up       0",
         "  warm_up_scale 10.0",
+        "  feature       -",
     ]
 
 

@@ -128,7 +128,7 @@ def test_the_embedded_models_are_calibrated_without_a_suite(
     assert "images of 32x32" in said.out
     found, missing = known_times(["digits:vit", "shapes:resnet", "digits:resnet"], (32, 32), "cpu")
     assert missing == ["digits:resnet"]
-    assert all(each.forward > 0 < each.backward for each in found.values())
+    assert all(each.forward > 0 <= each.backward for each in found.values())
 
 
 def test_images_of_unknown_size_are_refused(advens: Any, suite: Any, tmp_path: Path) -> None:
