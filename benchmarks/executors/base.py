@@ -6,6 +6,7 @@ import ctypes
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
@@ -63,7 +64,8 @@ def executor(name: str) -> Callable[[E], E]:
     """Register what makes an executor from ``device`` and, where the user says how many, ``workers``.
 
     Further fields of a dataclass are options, which are given as text: ``NAME?OPTION=VALUE``. An executor
-    with an attribute ``elsewhere`` works on other machines: its device is not looked for on this one.
+    with an attribute ``elsewhere`` works on other machines: its device is not looked for on this one. One
+    with an attribute ``package`` is refused where that cannot be imported.
     """
 
     def decorate(make: E) -> E:
@@ -88,7 +90,7 @@ def create_executor(name: str = "local", *, device: str = "cpu", workers: int | 
     name, _, query = name.partition("?")
     make = EXECUTORS.get(name)
     options = dict(parse_qsl(query, keep_blank_values=True))
-    known = set(getattr(make, "__dataclass_fields__", ())) - {"device", "workers", "elsewhere"}
+    known = set(getattr(make, "__dataclass_fields__", ())) - {"device", "workers", "elsewhere", "package"}
     for option in options:
         if option not in known:
             hint = nearest(option, known) or ("" if known else "; it has none")
@@ -96,11 +98,14 @@ def create_executor(name: str = "local", *, device: str = "cpu", workers: int | 
     if not getattr(make, "elsewhere", False):
         device = resolve_device(device)
     try:
-        return make(device=device, **({} if workers is None else {"workers": workers}), **options)
+        made = make(device=device, **({} if workers is None else {"workers": workers}), **options)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise InputError(f"executor '{name}': {where} = {first['input']!r}: {first['msg']}") from None
+    if (package := getattr(make, "package", "")) and find_spec(package) is None:  # before a run is begun
+        raise InputError(f"executor '{name}' needs {package.replace('ray', 'Ray')}; install advens[{name}]")
+    return made
 
 
 def resolve_device(device: str) -> str:

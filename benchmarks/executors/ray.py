@@ -61,6 +61,7 @@ class Ray:
     """
 
     elsewhere: ClassVar[bool] = True
+    package: ClassVar[str] = "ray"
     device: str = "cpu"
     workers: Count | None = None
     address: str | None = None

@@ -61,6 +61,7 @@ class Submitit:
     """
 
     elsewhere: ClassVar[bool] = True
+    package: ClassVar[str] = "submitit"
     device: str = "cpu"
     workers: Count = 8
     cluster: Literal["slurm", "local"] | None = None

@@ -110,6 +110,7 @@ def test_without_ray(advens, suite, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     said = advens("run", suite(), "--out", tmp_path / "out", "--executor", "ray")
     said.refused("'ray' needs Ray", "advens[ray]")
+    assert not (tmp_path / "out").exists()
 
 
 class Loud:

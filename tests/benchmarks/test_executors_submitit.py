@@ -177,3 +177,4 @@ def test_without_submitit(advens, suite, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     said = advens("run", suite(), "--out", tmp_path / "out", "--executor", "submitit")
     said.refused("'submitit' needs submitit", "advens[submitit]")
+    assert not (tmp_path / "out").exists()
