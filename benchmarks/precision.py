@@ -90,7 +90,7 @@ class Agreement:
 
     @property
     def within(self) -> bool:
-        """Whether the success rate lies in the interval of float32."""
+        """Whether the success rate is within the interval of float32."""
         return self.low <= self.success <= self.high
 
     def line(self) -> str:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
-from advens.attacks.features.guided import Count, Positive, Score, Total, descent, support
-from advens.attacks.interfaces import Passes, Seen, Tapped
+from advens.attacks.features.guided import Guided, Positive, Score, Total, support
+from advens.attacks.interfaces import Tapped
 from advens.attacks.layers import Layer
-from advens.attacks.parts import part
+from advens.attacks.parts import Count, part
 from advens.attacks.registry import recipe
 from advens.attacks.uniform import EnsLoss
 from advens.attacks.updates import MI
-from advens.threat import Threat, unit_l2
+from advens.threat import Threat
 
 PAPER = "Jin et al., 2023 (DANAA)"
 
 
 @part("feature", "danaa", targeted=False, paper=PAPER, year=2023)
-class DANAA:
+class DANAA(Guided):
     """NAA along a path of the image's own instead of a line: ascend ``-<A, F(x')>``.
 
     ``w_0 = x``, ``w_{t+1} = w_t + length sign(dp_y/dx at w_t + N(0, noise^2))``, t = 0, ..., ``copies`` -
@@ -43,13 +43,7 @@ class DANAA:
     lower: bool = False
     score: Score = "probability"
 
-    @property
-    def layers(self) -> tuple[float | str, ...]:
-        return (self.layer,)
-
-    def prepare(self, surrogate: Tapped, x_adv: Tensor) -> None:
-        if "A" in surrogate.memory:
-            return
+    def guidance(self, surrogate: Tapped) -> Tensor:
         w, total = surrogate.job.x, Total()
         step = -self.length if self.lower else self.length
         for t in range(self.copies):
@@ -59,13 +53,7 @@ class DANAA:
             along, g = surrogate.gradient(value, [noisy, *seen.features])
             total.add(g, factor)
             w = w + step * along.sign()
-        surrogate.memory["A"] = unit_l2(total.value)
-
-    def preparation(self, surrogates: int, copies: int, steps: range) -> Passes:
-        return Passes(surrogates * self.copies, surrogates * self.copies)
-
-    def loss(self, seen: Seen, surrogate: Tapped) -> Tensor:
-        return descent(seen, surrogate)
+        return total.value
 
 
 @recipe("danaa", symbol="DANAA", family="feature", targeted=False, paper=PAPER, year=2023)

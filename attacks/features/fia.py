@@ -5,20 +5,20 @@ from __future__ import annotations
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
-from advens.attacks.features.guided import Count, Score, Share, Total, descent, importance
-from advens.attacks.interfaces import Passes, Seen, Tapped
+from advens.attacks.features.guided import Guided, Score, Share, Total, importance
+from advens.attacks.interfaces import Tapped
 from advens.attacks.layers import Layer
-from advens.attacks.parts import part
+from advens.attacks.parts import Count, part
 from advens.attacks.registry import recipe
 from advens.attacks.uniform import EnsLoss
 from advens.attacks.updates import MI
-from advens.threat import Threat, unit_l2
+from advens.threat import Threat
 
 PAPER = "Wang et al., ICCV 2021 (FIA)"
 
 
 @part("feature", "fia", targeted=False, paper=PAPER, year=2021)
-class FIA:
+class FIA(Guided):
     """Features that matter on many masked images are suppressed: ascend ``-<A, F(x')>``.
 
     ``A = n_2(sum_i ds_y/dF at x * M_i)``, i = 1, ..., ``copies``: F is the feature map of a layer, s_y the
@@ -41,24 +41,12 @@ class FIA:
     keep: Share = 0.7
     score: Score = "logit"
 
-    @property
-    def layers(self) -> tuple[float | str, ...]:
-        return (self.layer,)
-
-    def prepare(self, surrogate: Tapped, x_adv: Tensor) -> None:
-        if "A" in surrogate.memory:
-            return
+    def guidance(self, surrogate: Tapped) -> Tensor:
         x, total = surrogate.job.x, Total()
         for i in range(self.copies):
             mask = surrogate.job.draws.uniform(x, 0, 1, "fia", i) < self.keep
             total.add(*importance(surrogate, x * mask, self.score))
-        surrogate.memory["A"] = unit_l2(total.value)
-
-    def preparation(self, surrogates: int, copies: int, steps: range) -> Passes:
-        return Passes(surrogates * self.copies, surrogates * self.copies)
-
-    def loss(self, seen: Seen, surrogate: Tapped) -> Tensor:
-        return descent(seen, surrogate)
+        return total.value
 
 
 @recipe("fia", symbol="FIA", family="feature", targeted=False, paper=PAPER, year=2021)

@@ -6,6 +6,7 @@ sign.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Literal
 
 import torch
@@ -13,16 +14,12 @@ from pydantic import AfterValidator
 from torch import Tensor
 from torch.nn import functional as F
 
-from advens.attacks.interfaces import Seen, Tapped
+from advens.attacks.interfaces import Passes, Seen, Tapped
+from advens.attacks.layers import Layer
 from advens.attacks.losses import log_odds
+from advens.threat import unit_l2
 
 Score = Literal["logit", "probability"]
-
-
-def _some(count: int) -> int:
-    if count < 1:
-        raise ValueError("at least 1")
-    return count
 
 
 def _share(share: float) -> float:
@@ -37,9 +34,33 @@ def _positive(size: float) -> float:
     return size
 
 
-Count = Annotated[int, AfterValidator(_some)]
 Share = Annotated[float, AfterValidator(_share)]
 Positive = Annotated[float, AfterValidator(_positive)]
+
+
+class Guided(ABC):
+    """What parts have in common whose guidance A is found once a run, from ``copies`` passes."""
+
+    layer: Layer
+    copies: int
+
+    @property
+    def layers(self) -> tuple[float | str, ...]:
+        return (self.layer,)
+
+    @abstractmethod
+    def guidance(self, surrogate: Tapped) -> Tensor:
+        """The sum of the gradients with respect to the features, in whose direction A points."""
+
+    def prepare(self, surrogate: Tapped, x_adv: Tensor) -> None:
+        if "A" not in surrogate.memory:
+            surrogate.memory["A"] = unit_l2(self.guidance(surrogate))
+
+    def preparation(self, surrogates: int, copies: int, steps: range) -> Passes:
+        return Passes(surrogates * self.copies, surrogates * self.copies)
+
+    def loss(self, seen: Seen, surrogate: Tapped) -> Tensor:
+        return descent(seen, surrogate)
 
 
 def descent(seen: Seen, surrogate: Tapped) -> Tensor:

@@ -6,20 +6,20 @@ import torch
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
-from advens.attacks.features.guided import Count, Positive, Score, Total, descent, importance
+from advens.attacks.features.guided import Guided, Positive, Score, Total, importance
 from advens.attacks.interfaces import Passes, Seen, Tapped
 from advens.attacks.layers import Layer
-from advens.attacks.parts import part
+from advens.attacks.parts import Count, part
 from advens.attacks.registry import recipe
 from advens.attacks.uniform import EnsLoss
 from advens.attacks.updates import MI
-from advens.threat import Threat, unit_l2
+from advens.threat import Threat
 
 PAPER = "Zhang et al., CVPR 2022 (NAA)"
 
 
 @part("feature", "naa", targeted=False, paper=PAPER, year=2022)
-class NAA:
+class NAA(Guided):
     """Attributions of the label to features are lowered: ascend ``-sum f(A * (F(x') - F(0)))``.
 
     ``A = n_2(sum_m ds_y/dF at m/n x)``, m = 0, ..., n-1, along the line from the black image. f leaves
@@ -39,27 +39,21 @@ class NAA:
     gamma: Positive = 1.0
     score: Score = "probability"
 
-    @property
-    def layers(self) -> tuple[float | str, ...]:
-        return (self.layer,)
-
-    def prepare(self, surrogate: Tapped, x_adv: Tensor) -> None:
-        if "A" in surrogate.memory:
-            return
+    def guidance(self, surrogate: Tapped) -> Tensor:
         x, total = surrogate.job.x, Total()
         for m in range(self.copies):
             total.add(*importance(surrogate, m / self.copies * x, self.score))
-        surrogate.memory["A"] = unit_l2(total.value)
         if self.gamma != 1:
             with torch.no_grad():
                 surrogate.memory["F0"] = surrogate.run(torch.zeros_like(x)).features[0]
+        return total.value
 
     def preparation(self, surrogates: int, copies: int, steps: range) -> Passes:
         return Passes(surrogates * (self.copies + (self.gamma != 1)), surrogates * self.copies)
 
     def loss(self, seen: Seen, surrogate: Tapped) -> Tensor:
         if self.gamma == 1:
-            return descent(seen, surrogate)
+            return super().loss(seen, surrogate)
         part = surrogate.memory["A"] * (seen.features[0] - surrogate.memory["F0"])
         return -torch.where(part > 0, part, self.gamma * part).flatten(1).sum(1)
 

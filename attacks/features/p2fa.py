@@ -6,10 +6,10 @@ from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
 from advens.attacks.features.bfa import around
-from advens.attacks.features.guided import Count, Positive, descent
+from advens.attacks.features.guided import Positive, descent
 from advens.attacks.interfaces import Passes, Seen, Tapped
 from advens.attacks.layers import Layer
-from advens.attacks.parts import part
+from advens.attacks.parts import Count, part
 from advens.attacks.registry import recipe
 from advens.attacks.steps import StepSize
 from advens.attacks.uniform import EnsLoss

@@ -7,21 +7,21 @@ from pydantic import field_validator
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
-from advens.attacks.features.guided import Count, Score, Share, Total, descent, importance
-from advens.attacks.interfaces import Passes, Seen, Tapped
+from advens.attacks.features.guided import Guided, Score, Share, Total, importance
+from advens.attacks.interfaces import Tapped
 from advens.attacks.layers import Layer
-from advens.attacks.parts import part
+from advens.attacks.parts import Count, part
 from advens.attacks.registry import recipe
 from advens.attacks.uniform import EnsLoss
 from advens.attacks.updates import MI
 from advens.seeding import Draws
-from advens.threat import Threat, unit_l2
+from advens.threat import Threat
 
 PAPER = "Zhang et al., IJCAI 2022 (RPA)"
 
 
 @part("feature", "rpa", targeted=False, paper=PAPER, year=2022)
-class RPA:
+class RPA(Guided):
     """FIA with other masks: pixels or patches are multiplied by noise.
 
     Mask i has the i-th of ``sizes``, which are taken in turn. Of size 1, every value of every channel is
@@ -51,19 +51,13 @@ class RPA:
             raise ValueError("at least one")
         return sizes
 
-    @property
-    def layers(self) -> tuple[float | str, ...]:
-        return (self.layer,)
-
-    def prepare(self, surrogate: Tapped, x_adv: Tensor) -> None:
-        if "A" in surrogate.memory:
-            return
+    def guidance(self, surrogate: Tapped) -> Tensor:
         x, draws, total = surrogate.job.x, surrogate.job.draws, Total()
         for i in range(self.copies):
             chosen = self._chosen(x, draws, i, self.sizes[i % len(self.sizes)])
             mask = torch.where(chosen, draws.uniform(x, 0, 1, "rpa", "noise", i), 1.0)
             total.add(*importance(surrogate, x * mask, self.score))
-        surrogate.memory["A"] = unit_l2(total.value)
+        return total.value
 
     def _chosen(self, x: Tensor, draws: Draws, i: int, size: int) -> Tensor:
         """Where the mask is noise, (N, C, H, W)."""
@@ -75,12 +69,6 @@ class RPA:
         patches = order.flatten(1).argsort(1).argsort(1).view_as(order) < count
         whole = patches.repeat_interleave(size, 2).repeat_interleave(size, 3)
         return whole[:, :, : x.shape[2], : x.shape[3]]
-
-    def preparation(self, surrogates: int, copies: int, steps: range) -> Passes:
-        return Passes(surrogates * self.copies, surrogates * self.copies)
-
-    def loss(self, seen: Seen, surrogate: Tapped) -> Tensor:
-        return descent(seen, surrogate)
 
 
 @recipe("rpa", symbol="RPA", family="feature", targeted=False, paper=PAPER, year=2022)

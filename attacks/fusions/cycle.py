@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import field_validator
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
 from advens.attacks.interfaces import Oracle, Passes
-from advens.attacks.parts import part
+from advens.attacks.parts import Count, part
 from advens.attacks.registry import recipe
 from advens.attacks.steps import StepSize
 from advens.threat import Threat
@@ -27,15 +26,8 @@ class Cycle:
         reshuffle: whether the surrogates are shuffled anew whenever all were asked.
     """
 
-    members: int = 1
+    members: Count = 1
     reshuffle: bool = False
-
-    @field_validator("members")
-    @classmethod
-    def _some(cls, members: int) -> int:
-        if members < 1:
-            raise ValueError("at least 1")
-        return members
 
     def direction(self, oracle: Oracle, x: Tensor) -> Tensor:
         asked = self.order(oracle)

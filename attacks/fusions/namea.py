@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from advens.attacks.attack import ComposedAttack
 from advens.attacks.interfaces import Oracle, Passes, Tapped
-from advens.attacks.parts import part
+from advens.attacks.parts import Count, part
 from advens.attacks.registry import recipe
 from advens.attacks.updates import MI
 from advens.errors import InputError
@@ -50,17 +50,10 @@ class NAMEA:
     """
 
     OF_LOGITS: ClassVar = "taps the surrogates itself"
-    rounds: int = 4
+    rounds: Count = 4
     eta: float = 0.6
     mask: Literal["attention", "shifted", "none"] = "attention"
     fill: Literal["noise", "zero"] = "noise"
-
-    @field_validator("rounds")
-    @classmethod
-    def _some(cls, rounds: int) -> int:
-        if rounds < 1:
-            raise ValueError("at least 1")
-        return rounds
 
     @field_validator("eta")
     @classmethod

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from advens.attacks.geometry import enlarged, rotate
 from advens.attacks.interfaces import Context
-from advens.attacks.parts import part
+from advens.attacks.parts import Count, part
 from advens.attacks.spectrum import spectral
 from advens.attacks.transforms.admix import Mixed, others_of
 from advens.attacks.transforms.bsr import BSR
@@ -74,7 +74,7 @@ class L2T:
     """
 
     pairs: int = 3
-    views: int = 34
+    views: Count = 34
     lr: float = 0.01
     learned: Literal["score", "probability"] = "score"
     mixed: Mixed = "clean"
@@ -86,13 +86,6 @@ class L2T:
         if pairs < 2:
             raise ValueError("at least 2")
         return pairs
-
-    @field_validator("views")
-    @classmethod
-    def _some(cls, views: int) -> int:
-        if views < 1:
-            raise ValueError("at least 1")
-        return views
 
     @property
     def copies(self) -> int:

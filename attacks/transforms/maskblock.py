@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-from pydantic import field_validator
 from torch import Tensor
 
 from advens.attacks.interfaces import Context
-from advens.attacks.parts import part
+from advens.attacks.parts import Count, part
 
 
 @part("transform", "maskblock", paper="Fan et al., 2022 (MaskBlock), arXiv 2208.06538", year=2022)
@@ -21,14 +20,7 @@ class MaskBlock:
         grid: blocks along each side; the copies are its square.
     """
 
-    grid: int = 4
-
-    @field_validator("grid")
-    @classmethod
-    def _some(cls, grid: int) -> int:
-        if grid < 1:
-            raise ValueError("at least 1")
-        return grid
+    grid: Count = 4
 
     @property
     def copies(self) -> int:

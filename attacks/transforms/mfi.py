@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import field_validator
 from torch import Tensor
 
 from advens.attacks.interfaces import Context
-from advens.attacks.parts import part
+from advens.attacks.parts import Count, part
 from advens.attacks.transforms.admix import Mixed, others_of
 from advens.attacks.transforms.si import faded
 
@@ -42,20 +41,13 @@ class MFI:
         mixed: other images as they are ``clean``, or ``adversarial`` as they have become.
     """
 
-    others: int = 3
-    scales: int = 5
+    others: Count = 3
+    scales: Count = 5
     mask: Literal["soft", "hard"] = "soft"
     radius: float = 100 / 224
     softness: float = 10 / 224
     sigma: float = 2.0
     mixed: Mixed = "clean"
-
-    @field_validator("others", "scales")
-    @classmethod
-    def _some(cls, count: int) -> int:
-        if count < 1:
-            raise ValueError("at least 1")
-        return count
 
     @property
     def copies(self) -> int:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
 from advens.attacks.interfaces import Context
-from advens.attacks.parts import part
+from advens.attacks.parts import Count, part
 
 
 @part("transform", "shifts", paper="Fang et al., CVPR 2024 (ANDA)", year=2024)
@@ -21,15 +20,8 @@ class Shifts:
         reach: the largest shift, in half sides.
     """
 
-    grid: int = 5
+    grid: Count = 5
     reach: float = 0.3
-
-    @field_validator("grid")
-    @classmethod
-    def _some(cls, grid: int) -> int:
-        if grid < 1:
-            raise ValueError("at least 1")
-        return grid
 
     @property
     def copies(self) -> int:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
 from advens.attacks.interfaces import Context
-from advens.attacks.parts import part
+from advens.attacks.parts import Count, part
 from advens.attacks.spectrum import spectral
 from advens.attacks.transforms.bsr import cuts
 from advens.seeding import Draws
@@ -40,16 +39,9 @@ class SIA:
         operations: the ten of the ``paper``, or the first seven, as ``transferattack`` has it.
     """
 
-    copies: int = 20
-    blocks: int = 3
+    copies: Count = 20
+    blocks: Count = 3
     operations: Literal["paper", "transferattack"] = "paper"
-
-    @field_validator("copies", "blocks")
-    @classmethod
-    def _some(cls, count: int) -> int:
-        if count < 1:
-            raise ValueError("at least 1")
-        return count
 
     def __call__(self, x: Tensor, copy: int, context: Context) -> Tensor:
         draws, known = context.draws.fork("sia", copy), OPERATIONS[self.operations]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-from pydantic import field_validator
 from torch import Tensor
 
 from advens.attacks.interfaces import Context
-from advens.attacks.parts import part
+from advens.attacks.parts import Count, part
 from advens.attacks.transforms.admix import Mixed, others_of
 
 
@@ -15,7 +14,7 @@ from advens.attacks.transforms.admix import Mixed, others_of
 class USMM:
     """Copies ``clip(s_i x * (1 - r + 2 r o_j), 0, 1)`` for ``scales`` scales and ``others`` other images.
 
-    The scales ``s_i = low + (high - low) i / (m - 1)``, i = 0, ..., m - 1, are evenly spaced. The mask lies
+    The scales ``s_i = low + (high - low) i / (m - 1)``, i = 0, ..., m - 1, are evenly spaced. The mask is
     between 1 - r and 1 + r and is made of another image o_j, which all scales share; r = 0 leaves the uniform
     scales alone. Other images are clean ones of the same shard, drawn anew each step for every sample;
     published code shuffles the adversarial images of the batch (``mixed="adversarial"``), see ``admix``.
@@ -32,20 +31,13 @@ class USMM:
         straight_through: whether the transform counts as the identity for the gradient.
     """
 
-    others: int = 3
-    scales: int = 5
+    others: Count = 3
+    scales: Count = 5
     low: float = 0.1
     high: float = 0.75
     r: float = 0.5
     mixed: Mixed = "clean"
     straight_through: bool = True
-
-    @field_validator("others", "scales")
-    @classmethod
-    def _some(cls, count: int) -> int:
-        if count < 1:
-            raise ValueError("at least 1")
-        return count
 
     @property
     def copies(self) -> int:

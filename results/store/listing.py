@@ -1,6 +1,6 @@
 """What a run holds, from one look at each of its folders.
 
-Whether a file is whole, and which rows lie in it, stands in its footer. An index keeps what was found
+The footer of a file says whether it is whole, and which rows it holds. An index keeps what was found
 there, by name, size and time of every file, so that the footers of a large run are read once. It is a cache:
 a file that it does not know as it is now is read again, a damaged or missing index costs only time, and
 verification does without.
@@ -45,7 +45,7 @@ class Piece(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Its place among all rows of a run, whatever file it lies in."""
+        """Its place among all rows of a run, whatever file holds it."""
         return pair_file(self.cell, self.key)
 
 
@@ -77,7 +77,7 @@ class Listing:
         return key in self.rows.get(cell, ())
 
     def ordered(self, cells: Collection[str] | None = None) -> list[Piece]:
-        """The rows in one order, whatever files they lie in; those of some cells, or of all."""
+        """The rows in one order, whatever files hold them; those of some cells, or of all."""
         wanted = self.rows if cells is None else {cell: self.rows.get(cell, {}) for cell in cells}
         return sorted((piece for each in wanted.values() for piece in each.values()), key=lambda p: p.place)
 

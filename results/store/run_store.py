@@ -218,7 +218,7 @@ class RunStore:
         filters: Filters | None = None,
         listing: Listing | None = None,
     ) -> pd.DataFrame:
-        """All rows of ``samples``, by cell and key of the target, whatever files they lie in.
+        """All rows of ``samples``, by cell and key of the target, whatever files hold them.
 
         Args:
             columns: those wanted; None is all of them.
