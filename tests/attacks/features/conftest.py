@@ -8,20 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from advens.attacks import create_attack
 from advens.seeding import Draws
-
-SIDE, CLASSES, SEED, EPS = 6, 4, 11, 16 / 255
-
-Memory = dict[str, Any]
-Step = Callable[[int, int, Tensor, Memory], Tensor]
-"""(step, sample, iterate, memory of the sample's run) -> displacement, before projection."""
+from tests.attacks.gradient.conftest import CLASSES, SEED, SIDE
+from tests.attacks.gradient.conftest import Scene as Formulas
+from tests.attacks.gradient.conftest import mi as mi
 
 
 class Staged(nn.Module):
@@ -50,13 +45,10 @@ class Staged(nn.Module):
 
 
 @dataclass
-class Scene:
+class Scene(Formulas):
     """K surrogates whose losses are averaged, N images, labels and perhaps targets."""
 
-    models: Sequence[Staged]
-    x: Tensor
-    y: Tensor
-    target: Tensor | None = None
+    models: Sequence[Staged]  # type: ignore[assignment]
 
     @property
     def k(self) -> int:
@@ -113,31 +105,6 @@ class Scene:
     def at_step(self, t: int) -> Draws:
         return self.once().at(t)
 
-    def project(self, at: Tensor, i: int) -> Tensor:
-        return torch.clamp(torch.clamp(at, self.x[i] - EPS, self.x[i] + EPS), 0, 1)
-
-    def transcribed(self, step: Step, steps: int) -> Tensor:
-        results = []
-        for i, x in enumerate(self.x):
-            at, memory = x.clone(), Memory()
-            for t in range(steps):
-                at = self.project(at + step(t, i, at, memory), i)
-            results.append(at)
-        return torch.stack(results)
-
-    def run(self, name: str, **options: Any) -> Tensor:
-        attack = create_attack(name, **{"eps": EPS, **options})
-        result = attack.run(self.models, self.x, self.y, self.target, seed=SEED)
-        assert result.passes == attack.passes(self.k)
-        return result.x_adv
-
-    def same(self, step: Step, name: str, steps: int, **options: Any) -> None:
-        """The attack's images are those of its formulas, and they moved."""
-        wanted = self.transcribed(step, steps)
-        found = self.run(name, steps=steps, **options)
-        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
-        assert float((found - self.x).abs().amax()) > EPS / 2
-
 
 def scene(n: int, k: int, targeted: bool = False) -> Scene:
     models = [Staged(seed) for seed in range(k)]
@@ -157,17 +124,6 @@ def at(request: pytest.FixtureRequest) -> Scene:
 @pytest.fixture(params=[(1, 1, False), (7, 3, True), (7, 1, True), (1, 3, False)])
 def any_goal(request: pytest.FixtureRequest) -> Scene:
     return scene(*request.param)
-
-
-@pytest.fixture
-def mi() -> Callable[..., Tensor]:
-    def momentum(g: Tensor, memory: Memory, mu: float = 1.0) -> Tensor:
-        """``m <- mu m + g / mean|g|``."""
-        memory["m"] = mu * memory.get("m", torch.zeros_like(g)) + g / g.abs().mean()
-        found: Tensor = memory["m"]
-        return found
-
-    return momentum
 
 
 @pytest.fixture
