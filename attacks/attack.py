@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -121,9 +122,23 @@ class ComposedAttack(Runnable):
         return feature
 
     def craft(self, job: Job) -> tuple[Tensor, Passes]:
-        """The loop, on some rows of a shard."""
-        x, threat, update = job.x, self.threat, self.update
+        """The last of the iterates, on some rows of a shard."""
         oracle = self.oracle(job)
+        for iterate in self.iterates(job, oracle):
+            x_adv = iterate
+        job.silent.append(oracle.silent)
+        if job.trace is not None:
+            conclude(self, job, x_adv)
+        return x_adv, oracle.passes
+
+    def walk(self, job: Job) -> tuple[list[Tensor], Passes]:
+        """All iterates, and what they cost."""
+        oracle = self.oracle(job)
+        return list(self.iterates(job, oracle)), oracle.passes
+
+    def iterates(self, job: Job, oracle: GradientOracle) -> Iterator[Tensor]:
+        """The loop: the image after every step."""
+        x, threat, update = job.x, self.threat, self.update
         x_adv = start = self.start.place(x, threat, job.draws)
         memory: dict[str, Tensor] = {}
         for step in range(-self.warm_up, self.steps):
@@ -138,11 +153,9 @@ class ComposedAttack(Runnable):
                 observe(self, job, at)
             direction = self.fusion.direction(oracle, at)
             x_adv = stepped(update, x_adv, direction, memory, oracle.context)
+            if step >= 0:
+                yield x_adv
         oracle.check()
-        job.silent.append(oracle.silent)
-        if job.trace is not None:
-            conclude(self, job, x_adv)
-        return x_adv, oracle.passes
 
     def oracle(self, job: Job) -> GradientOracle:
         """The surrogates of a job, changed, behind this attack's loss, transforms, estimator and filters."""

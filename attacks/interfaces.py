@@ -518,10 +518,19 @@ class ModelChange(Protocol):
 
 
 class Seen(NamedTuple):
-    """What a surrogate gives for a batch: logits (N, classes) and the features (N, ...) of tapped layers."""
+    """What a surrogate gives for images x: logits (N, classes) and features (N, ...) of tapped layers."""
 
     logits: Tensor
     features: tuple[Tensor, ...]
+    x: Tensor
+
+
+class Walk(Protocol):
+    """An attack that goes from one image to the next."""
+
+    def walk(self, job: Job) -> tuple[list[Tensor], Passes]:
+        """The images after every step, and what they cost."""
+        ...
 
 
 class Tapped(Protocol):
@@ -555,6 +564,10 @@ class Tapped(Protocol):
 
     def loss(self, logits: Tensor) -> Fused:
         """The attack's loss of these logits."""
+        ...
+
+    def first(self, attack: Walk) -> list[Tensor]:
+        """The iterates of another attack on all surrogates, which is run once, with draws of its own."""
         ...
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
@@ -30,6 +30,7 @@ from advens.attacks.interfaces import (
     Passes,
     Seen,
     Softmin,
+    Walk,
 )
 from advens.attacks.losses import mean_odds
 from advens.attacks.tap import Tap
@@ -74,6 +75,7 @@ class GradientOracle:
         self._moved: Tensor | bool = True  # whether a sample had any gradient in the step at hand
         self._silent: Tensor | int = 0
         self._classes: int | None = None
+        self._walks: dict[Walk, list[Tensor]] = {}
         self._tapped = [TappedSurrogate(self, k) for k in range(len(self.taps))]
         if isinstance(self.feature, FeatureMix):
             for tap, surrogate in zip(self.taps, self._tapped, strict=True):
@@ -152,6 +154,17 @@ class GradientOracle:
         for each in self.filters:
             g = each(g)
         return g
+
+    def first(self, attack: Walk) -> list[Tensor]:
+        """The iterates of another attack on the same images, run once; its passes are counted."""
+        if attack not in self._walks:
+            draws, step = self.job.draws.fork("first"), self.context.draws
+            job = replace(self.job, draws=draws, trace=None, silent=[])
+            self._walks[attack], passes = attack.walk(job)
+            self.forwards, self.backwards = self.forwards + passes.forward, self.backwards + passes.backward
+            for model in self.job.models:
+                begin_step(model, step)
+        return self._walks[attack]
 
     def tapped(self, k: int) -> TappedSurrogate:
         """Surrogate ``k`` with its taps."""
@@ -298,9 +311,13 @@ class GradientOracle:
         Its logits; where a feature loss is ascended, that of its features (N,).
         """
         seen = self.seen(x, k)
-        if isinstance(self.feature, FeatureLoss):
-            return self.feature.loss(seen, self._tapped[k]).to(x.device)
-        return seen.logits
+        if not isinstance(self.feature, FeatureLoss):
+            return seen.logits
+        views, n = [seen], len(self.job.x)
+        if len(x) > n:  # several views of the images in one pass
+            parts = (part.split(n) for part in (seen.logits, *seen.features, x))
+            views = [Seen(z, tuple(f), at) for z, *f, at in zip(*parts, strict=True)]
+        return torch.cat([self.feature.loss(view, self._tapped[k]).to(x.device) for view in views])
 
     def seen(self, x: Tensor, k: int) -> Seen:
         """Logits of surrogate ``k``, and the features that are tapped; counted."""
@@ -313,7 +330,7 @@ class GradientOracle:
             self._classes = check_logits(out, len(x), who, labels, self._classes)
             name = getattr(model, "name", "")
             warn_of_probabilities(f"'{name}'" if name else who, out)
-        return Seen(out.to(x.device), self.taps[k].take() if self.taps else ())
+        return Seen(out.to(x.device), self.taps[k].take() if self.taps else (), x)
 
 
 @dataclass
@@ -343,6 +360,9 @@ class TappedSurrogate:
 
     def loss(self, logits: Tensor) -> Fused:
         return self.oracle.of_logits(logits)
+
+    def first(self, attack: Walk) -> list[Tensor]:
+        return self.oracle.first(attack)
 
 
 def answer(model: nn.Module, x: Tensor, device: torch.device, who: str) -> Tensor:

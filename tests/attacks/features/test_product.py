@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from advens.attacks import create_attack
+from advens.attacks.attack import ComposedAttack
 from advens.attacks.parts import PARTS
 from advens.attacks.registry import RECIPES
 from advens.errors import InputError
@@ -17,14 +18,15 @@ from tests.attacks.features.conftest import scene
 from tests.attacks.fusions.test_product import ESTIMATORS, FILTERS, TRANSFORMS, UPDATES
 
 EPS = 8 / 255
-SMALL: dict[str, Any] = {"copies": 2}
+SMALL: dict[str, Any] = {"copies": 2, "first": ComposedAttack(steps=2)}
 FUSIONS = [name for name in PARTS["fusion"] if not hasattr(PARTS["fusion"].get(name), "OF_LOGITS")]
 
 
 def small(name: str) -> dict[str, Any]:
     """A feature part with few passes."""
     known = PARTS["feature"].get(name).__dataclass_fields__  # type: ignore[attr-defined]
-    return {"name": name} | {key: value for key, value in SMALL.items() if key in known}
+    fits = {key for key, value in SMALL.items() if key in known and type(known[key].default) is type(value)}
+    return {"name": name} | {key: SMALL[key] for key in fits}
 
 
 @pytest.mark.parametrize("name", list(PARTS["feature"]))
@@ -76,3 +78,17 @@ def test_the_feature_is_what_a_recipe_adds(name: str) -> None:
     same = {key: value for key, value in spec.items() if key in ("update", "steps", "step_size")}
     without = create_attack("ens-loss", **same)
     assert not torch.equal(with_it, without.run(at.models, at.x, at.y).x_adv)
+
+
+@pytest.mark.parametrize("name", list(PARTS["feature"]))
+def test_several_views_in_one_pass(name: str) -> None:
+    """Two scales of two neighbours: the same images and passes as one view at a time."""
+    at = scene(2, 2)
+    attack = create_attack(
+        "ens-loss", feature=small(name), transforms=[{"name": "si", "copies": 2}], steps=2,
+        estimator={"name": "pgn", "copies": 2}, eps=EPS,
+    )  # fmt: skip
+    one = attack.run(at.models, at.x, at.y, seed=1)
+    all_at_once = attack.run(at.models, at.x, at.y, seed=1, copies_at_once=8)
+    assert all_at_once.passes == one.passes
+    torch.testing.assert_close(all_at_once.x_adv, one.x_adv, rtol=0, atol=1e-12)
