@@ -26,6 +26,7 @@ from advens.attacks.interfaces import (
     ModelChange,
     OwnStep,
     Passes,
+    SeesClean,
     Start,
     Update,
     queries_at,
@@ -179,9 +180,11 @@ class ComposedAttack(Runnable):
         copies = math.prod(transform.copies for transform in self.transforms)
         every = range(-self.warm_up, self.steps)
         estimates = Counter(queries_at(self.estimator, step) for step in every)
-        forward = backward = 0
+        shown = sum(change.views for change in self.changes if isinstance(change, SeesClean))
+        forward, backward = surrogates * shown, 0
         if self.feature is not None:
-            forward, backward = self.feature.preparation(surrogates, copies, every)
+            prepared = self.feature.preparation(surrogates, copies, every)
+            forward, backward = forward + prepared.forward, prepared.backward
         for queries, steps in estimates.items():
             step = self.fusion.passes(surrogates, queries * copies)
             forward, backward = forward + steps * step.forward, backward + steps * step.backward

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advens.attacks.interfaces import ChangeContext, Handle, ModelChange, Stepped
+from advens.attacks.interfaces import ChangeContext, Handle, Job, ModelChange, SeesClean, Stepped
 from advens.seeding import Draws
 
 
@@ -32,6 +32,16 @@ class Changed(nn.Module):
         """A step begins: these are its draws; None when the attack is over."""
         self.context.begin(draws)
         begin_step(self.model, draws)
+
+    def show(self, job: Job, run: Callable[[Tensor], object]) -> None:
+        """Let changes that want to see clean images see them; ``run`` passes images through the surrogate."""
+        every = self.changes
+        for change in every:
+            if isinstance(change, SeesClean):
+                self.changes = (change,)
+                for self.context.shown in range(change.views):
+                    run(change.clean(job, self.context.shown))
+        self.changes, self.context.shown = every, None
 
     def forward(self, x: Tensor) -> Tensor:
         with attached(self.model, self.changes, self.context):

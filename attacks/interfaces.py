@@ -172,11 +172,15 @@ class ChangeContext:
         draws: of the step, sliced to the rows at hand; None outside an attack.
         member: which copy of the model this is, so that copies draw differently.
         memory: what a change keeps from step to step, of the rows at hand; empty when an attack begins.
+        shown: which of the clean images that a change wants to see is at hand; see `SeesClean`.
+        kept: what changes keep of them, of the rows at hand.
     """
 
     draws: Draws | None = None
     member: int = 0
     memory: dict[Any, Any] = field(default_factory=dict)
+    shown: int | None = None
+    kept: dict[Any, Any] = field(default_factory=dict)
 
     def begin(self, draws: Draws | None) -> None:
         """A step begins: these are its draws; None when the attack is over."""
@@ -514,6 +518,24 @@ class ModelChange(Protocol):
         Raises:
             InputError: there is nothing in ``model`` that this changes.
         """
+        ...
+
+
+@runtime_checkable
+class SeesClean(ModelChange, Protocol):
+    """A change that sees its surrogate at clean images once, before an attack begins.
+
+    It is then alone on the surrogate, and attached while ``context.shown`` is the number of an image; what it
+    needs of it goes to ``context.kept``.
+    """
+
+    @property
+    def views(self) -> int:
+        """How many images it wants to see for each sample; each is a forward pass."""
+        ...
+
+    def clean(self, job: Job, i: int) -> Tensor:
+        """Image number i of the samples at hand, (N, C, H, W)."""
         ...
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from advens.attacks.hooks import begin_step
+from advens.attacks.hooks import Changed, begin_step
 from advens.attacks.interfaces import (
     Context,
     Feature,
@@ -76,13 +76,23 @@ class GradientOracle:
         self._silent: Tensor | int = 0
         self._classes: int | None = None
         self._walks: dict[Walk, list[Tensor]] = {}
+        self._begun = False
         self._tapped = [TappedSurrogate(self, k) for k in range(len(self.taps))]
         if isinstance(self.feature, FeatureMix):
             for tap, surrogate in zip(self.taps, self._tapped, strict=True):
                 tap.mixed = partial(self.feature.mixed, surrogate=surrogate)
 
     def begin(self, step: int, step_size: float, x_adv: Tensor | None = None) -> None:
-        """Draw what this step draws, and prepare features at the iterate where there are any."""
+        """Draw what this step draws, and prepare features at the iterate where there are any.
+
+        Before the first step, changes that want to see clean images see them.
+        """
+        if not self._begun:
+            self._begun = True
+            for k, model in enumerate(self.job.models):
+                if isinstance(model, Changed):
+                    with torch.no_grad():
+                        model.show(self.job, partial(self.seen, k=k))
         self._silent, self._moved = self.silent, False
         self.context.draws = self.job.draws.at(step)
         self.context.step_size = step_size

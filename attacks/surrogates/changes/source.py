@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from advens.attacks.hooks import Changed, attached
-from advens.attacks.interfaces import ChangeContext, ModelChange
+from advens.attacks.interfaces import ChangeContext, ModelChange, SeesClean
 from advens.attacks.parts import from_spec, name_of, options, to_spec
 from advens.classifier import Classifier, borrowed
 from advens.digest import value_digest
@@ -30,12 +30,15 @@ class ChangedModel(Classifier):
         member: which copy this is.
 
     Raises:
-        InputError: the surrogate is an ensemble.
+        InputError: the surrogate is an ensemble, or a change needs an attack around it.
     """
 
     def __init__(self, base: Classifier, changes: Sequence[ModelChange], member: int = 0) -> None:
         if type(base).forward is not Classifier.forward:
             raise InputError(f"model '{base.name}' is no single network; change its members")
+        for change in changes:
+            if isinstance(change, SeesClean):
+                raise InputError(f"'{name_of(change)}' needs clean images: name it in front of an attack")
         with borrowed([base]):  # a Classifier freezes its network; this one is another's, too
             super().__init__(
                 Changed(base.net, changes, member), name=name(base.name, changes, member),
