@@ -34,7 +34,9 @@ class Changed(nn.Module):
         begin_step(self.model, draws)
 
     def show(self, job: Job, run: Callable[[Tensor], object]) -> None:
-        """Let changes that want to see clean images see them; ``run`` passes images through the surrogate."""
+        """Let changes that want to see clean images see them, once; ``run`` shows images to the surrogate."""
+        if self.context.kept:
+            return
         every = self.changes
         for change in every:
             if isinstance(change, SeesClean):

@@ -180,7 +180,14 @@ def test_networks(name: str) -> None:
     for size in (1, 2):
         part = attack.run(net, x, y, micro_batch=size).x_adv
         torch.testing.assert_close(part, whole, rtol=0, atol=1e-9)
-    assert not torch.equal(whole, create_attack("cfm", steps=2, eps="32/255", changes=[]).run(net, x, y).x_adv)
+    plain = create_attack("cfm", steps=2, eps="32/255", changes=[]).run(net, x, y).x_adv
+    assert not torch.equal(whole, plain)
+
+
+def test_a_first_attack_does_not_see_them_again() -> None:
+    at = scene(2, 3, False)
+    attack = create_attack("ila", layer="tokens", changes=["cfm"], first="ifgsm", steps=2)
+    assert attack.run(at.models, at.x, at.y).passes == attack.passes(2) == (2 * (1 + 10 + 2 + 2), 2 * 12)
 
 
 def test_the_width_is_that_of_what_the_network_sees() -> None:
