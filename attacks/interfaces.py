@@ -6,6 +6,7 @@ protocol by having the methods: nothing has to be inherited.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -243,6 +244,12 @@ class Fused(NamedTuple):
     value: Tensor
     ascended: Tensor
     log_scale: Tensor
+
+    def term(self) -> Tensor:
+        """The loss as a term of a sum, (N,). A slope too small for a float is taken as a small one."""
+        lowest = 0.69 * math.log(torch.finfo(self.ascended.dtype).tiny)
+        scale = self.log_scale.to(self.ascended).clamp_min(lowest).exp()
+        return self.value + scale * (self.ascended - self.ascended.detach())
 
 
 class Loss(Protocol):

@@ -142,7 +142,9 @@ def deaf_to_scale(name: str, factor: float) -> tuple[int, dict[str, Any]]:
     fusion = type(attack.fusion).__name__
     if hasattr(attack.feature, "score"):
         return 2, {"score": "logit"}  # a probability knows the scale
-    if name == "ila":  # its first attack has a loss of its own
+    if name == "tap":
+        return 2, {"weight": 0, "smooth": 0}  # features beside a loss of logits
+    if name in ("ila", "yaila"):  # their first attack has a loss of its own
         return 2, {"first": {"name": "composed", "loss": "margin", "steps": 2}}
     if name == "l2t":
         return 2, {"lr": 0.0}  # its scores learn from the loss
