@@ -12,7 +12,7 @@ import click
 @click.option("--parts", is_flag=True, help="List the parts that attacks are composed of, or show one.")
 @click.option("--front", is_flag=True, help="List the attacks that no other one beats for fewer passes.")
 @click.option("--budget", type=click.IntRange(1), help="With --front: the most backward passes an image.")
-@click.option("--run", type=click.Path(path_type=Path), help="With --front: of this run.")
+@click.option("--run", type=click.Path(path_type=Path), help="With --front: of this run, not the reference.")
 def attacks(name: str | None, parts: bool, front: bool, budget: int | None, run: Path | None) -> None:
     """List attacks (NAME may be a wildcard), or show one with its parameters, defaults and paper.
 
@@ -35,19 +35,27 @@ def _front(pattern: str, budget: int | None, run: Path | None) -> None:
 
     from advens.errors import InputError
     from advens.listing import show
+    from advens.results.boards import kept
     from advens.results.boards.front import front, lettered
     from advens.results.boards.leaderboard import leaderboard
+    from advens.results.boards.means import Means
+    from advens.results.boards.outcomes import contributions
     from advens.results.boards.rows import load
 
     if run is None:
-        raise click.UsageError("--front needs --run DIR, as of 'advens run digits-catalogue'")
-    samples, cells = load([run])
-    board = leaderboard(samples, cells)
+        parts, spent = kept.read(kept.CATALOGUE)
+        source = "the reference run of digits-catalogue (--run DIR for yours)"
+        board = spent.assign(mean_asr=Means(parts).rates)
+    else:
+        samples, cells = load([run])
+        parts, source = contributions(samples), str(run)
+        board = leaderboard(samples, cells)
     board = board[[fnmatch(attack, pattern) for attack in board["attack"]]]
     found = front(board, budget)
     if found.empty:
-        raise InputError(f"no attack '{pattern}' takes at most {budget} backward passes an image here")
-    found = lettered(found, samples)
+        most = f" takes at most {budget} backward passes an image" if budget else ""
+        raise InputError(f"no attack '{pattern}'{most} here")
+    found = lettered(found, parts)
     rows = [
         (row["surrogates"], row["attack"], f"{row['forwards_per_sample']:g}/{row['backwards_per_sample']:g}",
          _percent(row["mean_asr"]), f"{_percent(row['models_low'])}-{_percent(row['models_high'])}",
@@ -56,9 +64,9 @@ def _front(pattern: str, budget: int | None, run: Path | None) -> None:
     ]  # fmt: skip
     show(
         ("surrogates", "attack", "F/B", "mean ASR", "new models", "letters", "these targets"), rows,
-        f"{run}: mean attack success rate in % over held-out targets, with its 95 % interval for new models. "
-        "Rows of the same surrogates that share a letter cannot be told apart, for new models and images and "
-        "for these targets and new images.",
+        f"{source}: mean attack success rate in % over held-out targets, with its 95 % interval for new "
+        "models. Rows of the same surrogates that share a letter cannot be told apart, for new models and "
+        "images and for these targets and new images.",
     )  # fmt: skip
 
 

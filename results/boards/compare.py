@@ -44,13 +44,13 @@ def compare(samples: pd.DataFrame, a: str, b: str, denominator: str = "target") 
     """
     parts = contributions(samples, denominator)
     pairs = _pairs(parts, a, b)
-    whole = _difference(parts, pairs)
+    whole = difference(parts, pairs)
     whole.update(a=a, b=b, denominator=denominator)
-    whole["each"] = [_difference(parts, [pair]) for pair in pairs]
+    whole["each"] = [difference(parts, [pair]) for pair in pairs]
     return whole
 
 
-def _difference(parts: Contributions, pairs: list[tuple[int, int]]) -> dict[str, Any]:
+def difference(parts: Contributions, pairs: list[tuple[int, int]]) -> dict[str, Any]:
     held = parts.held_out
     both, common = compared_targets(np.stack([held[a] & held[b] for a, b in pairs]))
     left = np.concatenate([parts.value[a][t] for (a, _), t in zip(pairs, both, strict=True)])

@@ -171,6 +171,17 @@ def _leaderboard(
     return ranked
 
 
+def groups(means: Means) -> pd.DataFrame:
+    """``models_group`` and ``group`` of a leaderboard, a line for every row of the contributions."""
+    order = [int(row) for row in (-means.table["mean_asr"]).argsort(kind="stable")]
+    compared = _Compared(means, order)
+    found: pd.DataFrame = pd.DataFrame(
+        {"models_group": compared.letters(compared.new, LEAST_TARGETS),
+         "group": compared.letters(compared.these, 1)}, index=order,
+    )  # fmt: skip
+    return found.sort_index()
+
+
 def paired_difference(a: Array, b: Array) -> tuple[Array, Array]:
     """Differences between two rows where both count.
 

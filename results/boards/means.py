@@ -48,6 +48,12 @@ class Means:
         """The values in each row's mean, (images, targets); nan outside the denominator."""
         return [self.parts.value[row][used].T for row, used in enumerate(self.used)]
 
+    @property
+    def rates(self) -> Array:
+        """``mean_asr`` alone, of every row."""
+        rates: Array = nanmean(np.where(self.used, nanmean(self.parts.value, axis=2), np.nan), axis=1)
+        return rates
+
     @cached_property
     def table(self) -> pd.DataFrame:
         """``mean_asr`` and the ends of both intervals, a line for every row of the contributions."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,8 @@ DENOMINATORS = {
 }
 """What a rate may be over."""
 KEYS = ["suite", "attack", "surrogates"]
+OF_TARGET = ("evaluated", "white_box", "clean_accuracy", "robust_accuracy", "error_rate", "seeds")
+"""What `Contributions` hold of every row and target."""
 Flags = NDArray[np.bool_]
 
 
@@ -64,6 +66,12 @@ class Contributions:
     def held_out(self) -> Flags:
         """(R, T) evaluated, not white-box, and no near-duplicate of another that counts."""
         return counted_once(self.evaluated & ~self.white_box, self.firsts)
+
+    def pick(self, rows: Sequence[int]) -> Contributions:
+        """Some of the rows alone, in this order; targets and images stay."""
+        own = list(rows)
+        arrays = {name: getattr(self, name)[own] for name in ("value", *OF_TARGET)}
+        return replace(self, rows=self.rows.iloc[own].reset_index(drop=True), **arrays)
 
 
 def contributions(samples: pd.DataFrame, denominator: str = "target") -> Contributions:

@@ -9,6 +9,7 @@ import pytest
 from advens.cli import invoke
 from advens.results.boards.front import front, lettered
 from advens.results.boards.leaderboard import leaderboard
+from advens.results.boards.outcomes import contributions
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_letters_are_those_of_the_front_alone(drawn):
     strength = {("cheap", "s"): 0.3, ("wasteful", "s"): 0.31, ("dear", "s"): 0.8}
     frame = drawn(strength, {"A": 1.0, "B": 0.9}, n=200)
     board = leaderboard(frame, spent(frame, {"cheap": 10, "wasteful": 50, "dear": 40}))
-    found = lettered(front(board), frame)
+    found = lettered(front(board), contributions(frame))
     assert list(found["attack"]) == ["cheap", "dear"]
     assert list(found["group"]) == ["b", "a"]
     assert list(found) == list(board)
@@ -79,7 +80,7 @@ def test_command(run, drawn, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "why"),
-    [(["--front"], "--front needs --run DIR"), (["--budget", "4"], "--budget and --run go with --front"),
+    [(["--budget", "4"], "--budget and --run go with --front"),
      (["--front", "--parts"], "ask for one"), (["--front", "--run", "nowhere"], "nowhere"),
      (["--front", "--budget", "0"], "budget")],
 )  # fmt: skip
