@@ -30,7 +30,7 @@ of_logits = pytest.mark.parametrize(
 )
 OTHER_VIEWS = {
     "difgsm", "bsr", "pna-patchout", "anda", "sia", "us-mm", "dem", "decowa", "ops", "mfi", "ssm-p",
-    "logit", "logit-margin", "po-trip", "l2t", "cfm",
+    "logit", "logit-margin", "po-trip", "l2t", "cfm", "ftm",
 }  # fmt: skip
 """These show a linear surrogate something else than the image, and it has another gradient there."""
 ATTRIBUTIONS = {"mig", "taig-s", "taig-r", "mumodig"}
@@ -148,6 +148,8 @@ def deaf_to_scale(name: str, factor: float) -> tuple[int, dict[str, Any]]:
         return 2, {"first": {"name": "composed", "loss": "margin", "steps": 2}}
     if name == "l2t":
         return 2, {"lr": 0.0}  # its scores learn from the loss
+    if name == "ftm":
+        return 2, {"tuned": False}  # its perturbations learn by the gradient
     if name == "decowa":
         return 2, {"rho": 0.01 / factor}  # a step along a gradient as long as it is
     return {
