@@ -114,34 +114,41 @@ def fronts(parts: Contributions, spent: pd.DataFrame) -> str:
 
 def attacks(parts: Contributions, spent: pd.DataFrame) -> str:
     """Every attack at published cost beside the same at equal passes, as markdown: a table for each set."""
-    board, blocks = board_of(parts, spent), []
-    best = set(front(board)["attack"] + "@" + front(board)["surrogates"])
-    for surrogates, rows in board.groupby("surrogates"):
+    blocks = []
+    for surrogates, rows in places(parts, spent).groupby("surrogates"):
         found: dict[str, dict[str, Any]] = {}
         for row in rows.to_dict("records"):
-            name, budget = parted(row["attack"])
-            found.setdefault(name, {})["equal" if budget else "published"] = row
-        order = sorted(found, key=lambda name: _highest(found[name]), reverse=True)
+            which = "published" if pd.isna(row["budget"]) else "equal"
+            found.setdefault(row["name"], {})[which] = row
         lines = []
-        for name in order:
+        for name in sorted(found, key=lambda name: _highest(found[name]), reverse=True):
             cells = [name]
             for which in ("published", "equal"):
-                row = found[name].get(which)
-                if row is None:
-                    cells += ["", ""]
-                else:
-                    mark = "**" if f"{row['attack']}@{surrogates}" in best else ""
-                    cells += [_passes(row), f"{mark}{_mean(row)}{mark}"]
+                row = found[name].get(which, {})
+                mark = "**" if row.get("front") else ""
+                cells += [_passes(row), f"{mark}{_mean(row)}{mark}"] if row else ["", ""]
             lines.append(cells)
-        header = (
-            "attack",
-            "F / B, published",
-            "mean success rate, %",
-            "F / B, equal",
-            "mean success rate, %",
-        )
+        header = ("attack", "F / B, published", "mean ASR, %", "F / B, equal", "mean ASR, %")
         blocks.append(f"On `{surrogates}`:\n\n{_markdown(header, lines)}")
     return "\n\n".join(blocks) + "\n"
+
+
+def places(parts: Contributions, spent: pd.DataFrame) -> pd.DataFrame:
+    """The place of every row among those on the same surrogates, at equal passes or at published cost.
+
+    Returns:
+        The columns of `board_of`; ``name`` and ``budget`` as `parted`; ``place``, 1 for the highest mean, of
+        ``of`` rows; ``front``, whether none is as strong with fewer passes.
+    """
+    board = board_of(parts, spent)
+    names = pd.DataFrame([parted(attack) for attack in board["attack"]], columns=["name", "budget"])
+    board = pd.concat([board, names], axis=1)
+    rows = board.groupby(["surrogates", board["budget"].fillna(0)])["mean_asr"]
+    best = front(board)
+    return board.assign(
+        place=rows.rank(ascending=False, method="min").astype(int), of=rows.transform("size"),
+        front=(board["attack"] + "@" + board["surrogates"]).isin(best["attack"] + "@" + best["surrogates"]),
+    )  # fmt: skip
 
 
 def _highest(rows: Mapping[str, Mapping[str, Any]]) -> tuple[float, float]:

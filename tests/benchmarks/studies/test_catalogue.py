@@ -21,6 +21,7 @@ from advens.benchmarks.studies.catalogue import (
     main,
     named,
     parted,
+    places,
     published,
     rankings,
 )
@@ -123,6 +124,14 @@ def test_what_becomes_of_claims(parts: Contributions) -> None:
     rates = published()
     assert found["published"]["nifgsm"] == rates["cnn", "nifgsm"] - rates["cnn", "mifgsm"]
     assert (found["models_p"] <= 1).all()
+
+
+def test_places_count_the_rows_of_one_kind(parts: Contributions) -> None:
+    spent = parts.rows.assign(forwards_per_sample=120.0, backwards_per_sample=120.0)
+    found = places(parts, spent).set_index("name")
+    assert dict(found["place"]) == {"ifgsm": 4, "mifgsm": 1, "nifgsm": 2, "vnifgsm": 2}
+    assert set(found["of"]) == {4}
+    assert dict(found["front"]) == {"ifgsm": False, "mifgsm": True, "nifgsm": False, "vnifgsm": False}
 
 
 def test_published_names_are_attacks_and_so_are_their_bases() -> None:
