@@ -12,11 +12,12 @@ from pydantic import AfterValidator, field_validator
 from torch import Tensor, nn
 
 from advens.attacks.attack import ComposedAttack
+from advens.attacks.filters import TI
 from advens.attacks.interfaces import ChangeContext, Handle, Job
 from advens.attacks.losses import TargetLogit
 from advens.attacks.parts import name_of, part
-from advens.attacks.recipes import to_targets
 from advens.attacks.registry import recipe
+from advens.attacks.steps import StepSize
 from advens.attacks.surrogates.changes.sgm import called
 from advens.attacks.surrogates.changes.vit import Batch
 from advens.attacks.transforms.rdi import RDI
@@ -163,4 +164,7 @@ def CleanFeatureMixup() -> ComposedAttack:
 
     The attack is published for targets; without them it descends the label's logit.
     """
-    return to_targets(MI(), TargetLogit(), steps=299, transforms=(RDI(),), changes=(CFM(),))
+    return ComposedAttack(
+        update=MI(), loss=TargetLogit(), steps=299, step_size=StepSize("eps/8"), transforms=(RDI(),),
+        filters=(TI(size=5),), changes=(CFM(),),
+    )  # fmt: skip

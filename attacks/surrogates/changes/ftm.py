@@ -11,12 +11,13 @@ from pydantic import field_validator
 from torch import Tensor, nn
 
 from advens.attacks.attack import ComposedAttack
+from advens.attacks.filters import TI
 from advens.attacks.hooks import on_gradient
 from advens.attacks.interfaces import ChangeContext, Handle
 from advens.attacks.losses import TargetLogit
 from advens.attacks.parts import part
-from advens.attacks.recipes import to_targets
 from advens.attacks.registry import recipe
+from advens.attacks.steps import StepSize
 from advens.attacks.surrogates.changes.cfm import CFM, Mixing, Place
 from advens.attacks.transforms.rdi import RDI
 from advens.attacks.updates import MI
@@ -117,4 +118,7 @@ def FeatureTuningMixup() -> ComposedAttack:
 
     The attack is published for targets; without them it descends the label's logit.
     """
-    return to_targets(MI(), TargetLogit(), steps=299, transforms=(RDI(),), changes=(FTM(),))
+    return ComposedAttack(
+        update=MI(), loss=TargetLogit(), steps=299, step_size=StepSize("eps/8"), transforms=(RDI(),),
+        filters=(TI(size=5),), changes=(FTM(),),
+    )  # fmt: skip
