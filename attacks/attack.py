@@ -26,6 +26,7 @@ from advens.attacks.interfaces import (
     ModelChange,
     OwnStep,
     Passes,
+    RunsBackFirst,
     SeesClean,
     Start,
     Update,
@@ -113,6 +114,17 @@ class ComposedAttack(Runnable):
 
     @field_validator("feature")
     @classmethod
+    def _of_logits(cls, feature: Feature | None, info: ValidationInfo) -> Feature | None:
+        for change in info.data.get("changes", ()):
+            if isinstance(feature, FeatureLoss) and isinstance(change, RunsBackFirst):
+                raise ValueError(
+                    f"'{name_of(feature)}' does not go with the change '{name_of(change)}', which "
+                    f"{change.OF_LOGITS}"
+                )
+        return feature
+
+    @field_validator("feature")
+    @classmethod
     def _fused(cls, feature: Feature | None, info: ValidationInfo) -> Feature | None:
         reason, taps = getattr(fusion := info.data.get("fusion"), "OF_LOGITS", ""), hasattr(fusion, "layers")
         if reason and (isinstance(feature, FeatureLoss) or (feature is not None and taps)):
@@ -185,9 +197,10 @@ class ComposedAttack(Runnable):
         if self.feature is not None:
             prepared = self.feature.preparation(surrogates, copies, every)
             forward, backward = forward + prepared.forward, prepared.backward
+        runs = 1 + sum(isinstance(change, RunsBackFirst) for change in self.changes)
         for queries, steps in estimates.items():
             step = self.fusion.passes(surrogates, queries * copies)
-            forward, backward = forward + steps * step.forward, backward + steps * step.backward
+            forward, backward = forward + steps * step.forward, backward + steps * step.backward * runs
         return Passes(forward, backward)
 
     def _alpha(self, step: int) -> float:

@@ -10,7 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advens.attacks.interfaces import ChangeContext, Handle, Job, ModelChange, SeesClean, Stepped
+from advens.attacks.interfaces import (
+    ChangeContext,
+    Handle,
+    Job,
+    ModelChange,
+    RunsBackFirst,
+    SeesClean,
+    Stepped,
+)
 from advens.seeding import Draws
 
 
@@ -49,6 +57,12 @@ class Changed(nn.Module):
         with attached(self.model, self.changes, self.context):
             out: Tensor = self.model(x)
         return out
+
+
+def runs_back(model: nn.Module) -> int:
+    """Backward passes of a surrogate for each that is asked for."""
+    changes = model.changes if isinstance(model, Changed) else ()
+    return 1 + sum(isinstance(change, RunsBackFirst) for change in changes)
 
 
 def begin_step(model: nn.Module, draws: Draws | None) -> None:

@@ -546,6 +546,16 @@ class SeesClean(ModelChange, Protocol):
         ...
 
 
+@runtime_checkable
+class RunsBackFirst(ModelChange, Protocol):
+    """A change that takes a backward pass of its own, from the logits, before each of the attack's.
+
+    It says so in ``OF_LOGITS``, and does not go with a loss of features, whose gradients begin inside.
+    """
+
+    OF_LOGITS: str
+
+
 class Seen(NamedTuple):
     """What a surrogate gives for images x: logits (N, classes) and features (N, ...) of tapped layers."""
 

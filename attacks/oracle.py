@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from advens.attacks.hooks import Changed, begin_step
+from advens.attacks.hooks import Changed, begin_step, runs_back
 from advens.attacks.interfaces import (
     Context,
     Feature,
@@ -77,6 +77,7 @@ class GradientOracle:
         self._classes: int | None = None
         self._walks: dict[Walk, list[Tensor]] = {}
         self._begun = False
+        self._runs = max((runs_back(model) for model in job.models), default=1)
         self._tapped = [TappedSurrogate(self, k) for k in range(len(self.taps))]
         if isinstance(self.feature, FeatureMix):
             for tap, surrogate in zip(self.taps, self._tapped, strict=True):
@@ -253,7 +254,7 @@ class GradientOracle:
         self, ascended: Sequence[Tensor], leaves: Sequence[Tensor], members: int, keep: bool = False
     ) -> tuple[Tensor, ...]:
         """Gradients of what is ascended at each of some leaves."""
-        self.backwards += members
+        self.backwards += members * self._runs
         found = torch.autograd.grad([each.sum() for each in ascended], leaves, retain_graph=keep)
         for g in found:
             size = torch.linalg.vector_norm(g.flatten(1), 1, dim=1)
@@ -365,7 +366,7 @@ class TappedSurrogate:
     def gradient(
         self, score: Tensor, of: Sequence[Tensor], keep: bool = False
     ) -> tuple[Tensor, ...]:
-        self.oracle.backwards += 1
+        self.oracle.backwards += self.oracle._runs
         return torch.autograd.grad(score.sum(), of, retain_graph=keep)
 
     def loss(self, logits: Tensor) -> Fused:

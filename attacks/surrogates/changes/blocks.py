@@ -9,7 +9,7 @@ to q, k, the map, v or the heads, and holds for ViT, DeiT, BEiT, EVA, Swin, CaiT
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -67,16 +67,49 @@ def mlp_ends(model: nn.Module, change: str) -> list[nn.Module]:
     Raises:
         InputError: there are none.
     """
-    ends = [
-        linear[-1]
-        for block in model.modules()
-        if any(_is_attention(child) for child in block.children())
-        for name, mlp in block.named_children()
-        if name.startswith("mlp") and (linear := [m for m in mlp.modules() if _is_linear(m)])
-    ]
+    ends = [linear[-1] for _, mlp in _mlps(model) if (linear := [m for m in mlp.modules() if _is_linear(m)])]
     if not ends:
         raise _refusal(model, change, "no MLP stands beside an attention")
     return ends
+
+
+def mlp_entries(model: nn.Module, change: str) -> list[nn.Module]:
+    """Where the residual stream enters those MLPs: the norm in front of each, or the MLP where none is there.
+
+    A block that norms what its branches give has one norm before its MLP, that of the attention.
+
+    Raises:
+        InputError: there are none.
+    """
+    mlp_ends(model, change)
+    return [_entry(block, mlp) for block, mlp in _mlps(model)]
+
+
+def last_block(model: nn.Module, change: str) -> nn.Module:
+    """The last block with an attention.
+
+    Raises:
+        InputError: there is none.
+    """
+    mlp_ends(model, change)
+    return list(_mlps(model))[-1][0]
+
+
+def _mlps(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Blocks with an MLP beside an attention, and the MLP."""
+    for block in model.modules():
+        if any(_is_attention(child) for child in block.children()):
+            for name, mlp in block.named_children():
+                if name.startswith("mlp") and any(_is_linear(m) for m in mlp.modules()):
+                    yield block, mlp
+
+
+def _entry(block: nn.Module, mlp: nn.Module) -> nn.Module:
+    """The second of the norms that were registered before the MLP, or the MLP."""
+    children = list(block.named_children())
+    norms = [child for name, child in children[: [child for _, child in children].index(mlp)]
+             if name.startswith(("norm", "ln"))]  # fmt: skip
+    return norms[-1] if len(norms) > 1 else mlp
 
 
 def _is_attention(module: nn.Module) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from advens.attacks.hooks import Changed, attached
-from advens.attacks.interfaces import ChangeContext, ModelChange, SeesClean
+from advens.attacks.interfaces import ChangeContext, ModelChange, RunsBackFirst, SeesClean
 from advens.attacks.parts import from_spec, name_of, options, to_spec
 from advens.classifier import Classifier, borrowed
 from advens.digest import value_digest
@@ -39,6 +39,8 @@ class ChangedModel(Classifier):
         for change in changes:
             if isinstance(change, SeesClean):
                 raise InputError(f"'{name_of(change)}' needs clean images: name it in front of an attack")
+            if isinstance(change, RunsBackFirst):
+                raise InputError(f"'{name_of(change)}' takes two passes: name it in front of an attack")
         with borrowed([base]):  # a Classifier freezes its network; this one is another's, too
             super().__init__(
                 Changed(base.net, changes, member), name=name(base.name, changes, member),

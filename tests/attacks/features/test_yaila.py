@@ -10,7 +10,7 @@ import torch
 from advens.attacks import create_attack
 from advens.errors import InputError
 from tests.attacks.features.test_ila import MI, first
-from tests.attacks.features.test_tap_attack import objective
+from tests.attacks.features.test_tap import objective
 
 EPS = 16 / 255
 
