@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -215,3 +216,37 @@ def test_rows_of_images_that_are_lost_go_before_the_images_return(advens, suite,
     assert "part 1/1: 1 cells crafted, 3 evaluations" in said.out
     assert not (out / "matrix.parquet").exists()
     assert rows(out).equals(before)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_claim_that_cannot_be_created_is_one_line(advens, suite, tmp_path, monkeypatch, code):
+    path, out, real = suite(attacks=[{"name": "mifgsm"}]), tmp_path / "out", os.open
+
+    def full(name: Any, flags: int, *rest: Any, **more: Any) -> int:
+        if flags & os.O_EXCL and "claims" in str(name):
+            raise OSError(code, os.strerror(code))
+        return real(name, flags, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", full)
+        advens("run", path, "--out", out, "--part", "1/2").refused("cannot write", os.strerror(code))
+    assert not cells(out)
+    advens("run", path, "--out", out).done()
+    advens("verify", out).done()
+
+
+def test_work_goes_on_under_a_claim_that_cannot_be_written(advens, suite, tmp_path, monkeypatch):
+    path, out, asked, real = suite(attacks=[{"name": "mifgsm"}]), tmp_path / "out", [], os.pwrite
+
+    def full(descriptor: int, content: bytes, at: int) -> int:
+        if "claims" not in os.readlink(f"/proc/self/fd/{descriptor}"):
+            return real(descriptor, content, at)
+        asked.append(1)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        advens("run", path, "--out", out, "--part", "1/1").done()
+    assert asked
+    assert len(cells(out)) == 2
+    advens("verify", out).done()
