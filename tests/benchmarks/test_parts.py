@@ -249,4 +249,5 @@ def test_work_goes_on_under_a_claim_that_cannot_be_written(advens, suite, tmp_pa
         advens("run", path, "--out", out, "--part", "1/1").done()
     assert asked
     assert len(cells(out)) == 2
+    advens("run", path, "--out", out).done()
     advens("verify", out).done()
