@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import singledispatchmethod
 from pathlib import Path
@@ -188,7 +188,7 @@ class Runner:
                     self._begin(store, plan, suite, data, histories)
                     self._forget_missing(plan, store)
                 return self.complete_part(plan, store)
-        with store.lock():
+        with store.lock(), _nothing_of_a_mistake(store):
             whole = self._begin(store, plan, suite, data, histories)
             return self.complete(plan, store, whole)
 
@@ -565,6 +565,19 @@ def _failed(plan: Plan, report: Report) -> set[str]:
         if cell.after in failed:
             failed.add(cell.key)
     return failed
+
+
+@contextmanager
+def _nothing_of_a_mistake(store: RunStore) -> Iterator[None]:
+    """Take back the description of a new run whose first cell shows that it cannot be, a misspelt layer say."""
+    new = not store.suite.exists()
+    try:
+        yield
+    except InputError:
+        if new and not store.cells():
+            for path in (store.suite, store.environment, plan_path(store)):
+                path.unlink(missing_ok=True)
+        raise
 
 
 def _forget(store: RunStore, cells: set[str], goal: Goal, there: Listing) -> None:

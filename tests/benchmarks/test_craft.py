@@ -155,6 +155,13 @@ def test_not_into_a_run(craft, advens, suite, tmp_path, times):
     assert times(tmp_path / "out") == before
 
 
+def test_a_mistake_that_shows_at_the_first_cell_leaves_nothing(craft, tmp_path):
+    craft("fia", "--set", "layer=nowhere").refused("has no module 'nowhere'")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+    craft("fia", "--set", "layer=linear").done()
+    craft("fia", "--set", "layer=nowhere").refused("holds a run")
+
+
 def test_a_failing_attack(craft):
     craft("mifgsm", "--norm", "l2", "--eps", 1, surrogates="toys:picky?seed=1").failed("RuntimeError")
 
