@@ -20,6 +20,7 @@ MANY: dict[str, dict[str, Any]] = {
     "admix": {}, "ssa": {"copies": 4}, "bsr": {"copies": 4}, "sia": {"copies": 4}, "us-mm": {}, "dem": {},
     "ops": {"noises": 2, "operators": 2}, "ssm-h": {"copies": 4}, "ssm-p": {"copies": 4}, "mfi": {},
     "maskblock": {"grid": 2}, "l2t": {"views": 2, "lr": 2.0}, "decowa": {"copies": 2},
+    "everywhere-cfm": {"partners": 2},
 }  # fmt: skip
 """Attacks whose copies do not wait for each other, and one (DeCoWA) whose copies do."""
 

@@ -20,7 +20,9 @@ from advens.attacks.registry import recipe
 from advens.attacks.steps import StepSize
 from advens.attacks.surrogates.changes.sgm import called
 from advens.attacks.surrogates.changes.vit import Batch
+from advens.attacks.transforms.everywhere import Everywhere
 from advens.attacks.transforms.rdi import RDI
+from advens.attacks.transforms.shrink import Shrink
 from advens.attacks.updates import MI
 from advens.errors import InputError
 
@@ -167,4 +169,21 @@ def CleanFeatureMixup() -> ComposedAttack:
     return ComposedAttack(
         update=MI(), loss=TargetLogit(), steps=299, step_size=StepSize("eps/8"), transforms=(RDI(),),
         filters=(TI(size=5),), changes=(CFM(),),
+    )  # fmt: skip
+
+
+@recipe(
+    "everywhere-cfm", symbol="EverywhereCFM", family="targeted", couples="shard",
+    paper="Zeng et al., AAAI 2025 (Everywhere)", year=2025,
+)  # fmt: skip
+def EverywhereMixup() -> ComposedAttack:
+    """CFM on the image and four of its nine regions alone; 299 steps of eps/10, five passes each.
+
+    Published code mixes into the view of a region what another image has there, from nine more passes before
+    the first step; here clean features are those of the whole image, whatever the view. The attack is
+    published for targets; without them it descends the label's logit.
+    """
+    return ComposedAttack(
+        update=MI(), loss=TargetLogit(), steps=299, step_size=StepSize("eps/10"), filters=(TI(size=5),),
+        transforms=(Shrink(rate=195 / 224), Everywhere()), changes=(CFM(),),
     )  # fmt: skip

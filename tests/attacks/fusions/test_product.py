@@ -34,6 +34,8 @@ TRANSFORMS: list[Any] = [
     {"name": "noise"},
     {"name": "shifts", "grid": 2},
     {"name": "rdi", "rate": 1.4},
+    {"name": "shrink", "p": 1.0, "rate": 0.7},
+    {"name": "everywhere", "grid": 2, "regions": 2},
 ]
 ESTIMATORS: list[Any] = [
     {"name": "plain"}, {"name": "vmi", "copies": 1}, {"name": "pgn", "copies": 1},
