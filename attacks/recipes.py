@@ -7,8 +7,6 @@ and mean logits when several surrogates are given. Attacks that change the input
 
 from __future__ import annotations
 
-from typing import Any
-
 from advens.attacks.attack import ComposedAttack
 from advens.attacks.estimators.decowa import DeCoWA as DeCoWAEstimator
 from advens.attacks.estimators.dta import DTA as DTAEstimator
@@ -272,7 +270,7 @@ def LogitAttack() -> ComposedAttack:
 
     The attack is published for targets; without them it descends the label's logit.
     """
-    return to_targets(Sum(), TargetLogit())
+    return _to_targets(Sum(), TargetLogit())
 
 
 @recipe("logit-margin", symbol="LogitMargin", family="targeted", paper="Weng et al., TIFS 2023", year=2023)
@@ -282,7 +280,7 @@ def LogitMarginAttack() -> ComposedAttack:
     The paper has two more calibrations: by a temperature (the loss `logit-temperature`), and by the angle
     between features and the classifier's weights, which is not here.
     """
-    return to_targets(MI(), CalibratedByMargin())
+    return _to_targets(MI(), CalibratedByMargin())
 
 
 @recipe(
@@ -290,17 +288,15 @@ def LogitMarginAttack() -> ComposedAttack:
 )  # fmt: skip
 def PoTripAttack() -> ComposedAttack:
     """Poincaré distance to the target and a triplet loss, DI, TI, the sum of gradients; 20 steps."""
-    return to_targets(Sum(), PoincareTriplet(), steps=20, alpha="eps/20")
+    return _to_targets(Sum(), PoincareTriplet(), steps=20, alpha="eps/20")
 
 
-def to_targets(
-    update: Update, loss: Loss, steps: int = 300, alpha: str = "eps/8", **parts: Any
-) -> ComposedAttack:
+def _to_targets(update: Update, loss: Loss, steps: int = 300, alpha: str = "eps/8") -> ComposedAttack:
     """What attacks on targets share: DI and TI, and many steps; of 2/255 where eps is 16/255."""
-    shared = {"transforms": (DI(p=0.7),), "filters": (TI(size=5),)}
     return ComposedAttack(
-        update=update, loss=loss, steps=steps, step_size=StepSize(alpha), **(shared | parts)
-    )
+        update=update, loss=loss, transforms=(DI(p=0.7),), filters=(TI(size=5),), steps=steps,
+        step_size=StepSize(alpha),
+    )  # fmt: skip
 
 
 @recipe(
