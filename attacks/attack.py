@@ -14,6 +14,7 @@ from torch import Tensor
 from advens.attacks.estimators import Plain
 from advens.attacks.hooks import Changed
 from advens.attacks.interfaces import (
+    AsksClean,
     Attack,
     Feature,
     FeatureLoss,
@@ -180,7 +181,9 @@ class ComposedAttack(Runnable):
         if untargeted and job.target is not None:
             raise InputError(f"'{name_of(self.feature)}' is defined without targets only")
         if self.changes or taps:
-            models = [Changed(m, (*self.changes, *taps[k : k + 1]), k) for k, m in enumerate(job.models)]
+            models = [
+                Changed(m, (*self.changes, *taps[k : k + 1]), k, self.steps) for k, m in enumerate(job.models)
+            ]
             job = replace(job, models=models)
         return GradientOracle(
             job, self.threat, self.loss, self.estimator, self.transforms, self.filters,
@@ -192,11 +195,12 @@ class ComposedAttack(Runnable):
         copies = math.prod(transform.copies for transform in self.transforms)
         every = range(-self.warm_up, self.steps)
         estimates = Counter(queries_at(self.estimator, step) for step in every)
-        shown = sum(change.views for change in self.changes if isinstance(change, SeesClean))
-        forward, backward = surrogates * shown, 0
+        shown = [change for change in self.changes if isinstance(change, SeesClean)]
+        forward = surrogates * sum(change.views for change in shown)
+        backward = surrogates * sum(change.views for change in shown if isinstance(change, AsksClean))
         if self.feature is not None:
             prepared = self.feature.preparation(surrogates, copies, every)
-            forward, backward = forward + prepared.forward, prepared.backward
+            forward, backward = forward + prepared.forward, backward + prepared.backward
         runs = 1 + sum(isinstance(change, RunsBackFirst) for change in self.changes)
         for queries, steps in estimates.items():
             step = self.fusion.passes(surrogates, queries * copies)

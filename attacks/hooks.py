@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from advens.attacks.interfaces import (
+    AsksClean,
     ChangeContext,
     Handle,
     Job,
     ModelChange,
     RunsBackFirst,
+    Seen,
     SeesClean,
     Stepped,
 )
@@ -29,29 +31,39 @@ class Changed(nn.Module):
         model: the surrogate. Between calls it is as it was.
         changes: what is done inside it.
         member: which copy this is.
+        steps: of the attack.
     """
 
-    def __init__(self, model: nn.Module, changes: Sequence[ModelChange], member: int = 0) -> None:
+    def __init__(
+        self, model: nn.Module, changes: Sequence[ModelChange], member: int = 0, steps: int = 1
+    ) -> None:
         super().__init__()
         self.model, self.changes = model, tuple(changes)
-        self.context = ChangeContext(member=member)
+        self.context = ChangeContext(member=member, steps=steps)
 
     def at_step(self, draws: Draws | None) -> None:
         """A step begins: these are its draws; None when the attack is over."""
         self.context.begin(draws)
         begin_step(self.model, draws)
 
-    def show(self, job: Job, run: Callable[[Tensor], object]) -> None:
-        """Let changes that want to see clean images see them, once; ``run`` shows images to the surrogate."""
-        if self.context.kept:
-            return
-        every = self.changes
-        for change in every:
+    def show(self, job: Job, run: Callable[[Tensor], Seen]) -> int:
+        """Let changes that want to see clean images see them, once; ``run`` shows images to the surrogate.
+
+        Returns:
+            How many backward passes that took.
+        """
+        backward, every = 0, self.changes
+        for change in every if not self.context.kept else ():
             if isinstance(change, SeesClean):
-                self.changes = (change,)
+                asks, self.changes = isinstance(change, AsksClean), (change,)
                 for self.context.shown in range(change.views):
-                    run(change.clean(job, self.context.shown))
+                    with torch.set_grad_enabled(asks):
+                        seen = run(change.clean(job, self.context.shown))
+                        if isinstance(change, AsksClean):
+                            change.ask(seen.logits, self.context)
+                            backward += 1
         self.changes, self.context.shown = every, None
+        return backward
 
     def forward(self, x: Tensor) -> Tensor:
         with attached(self.model, self.changes, self.context):

@@ -172,6 +172,7 @@ class ChangeContext:
     Args:
         draws: of the step, sliced to the rows at hand; None outside an attack.
         member: which copy of the model this is, so that copies draw differently.
+        steps: of the attack.
         memory: what a change keeps from step to step, of the rows at hand; empty when an attack begins.
         shown: which of the clean images that a change wants to see is at hand; see `SeesClean`.
         kept: what changes keep of them, of the rows at hand.
@@ -179,6 +180,7 @@ class ChangeContext:
 
     draws: Draws | None = None
     member: int = 0
+    steps: int = 1
     memory: dict[Any, Any] = field(default_factory=dict)
     shown: int | None = None
     kept: dict[Any, Any] = field(default_factory=dict)
@@ -543,6 +545,15 @@ class SeesClean(ModelChange, Protocol):
 
     def clean(self, job: Job, i: int) -> Tensor:
         """Image number i of the samples at hand, (N, C, H, W)."""
+        ...
+
+
+@runtime_checkable
+class AsksClean(SeesClean, Protocol):
+    """A change that also wants gradients at the clean images; each image is a backward pass, too."""
+
+    def ask(self, logits: Tensor, context: ChangeContext) -> None:
+        """Take a gradient of the surrogate's logits, whose graph begins at what the change has kept."""
         ...
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
-from torch import nn
+from torch import Tensor, nn
 
 from advens.attacks.hooks import Changed, called
 from advens.errors import InputError, nearest
@@ -84,6 +84,17 @@ def stages(model: nn.Module, whose: str) -> list[tuple[str, nn.Module]]:
         f"'{whose}' finds no stages in {called(model)}; name a module with layer=\"NAME\" "
         f"(the outermost: {names})"
     )
+
+
+def as_map(a: Tensor, x: Tensor) -> Tensor:
+    """Features as (N, C, h, w): of maps with channels first or last, or of tokens of a square grid."""
+    if a.dim() == 3:  # (N, tokens, C), with class and other tokens before the grid
+        side = math.isqrt(a.shape[1])
+        return a[:, a.shape[1] - side * side :].transpose(1, 2).reshape(len(a), -1, side, side)
+    height, width = x.shape[2:]
+    first = a.shape[2] * width == a.shape[3] * height
+    last = a.shape[1] * width == a.shape[2] * height
+    return a.movedim(3, 1) if last and not first else a
 
 
 def _declared(prefix: str, network: nn.Module) -> list[tuple[str, nn.Module]]:

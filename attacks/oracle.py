@@ -92,8 +92,7 @@ class GradientOracle:
             self._begun = True
             for k, model in enumerate(self.job.models):
                 if isinstance(model, Changed):
-                    with torch.no_grad():
-                        model.show(self.job, partial(self.seen, k=k))
+                    self.backwards += model.show(self.job, partial(self.seen, k=k))
         self._silent, self._moved = self.silent, False
         self.context.draws = self.job.draws.at(step)
         self.context.step_size = step_size

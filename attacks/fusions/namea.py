@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, Literal
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 
 from advens.attacks.attack import ComposedAttack
 from advens.attacks.interfaces import Oracle, Passes, Tapped
+from advens.attacks.layers import as_map
 from advens.attacks.parts import Count, part
 from advens.attacks.registry import recipe
 from advens.attacks.updates import MI
@@ -120,7 +120,7 @@ def attention(surrogate: Tapped, x: Tensor) -> Tensor:
         raise InputError(f"'namea': no stage of a surrogate ends with {LEAST} positions or more")
     score = seen.logits.gather(1, surrogate.job.y[:, None]).squeeze(1)
     (g,) = surrogate.gradient(score, [seen.features[layer]])
-    a, g = (_as_map(each.detach(), x) for each in (seen.features[layer], g))
+    a, g = (as_map(each.detach(), x) for each in (seen.features[layer], g))
     heat: Tensor = F.relu((g.mean((2, 3), keepdim=True) * a).sum(1))
     return heat
 
@@ -129,20 +129,9 @@ def _layer(features: tuple[Tensor, ...], x: Tensor) -> int | None:
     """The last of some layers whose map is large enough; tokens of the last block are left out."""
     for i in reversed(range(len(features))):
         last_block = i == len(features) - 1 and features[i].dim() == 3
-        if not last_block and _as_map(features[i], x)[0, 0].numel() >= LEAST:
+        if not last_block and as_map(features[i], x)[0, 0].numel() >= LEAST:
             return i
     return None
-
-
-def _as_map(a: Tensor, x: Tensor) -> Tensor:
-    """Features as (N, C, h, w): of maps with channels first or last, or of tokens of a square grid."""
-    if a.dim() == 3:  # (N, tokens, C), with class and other tokens before the grid
-        side = math.isqrt(a.shape[1])
-        return a[:, a.shape[1] - side * side :].transpose(1, 2).reshape(len(a), -1, side, side)
-    height, width = x.shape[2:]
-    first = a.shape[2] * width == a.shape[3] * height
-    last = a.shape[1] * width == a.shape[2] * height
-    return a.movedim(3, 1) if last and not first else a
 
 
 @recipe("namea", symbol="NAMEA", family="fusion", paper=PAPER, year=2026)

@@ -85,14 +85,14 @@ def mlp_entries(model: nn.Module, change: str) -> list[nn.Module]:
     return [_entry(block, mlp) for block, mlp in _mlps(model)]
 
 
-def last_block(model: nn.Module, change: str) -> nn.Module:
-    """The last block with an attention.
+def blocks(model: nn.Module, change: str) -> list[nn.Module]:
+    """The blocks of those MLPs, in order.
 
     Raises:
-        InputError: there is none.
+        InputError: there are none.
     """
     mlp_ends(model, change)
-    return list(_mlps(model))[-1][0]
+    return [block for block, _ in _mlps(model)]
 
 
 def _mlps(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:

@@ -57,17 +57,17 @@ class TGR:
 
     def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         def qkv(x: Tensor) -> Tensor:
-            return _watched(x, lambda g: without_tokens(g, self.qkv))
+            return watched(x, lambda g: without_tokens(g, self.qkv))
 
         def scores(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
             return qkv(q), qkv(k)
 
         def attention(a: Tensor) -> Tensor:
-            return _watched(a, lambda g: without_crosses(g, self.attention))
+            return watched(a, lambda g: without_crosses(g, self.attention))
 
         def mlp(module: nn.Module, args: tuple[Any, ...], value: Tensor) -> None:
             dim = 1 if isinstance(module, nn.Conv2d) else -1
-            on_gradient(value, lambda g: _per_channel(g, dim, self.mlp))
+            on_gradient(value, lambda g: per_channel(g, dim, self.mlp))
 
         found, ends = attentions(model, "tgr"), mlp_ends(model, "tgr")  # refused before anything is changed
         edits = AttentionEdits(scores=scores, attention=attention, values=qkv)
@@ -98,13 +98,13 @@ def without_crosses(g: Tensor, scale: float = 1.0) -> Tensor:
     return out.view_as(g)
 
 
-def _per_channel(g: Tensor, dim: int, scale: float) -> Tensor:
+def per_channel(g: Tensor, dim: int, scale: float) -> Tensor:
     """The same for tokens in a grid, with channels in a dimension of their own."""
     last = g.movedim(dim, -1)
     return without_tokens(last.flatten(1, -2), scale).view_as(last).movedim(-1, dim)
 
 
-def _watched(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+def watched(x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
     """``x``, with a change to the gradient that flows back through this use of it."""
     x = x.view_as(x)
     on_gradient(x, change)

@@ -18,7 +18,7 @@ from advens.attacks.registry import recipe
 from advens.attacks.surrogates.changes.blocks import (
     AttentionEdits,
     attentions,
-    last_block,
+    blocks,
     mlp_entries,
     within,
 )
@@ -66,7 +66,7 @@ class VDC:
 
     def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         found, entries = attentions(model, "vdc"), mlp_entries(model, "vdc")
-        end, first = last_block(model, "vdc"), _First(self)
+        end, first = blocks(model, "vdc")[-1], _First(self)
         places: dict[str, list[Tensor]] = {"map": [], "mlp": [], "end": []}
 
         def watched(kind: str, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advens.attacks import create_attack
-from advens.attacks.fusions.namea import _as_map
+from advens.attacks.layers import as_map
 from advens.errors import InputError
 from tests.attacks.fusions.conftest import agree, length, make, mean_one
 
@@ -111,14 +111,14 @@ def test_passes() -> None:
 def test_maps_of_any_layout() -> None:
     x = torch.zeros(2, 3, 16, 16)
     a = torch.arange(2 * 5 * 4 * 4.0).view(2, 5, 4, 4)
-    assert torch.equal(_as_map(a, x), a)
-    assert torch.equal(_as_map(a.movedim(1, 3), x), a)
+    assert torch.equal(as_map(a, x), a)
+    assert torch.equal(as_map(a.movedim(1, 3), x), a)
     tokens = a.flatten(2).transpose(1, 2)
-    assert torch.equal(_as_map(tokens, x), a)
-    assert torch.equal(_as_map(torch.cat([torch.ones(2, 2, 5), tokens], 1), x), a)
+    assert torch.equal(as_map(tokens, x), a)
+    assert torch.equal(as_map(torch.cat([torch.ones(2, 2, 5), tokens], 1), x), a)
     wide, b = torch.zeros(2, 3, 16, 32), torch.rand(2, 5, 4, 8)
-    assert torch.equal(_as_map(b.movedim(1, 3), wide), b)
-    assert math.prod(_as_map(b, wide).shape) == b.numel()
+    assert torch.equal(as_map(b.movedim(1, 3), wide), b)
+    assert math.prod(as_map(b, wide).shape) == b.numel()
 
 
 def test_refusals() -> None:
