@@ -176,6 +176,7 @@ class ChangeContext:
         memory: what a change keeps from step to step, of the rows at hand; empty when an attack begins.
         shown: which of the clean images that a change wants to see is at hand; see `SeesClean`.
         kept: what changes keep of them, of the rows at hand.
+        labels: of the rows at hand, (N,); known when clean images have been shown.
     """
 
     draws: Draws | None = None
@@ -184,6 +185,7 @@ class ChangeContext:
     memory: dict[Any, Any] = field(default_factory=dict)
     shown: int | None = None
     kept: dict[Any, Any] = field(default_factory=dict)
+    labels: Tensor | None = None
 
     def begin(self, draws: Draws | None) -> None:
         """A step begins: these are its draws; None when the attack is over."""
