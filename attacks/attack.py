@@ -177,9 +177,12 @@ class ComposedAttack(Runnable):
         tapping: Any = self.feature or self.fusion
         if getattr(tapping, "layers", ()):
             taps = [Tap(tapping.layers, name_of(tapping)) for _ in job.models]
-        untargeted = self.feature is not None and not PARTS["feature"].info(name_of(self.feature)).targeted
-        if untargeted and job.target is not None:
-            raise InputError(f"'{name_of(self.feature)}' is defined without targets only")
+        if self.feature is not None:
+            name, info = name_of(self.feature), PARTS["feature"].info(name_of(self.feature))
+            if job.target is not None and not info.targeted:
+                raise InputError(f"'{name}' is defined without targets only")
+            if job.target is None and not info.untargeted:
+                raise InputError(f"'{name}' has no untargeted form: it needs targets")
         if self.changes or taps:
             models = [
                 Changed(m, (*self.changes, *taps[k : k + 1]), k, self.steps) for k, m in enumerate(job.models)

@@ -660,6 +660,15 @@ class FeatureLoss(Feature, Protocol):
 
 
 @runtime_checkable
+class JointLoss(FeatureLoss, Protocol):
+    """A feature loss of several views of an image together; ``loss`` gives what it needs of one, (N, M)."""
+
+    def joint(self, views: Sequence[Tensor]) -> Tensor:
+        """The loss (N,) of views that a transform wants fused (`FusedCopies`), or of one alone."""
+        ...
+
+
+@runtime_checkable
 class FeatureMix(Feature, Protocol):
     """What a surrogate goes on with instead of its features, wherever it is asked for a gradient."""
 

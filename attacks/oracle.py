@@ -24,6 +24,7 @@ from advens.attacks.interfaces import (
     GradientFilter,
     InputTransform,
     Job,
+    JointLoss,
     LearningTransform,
     Loss,
     OfOdds,
@@ -210,7 +211,7 @@ class GradientOracle:
             logits = [self._forward_all(views, members[k]) for k in group]
             share = None if weights is None else weights[:, group]
             size = len(now[0][1])
-            fused = [[_mean(z[j : j + size]) for z in logits] for j in range(0, len(views), size)]
+            fused = [[self._together(z[j : j + size]) for z in logits] for j in range(0, len(views), size)]
             losses = [self.fused(z, share, over, len(members)) for z in fused]
             slopes = self._slopes([loss.ascended for loss in losses], leaves, len(views) * len(group))
             for found, g, loss in zip(each, slopes, losses, strict=True):
@@ -227,6 +228,10 @@ class GradientOracle:
             out = self.forward(some[0] if len(some) == 1 else torch.cat(some), k)
             found += out.split(len(out) // len(some)) if len(some) > 1 else [out]
         return found
+
+    def _together(self, views: list[Tensor]) -> Tensor:
+        """Of what one surrogate gives for views that are fused."""
+        return self.feature.joint(views) if isinstance(self.feature, JointLoss) else _mean(views)
 
     def _learn(self, copies: list[int], value: Tensor) -> None:
         """Tell transforms that learn what the loss of some views was."""
@@ -273,7 +278,8 @@ class GradientOracle:
         ``logits`` is what `forward` gave. Losses of features are averaged, whatever they are fused ``over``.
         """
         if isinstance(self.feature, FeatureLoss):
-            losses = torch.stack(logits)  # (K, N)
+            each = [z if z.dim() == 1 else self._together([z]) for z in logits]
+            losses = torch.stack(each)  # (K, N)
             value = (losses / max(members, len(logits)) if weights is None else losses * weights.T).sum(0)
             return Fused(value.detach(), value, torch.zeros_like(value))
         if isinstance(over, Softmin):

@@ -369,7 +369,7 @@ def test_any_part_goes_with_any_fusion(
         with pytest.raises(InputError, match=f"'{part}' does not go with the fusion '.*', which {reason}"):
             small(fusion, feature=part)
         return
-    only_targets = field == "loss" and not PARTS["loss"].info(part).untargeted
+    only_targets = field in ("loss", "feature") and not PARTS[field].info(part).untargeted
     at, attack = scene(only_targets), small(fusion, **{field: part}, eps="32/255")
     assert (part if isinstance(part, str) else part[0]) in str(attack.spec)
     with count(at.models) as seen:

@@ -31,7 +31,7 @@ of_logits = pytest.mark.parametrize(
 OTHER_VIEWS = {
     "difgsm", "bsr", "pna-patchout", "anda", "sia", "us-mm", "dem", "decowa", "ops", "mfi", "ssm-p",
     "logit", "logit-margin", "po-trip", "l2t", "cfm", "ftm",
-    "everywhere-cfm",
+    "everywhere-cfm", "su",
 }  # fmt: skip
 """These show a linear surrogate something else than the image, and it has another gradient there."""
 ATTRIBUTIONS = {"mig", "taig-s", "taig-r", "mumodig"}
@@ -149,6 +149,8 @@ def deaf_to_scale(name: str, factor: float) -> tuple[int, dict[str, Any]]:
         return 2, {"first": {"name": "composed", "loss": "margin", "steps": 2}}
     if name == "l2t":
         return 2, {"lr": 0.0}  # its scores learn from the loss
+    if name == "su":
+        return 2, {"weight": 0.0}  # the cosine of features has another scale
     if name == "ftm":
         return 2, {"tuned": False}  # its perturbations learn by the gradient
     if name == "decowa":

@@ -76,7 +76,7 @@ def cases() -> dict[str, Case]:
             found[f"{name} targeted"] = Case(name, targeted=True)
         found |= {f"{name} {key}": Case(name, options=given) for key, given in MORE.get(name, {}).items()}
         for key, value in turned(name, seen):
-            found[f"{name} {key}={value}"] = Case(name, options={key: value})
+            found[f"{name} {key}={value}"] = Case(name, options={key: value}, targeted=not away)
         for norm in info.norms if name in LONGER else ():
             found[f"{name} {norm} longer"] = Case(name, norm, LONGER[name], small=False)
         if name in RANDOMIZED:

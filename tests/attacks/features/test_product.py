@@ -32,7 +32,7 @@ def small(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", list(PARTS["feature"]))
 def test_everything_goes_with_everything(name: str) -> None:
     """Each fusion, transform, estimator, update and filter beside a feature part, and never the same four."""
-    at = scene(2, 2)
+    at = scene(2, 2, targeted=not PARTS["feature"].info(name).untargeted)
     models: list[nn.Module] = list(at.models)
     axes: tuple[list[Any], ...] = (FUSIONS, TRANSFORMS, ESTIMATORS, UPDATES)
     shift = list(PARTS["feature"]).index(name)
@@ -47,7 +47,7 @@ def test_everything_goes_with_everything(name: str) -> None:
         )  # fmt: skip
         case = f"{fusion} {transform} {estimator} {update}"
         with counting(models) as passes:
-            found = attack.run(models, at.x, at.y, seed=1)
+            found = attack.run(models, at.x, at.y, at.target, seed=1)
         formula = attack.passes(2)
         assert found.passes == formula, case
         assert (passes.forward, passes.backward) == (2 * formula.forward, 2 * formula.backward), case

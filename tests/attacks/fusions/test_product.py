@@ -36,6 +36,7 @@ TRANSFORMS: list[Any] = [
     {"name": "rdi", "rate": 1.4},
     {"name": "shrink", "p": 1.0, "rate": 0.7},
     {"name": "everywhere", "grid": 2, "regions": 2},
+    {"name": "local", "area": 0.3},
 ]
 ESTIMATORS: list[Any] = [
     {"name": "plain"}, {"name": "vmi", "copies": 1}, {"name": "pgn", "copies": 1},
