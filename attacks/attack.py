@@ -19,6 +19,7 @@ from advens.attacks.interfaces import (
     Feature,
     FeatureLoss,
     Fusion,
+    GoesOn,
     GradientEstimator,
     GradientFilter,
     InputTransform,
@@ -153,7 +154,10 @@ class ComposedAttack(Runnable):
     def iterates(self, job: Job, oracle: GradientOracle) -> Iterator[Tensor]:
         """The loop: the image after every step."""
         x, threat, update = job.x, self.threat, self.update
-        x_adv = start = self.start.place(x, threat, job.draws)
+        start = self.start.place(x, threat, job.draws)
+        if isinstance(self.feature, GoesOn):
+            start = self.feature.begin(oracle.tapped(0))
+        x_adv = start
         memory: dict[str, Tensor] = {}
         for step in range(-self.warm_up, self.steps):
             if step == 0:  # what a warm start found is forgotten

@@ -660,6 +660,15 @@ class FeatureLoss(Feature, Protocol):
 
 
 @runtime_checkable
+class GoesOn(Feature, Protocol):
+    """A feature part whose attack goes on where a first one ended, whatever its start is."""
+
+    def begin(self, surrogate: Tapped) -> Tensor:
+        """The first iterate, (N, C, H, W); the surrogate is the first of several."""
+        ...
+
+
+@runtime_checkable
 class JointLoss(FeatureLoss, Protocol):
     """A feature loss of several views of an image together; ``loss`` gives what it needs of one, (N, M)."""
 

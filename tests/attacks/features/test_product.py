@@ -83,12 +83,12 @@ def test_the_feature_is_what_a_recipe_adds(name: str) -> None:
 @pytest.mark.parametrize("name", list(PARTS["feature"]))
 def test_several_views_in_one_pass(name: str) -> None:
     """Two scales of two neighbours: the same images and passes as one view at a time."""
-    at = scene(2, 2)
+    at = scene(2, 2, targeted=not PARTS["feature"].info(name).untargeted)
     attack = create_attack(
         "ens-loss", feature=small(name), transforms=[{"name": "si", "copies": 2}], steps=2,
         estimator={"name": "pgn", "copies": 2}, eps=EPS,
     )  # fmt: skip
-    one = attack.run(at.models, at.x, at.y, seed=1)
-    all_at_once = attack.run(at.models, at.x, at.y, seed=1, copies_at_once=8)
+    one = attack.run(at.models, at.x, at.y, at.target, seed=1)
+    all_at_once = attack.run(at.models, at.x, at.y, at.target, seed=1, copies_at_once=8)
     assert all_at_once.passes == one.passes
     torch.testing.assert_close(all_at_once.x_adv, one.x_adv, rtol=0, atol=1e-12)
