@@ -71,6 +71,13 @@ class Changed(nn.Module):
         return out
 
 
+def unchanged(model: nn.Module) -> nn.Module:
+    """The surrogate under an attack's changes."""
+    while isinstance(model, Changed):
+        model = model.model
+    return model
+
+
 def runs_back(model: nn.Module) -> int:
     """Backward passes of a surrogate for each that is asked for."""
     changes = model.changes if isinstance(model, Changed) else ()

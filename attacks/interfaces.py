@@ -594,6 +594,11 @@ class Tapped(Protocol):
         ...
 
     @property
+    def model(self) -> nn.Module:
+        """The surrogate itself, to look at its modules; its passes are those of `run`."""
+        ...
+
+    @property
     def job(self) -> Job:
         """What is attacked. Its ``draws`` are those of the run."""
         ...

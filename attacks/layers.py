@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 from torch import Tensor, nn
 
-from advens.attacks.hooks import Changed, called
+from advens.attacks.hooks import called, unchanged
 from advens.errors import InputError, nearest
 
 STEM = 2
@@ -48,8 +48,7 @@ def modules_at(model: nn.Module, layers: Sequence[float | str], whose: str) -> l
     Raises:
         InputError: the network has no such module, or no stages that are known.
     """
-    while isinstance(model, Changed):
-        model = model.model
+    model = unchanged(model)
     found: list[nn.Module] = []
     for layer in layers:
         if layer == "stages":

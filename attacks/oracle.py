@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from advens.attacks.hooks import Changed, begin_step, runs_back
+from advens.attacks.hooks import Changed, begin_step, runs_back, unchanged
 from advens.attacks.interfaces import (
     Context,
     Feature,
@@ -356,6 +356,10 @@ class TappedSurrogate:
     oracle: GradientOracle
     k: int
     memory: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> nn.Module:
+        return unchanged(self.job.models[self.k])
 
     @property
     def job(self) -> Job:

@@ -71,6 +71,37 @@ def tiny_vit(seed: int, side: int = SIDE, batch_norm: bool = False) -> nn.Module
     return net.double().eval()
 
 
+class TinyTokens(nn.Module):
+    """Two blocks of a vision transformer, read by a norm and a head as timm's are."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.blocks = nn.Sequential(*(Block(8, num_heads=2, mlp_ratio=2) for _ in range(2)))
+        self.norm, self.head = nn.LayerNorm(8), nn.Linear(8 * ((side + 1) // 2) ** 2, CLASSES)
+        stages: Any = [{"module": f"blocks.{i}", "reduction": 2} for i in range(2)]
+        self.feature_info = stages
+
+    def forward_head(self, tokens: Tensor) -> Tensor:
+        out: Tensor = self.head(tokens.flatten(1))
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        return self.forward_head(self.norm(self.blocks(tokens)))
+
+
+def tiny_tokens(seed: int, side: int = SIDE, batch_norm: bool = False) -> nn.Module:
+    """The same for attacks that read blocks by the network's head."""
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(seed)
+        net = TinyTokens(side)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.mul_(2)
+    return net.double().eval()
+
+
 class TinyResNet(nn.Module):
     """One residual block with ReLUs, behind a convolution."""
 
@@ -121,6 +152,8 @@ def small_attack(name: str, **overrides: Any) -> Attack:
 
 def net_of(attack: Attack) -> Callable[..., nn.Module]:
     """What makes models that an attack can be tried on."""
+    if getattr(getattr(attack, "feature", None), "part_name", "") == "se":
+        return tiny_tokens
     for kind in (tiny_net, tiny_vit):
         try:
             with attached(kind(0), getattr(attack, "changes", ()), ChangeContext()):

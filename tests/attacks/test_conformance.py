@@ -91,7 +91,7 @@ class Scene:
 def net(net_for: Callable[[str], Net], request: Any) -> Net:
     """The models that the attack at hand can be tried on."""
     params = request.node.callspec.params
-    return net_for(params.get("name", params.get("fusion")))
+    return net_for("se" if params.get("part") == "se" else params.get("name", params.get("fusion")))
 
 
 @pytest.fixture
