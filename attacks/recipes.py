@@ -278,7 +278,7 @@ def LogitMarginAttack() -> ComposedAttack:
     """Cross-entropy of logits over their margin, diverse inputs, TI of 5 pixels, momentum; 300 steps.
 
     The paper has two more calibrations: by a temperature (the loss `logit-temperature`), and by the angle
-    between features and the classifier's weights, which is not here.
+    between features and the classifier's weights (the change `angle`).
     """
     return _to_targets(MI(), CalibratedByMargin())
 

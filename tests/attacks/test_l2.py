@@ -32,7 +32,7 @@ of_logits = pytest.mark.parametrize(
 OTHER_VIEWS = {
     "difgsm", "bsr", "pna-patchout", "anda", "sia", "us-mm", "dem", "decowa", "ops", "mfi", "ssm-p",
     "logit", "logit-margin", "po-trip", "l2t", "cfm", "ftm",
-    "everywhere-cfm", "su", "fft",
+    "everywhere-cfm", "su", "fft", "logit-angle",
 }  # fmt: skip
 """These show a linear surrogate something else than the image, and it has another gradient there."""
 ATTRIBUTIONS = {"mig", "taig-s", "taig-r", "mumodig"}
