@@ -13,7 +13,7 @@ from advens.attacks.attack import ComposedAttack
 from advens.attacks.parts import PARTS
 from advens.attacks.registry import RECIPES
 from advens.errors import InputError
-from tests.attacks.conftest import counting
+from tests.attacks.conftest import counting, tiny_tokens
 from tests.attacks.features.conftest import scene
 from tests.attacks.fusions.test_product import ESTIMATORS, FILTERS, TRANSFORMS, UPDATES
 
@@ -29,10 +29,19 @@ def small(name: str) -> dict[str, Any]:
     return {"name": name} | {key: SMALL[key] for key in fits}
 
 
+def setting(name: str, n: int) -> Any:
+    """Two surrogates that a feature part can be tried on, n images, their labels and perhaps targets."""
+    at = scene(n, 2, targeted=not PARTS["feature"].info(name).untargeted)
+    if name == "se":  # reads tokens by the network's own head
+        at.models = [tiny_tokens(seed, side=6) for seed in range(2)]  # type: ignore[assignment]
+        at.y = sum(model(at.x) for model in at.models).argmax(1)  # type: ignore[union-attr]
+    return at
+
+
 @pytest.mark.parametrize("name", list(PARTS["feature"]))
 def test_everything_goes_with_everything(name: str) -> None:
     """Each fusion, transform, estimator, update and filter beside a feature part, and never the same four."""
-    at = scene(2, 2, targeted=not PARTS["feature"].info(name).untargeted)
+    at = setting(name, 2)
     models: list[nn.Module] = list(at.models)
     axes: tuple[list[Any], ...] = (FUSIONS, TRANSFORMS, ESTIMATORS, UPDATES)
     shift = list(PARTS["feature"]).index(name)
@@ -71,7 +80,7 @@ def test_fusions_that_need_logits_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in RECIPES if RECIPES.info(name).family == "feature"])
 def test_the_feature_is_what_a_recipe_adds(name: str) -> None:
     """Without it the same attack does something else."""
-    at = scene(3, 2)
+    at = setting(name, 3)
     attack = create_attack(name, steps=2, eps=EPS)
     spec = attack.spec | {"feature": None}
     with_it = attack.run(at.models, at.x, at.y).x_adv
@@ -83,7 +92,7 @@ def test_the_feature_is_what_a_recipe_adds(name: str) -> None:
 @pytest.mark.parametrize("name", list(PARTS["feature"]))
 def test_several_views_in_one_pass(name: str) -> None:
     """Two scales of two neighbours: the same images and passes as one view at a time."""
-    at = scene(2, 2, targeted=not PARTS["feature"].info(name).untargeted)
+    at = setting(name, 2)
     attack = create_attack(
         "ens-loss", feature=small(name), transforms=[{"name": "si", "copies": 2}], steps=2,
         estimator={"name": "pgn", "copies": 2}, eps=EPS,
