@@ -569,7 +569,7 @@ def _failed(plan: Plan, report: Report) -> set[str]:
 
 @contextmanager
 def _nothing_of_a_mistake(store: RunStore) -> Iterator[None]:
-    """Take back the description of a new run whose first cell shows that it cannot be, a misspelt layer say."""
+    """Take back the description of a new run whose first cell shows that it cannot be: a misspelt layer."""
     new = not store.suite.exists()
     try:
         yield
