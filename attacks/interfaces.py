@@ -84,6 +84,7 @@ class Job:
         carried: what a method takes from one micro-batch to the next, where its published code does.
         silent: where an attack that counts them leaves (N,): the steps without any gradient.
         copies_at_once: how many views or neighbours of the images a surrogate sees in one pass.
+        pool_y: labels of the images of ``pool``.
     """
 
     models: Sequence[nn.Module]
@@ -96,6 +97,7 @@ class Job:
     carried: dict[str, Tensor] = field(default_factory=dict)
     silent: list[Tensor] = field(default_factory=list)
     copies_at_once: int = 1
+    pool_y: Tensor | None = None
 
 
 @dataclass(frozen=True)

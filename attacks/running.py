@@ -63,7 +63,7 @@ def run(
             job = Job(
                 asked, x[rows], y[rows], None if target is None else target[rows],
                 Draws(seed, len(x), rows), x, Trace() if trace else None, carried,
-                copies_at_once=copies_at_once,
+                copies_at_once=copies_at_once, pool_y=y,
             )  # fmt: skip
             try:
                 x_adv, passes = attack.craft(job)

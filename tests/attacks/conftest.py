@@ -225,6 +225,14 @@ def images() -> Callable[..., Tensor]:
     return bytes_like
 
 
+def among(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels of which there are several, and for each sample that of another one as target."""
+    if (y == y[0]).all():
+        y = torch.cat([y[:-1], (y[-1:] + 1) % CLASSES])
+    other = [next(int(label) for label in y if label != own) for own in y]
+    return y, torch.tensor(other)
+
+
 @pytest.fixture
 def small() -> Callable[..., Attack]:
     """``small(name, **overrides)``: an attack with few steps and copies."""

@@ -23,6 +23,7 @@ from advens.attacks.parts import PARTS, name_of
 from advens.attacks.registry import RECIPES
 from advens.errors import InputError
 from advens.threat import Threat
+from tests.attacks.conftest import among
 
 Net = Callable[..., nn.Module]
 Images = Callable[..., Tensor]
@@ -64,11 +65,14 @@ class Scene:
     """Two surrogates, a shard of images, labels they agree with, and targets when wanted."""
 
     def __init__(
-        self, net: Net, images: Images, labelled: Labelled, targeted: bool, surrogates: int = 2
+        self, net: Net, images: Images, labelled: Labelled, targeted: bool, surrogates: int = 2,
+        shown: bool = False,
     ) -> None:
         self.models = [net(seed) for seed in range(surrogates)]
         self.x = images(0)
         self.y, target = labelled(self.models, self.x)
+        if shown:
+            self.y, target = among(self.y)
         self.target = target if targeted else None
 
     def run(self, attack: Attack, **options: Any) -> Tensor:
@@ -98,10 +102,11 @@ def net(net_for: Callable[[str], Net], request: Any) -> Net:
 def scene(net: Net, images: Images, labelled: Labelled, request: Any) -> Callable[..., Scene]:
     params = request.node.callspec.params
     name = params.get("name", params.get("fusion"))
+    shown = "aa" in (name, params.get("part"))  # it needs an image of every target class
 
     def make(targeted: bool | None = None, surrogates: int = 2) -> Scene:
         goal = goals(name)[0] if targeted is None else targeted
-        return Scene(net, images, labelled, goal, surrogates)
+        return Scene(net, images, labelled, goal, surrogates, shown)
 
     return make
 

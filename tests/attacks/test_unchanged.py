@@ -27,7 +27,7 @@ from advens.attacks.commands import PASSES
 from advens.attacks.parts import FIELD_KINDS, PARTS, from_spec, options, to_spec
 from advens.digest import value_digest
 from advens.errors import InputError
-from tests.attacks.conftest import CLASSES, bytes_like, net_of, small_attack
+from tests.attacks.conftest import CLASSES, among, bytes_like, net_of, small_attack
 
 RECORDED, SPECS = (Path(__file__).with_name(name) for name in ("crafted.json", "specs.json"))
 EPS = {"linf": "32/255", "l2": 1.5, "l1": 9.0}
@@ -126,6 +126,8 @@ def crafted(case: Case) -> list[int]:
         y = torch.stack([model(x) for model in models]).mean(0).argmax(1)
     target = (y + 2) % CLASSES if case.targeted else None
     y[-1] = (y[-1] + 1) % CLASSES  # wrong from the start
+    if "aa" in (case.name, case.options.get("feature")):
+        y, target = among(y)
     result = attack.run(ensemble if case.randomized else models, x, y, target, seed=3)
     stored = attack.threat.quantise(result.x_adv, x)
     levels: list[int] = (stored.int() - (255 * x).round().int()).flatten()[::EVERY].tolist()

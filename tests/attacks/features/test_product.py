@@ -13,7 +13,11 @@ from advens.attacks.attack import ComposedAttack
 from advens.attacks.parts import PARTS
 from advens.attacks.registry import RECIPES
 from advens.errors import InputError
+<<<<<<< HEAD
 from tests.attacks.conftest import counting, tiny_tokens
+=======
+from tests.attacks.conftest import among, counting
+>>>>>>> 86f2022 (AA: activation attack, towards an image of the target class)
 from tests.attacks.features.conftest import scene
 from tests.attacks.fusions.test_product import ESTIMATORS, FILTERS, TRANSFORMS, UPDATES
 
@@ -41,7 +45,12 @@ def setting(name: str, n: int) -> Any:
 @pytest.mark.parametrize("name", list(PARTS["feature"]))
 def test_everything_goes_with_everything(name: str) -> None:
     """Each fusion, transform, estimator, update and filter beside a feature part, and never the same four."""
+<<<<<<< HEAD
     at = setting(name, 2)
+=======
+    at = scene(2, 2, targeted=not PARTS["feature"].info(name).untargeted)
+    at.y, at.target = among(at.y) if name == "aa" else (at.y, at.target)
+>>>>>>> 86f2022 (AA: activation attack, towards an image of the target class)
     models: list[nn.Module] = list(at.models)
     axes: tuple[list[Any], ...] = (FUSIONS, TRANSFORMS, ESTIMATORS, UPDATES)
     shift = list(PARTS["feature"]).index(name)
@@ -92,7 +101,12 @@ def test_the_feature_is_what_a_recipe_adds(name: str) -> None:
 @pytest.mark.parametrize("name", list(PARTS["feature"]))
 def test_several_views_in_one_pass(name: str) -> None:
     """Two scales of two neighbours: the same images and passes as one view at a time."""
+<<<<<<< HEAD
     at = setting(name, 2)
+=======
+    at = scene(2, 2, targeted=not PARTS["feature"].info(name).untargeted)
+    at.y, at.target = among(at.y) if name == "aa" else (at.y, at.target)
+>>>>>>> 86f2022 (AA: activation attack, towards an image of the target class)
     attack = create_attack(
         "ens-loss", feature=small(name), transforms=[{"name": "si", "copies": 2}], steps=2,
         estimator={"name": "pgn", "copies": 2}, eps=EPS,
