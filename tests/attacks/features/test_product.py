@@ -13,11 +13,7 @@ from advens.attacks.attack import ComposedAttack
 from advens.attacks.parts import PARTS
 from advens.attacks.registry import RECIPES
 from advens.errors import InputError
-<<<<<<< HEAD
-from tests.attacks.conftest import counting, tiny_tokens
-=======
-from tests.attacks.conftest import among, counting
->>>>>>> 86f2022 (AA: activation attack, towards an image of the target class)
+from tests.attacks.conftest import among, counting, tiny_tokens
 from tests.attacks.features.conftest import scene
 from tests.attacks.fusions.test_product import ESTIMATORS, FILTERS, TRANSFORMS, UPDATES
 
@@ -36,6 +32,8 @@ def small(name: str) -> dict[str, Any]:
 def setting(name: str, n: int) -> Any:
     """Two surrogates that a feature part can be tried on, n images, their labels and perhaps targets."""
     at = scene(n, 2, targeted=not PARTS["feature"].info(name).untargeted)
+    if name == "aa":  # needs an image of every target class
+        at.y, at.target = among(at.y)
     if name == "se":  # reads tokens by the network's own head
         at.models = [tiny_tokens(seed, side=6) for seed in range(2)]  # type: ignore[assignment]
         at.y = sum(model(at.x) for model in at.models).argmax(1)  # type: ignore[union-attr]
@@ -45,12 +43,7 @@ def setting(name: str, n: int) -> Any:
 @pytest.mark.parametrize("name", list(PARTS["feature"]))
 def test_everything_goes_with_everything(name: str) -> None:
     """Each fusion, transform, estimator, update and filter beside a feature part, and never the same four."""
-<<<<<<< HEAD
     at = setting(name, 2)
-=======
-    at = scene(2, 2, targeted=not PARTS["feature"].info(name).untargeted)
-    at.y, at.target = among(at.y) if name == "aa" else (at.y, at.target)
->>>>>>> 86f2022 (AA: activation attack, towards an image of the target class)
     models: list[nn.Module] = list(at.models)
     axes: tuple[list[Any], ...] = (FUSIONS, TRANSFORMS, ESTIMATORS, UPDATES)
     shift = list(PARTS["feature"]).index(name)
@@ -101,12 +94,7 @@ def test_the_feature_is_what_a_recipe_adds(name: str) -> None:
 @pytest.mark.parametrize("name", list(PARTS["feature"]))
 def test_several_views_in_one_pass(name: str) -> None:
     """Two scales of two neighbours: the same images and passes as one view at a time."""
-<<<<<<< HEAD
     at = setting(name, 2)
-=======
-    at = scene(2, 2, targeted=not PARTS["feature"].info(name).untargeted)
-    at.y, at.target = among(at.y) if name == "aa" else (at.y, at.target)
->>>>>>> 86f2022 (AA: activation attack, towards an image of the target class)
     attack = create_attack(
         "ens-loss", feature=small(name), transforms=[{"name": "si", "copies": 2}], steps=2,
         estimator={"name": "pgn", "copies": 2}, eps=EPS,
