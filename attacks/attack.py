@@ -24,6 +24,7 @@ from advens.attacks.interfaces import (
     GradientFilter,
     InputTransform,
     Job,
+    LooksFirst,
     Loss,
     ModelChange,
     OwnStep,
@@ -209,6 +210,8 @@ class ComposedAttack(Runnable):
             prepared = self.feature.preparation(surrogates, copies, every)
             forward, backward = forward + prepared.forward, backward + prepared.backward
         runs = 1 + sum(isinstance(change, RunsBackFirst) for change in self.changes)
+        looks = surrogates * len(every) * sum(isinstance(change, LooksFirst) for change in self.changes)
+        forward, backward = forward + looks, backward + looks * runs
         for queries, steps in estimates.items():
             step = self.fusion.passes(surrogates, queries * copies)
             forward, backward = forward + steps * step.forward, backward + steps * step.backward * runs

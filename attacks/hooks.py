@@ -15,6 +15,7 @@ from advens.attacks.interfaces import (
     ChangeContext,
     Handle,
     Job,
+    LooksFirst,
     ModelChange,
     RunsBackFirst,
     Seen,
@@ -64,6 +65,19 @@ class Changed(nn.Module):
                             backward += 1
         self.changes, self.context.shown = every, None
         return backward
+
+    def look(self, loss: Callable[[], Tensor]) -> int:
+        """Let changes that want it take a gradient at the iterate; ``loss`` runs the surrogate there.
+
+        Returns:
+            How many did.
+        """
+        looking = [change for change in self.changes if isinstance(change, LooksFirst)]
+        for change in looking:
+            self.context.looking = change
+            change.look(loss(), self.context)
+        self.context.looking = None
+        return len(looking)
 
     def forward(self, x: Tensor) -> Tensor:
         with attached(self.model, self.changes, self.context):

@@ -179,6 +179,8 @@ class ChangeContext:
         shown: which of the clean images that a change wants to see is at hand; see `SeesClean`.
         kept: what changes keep of them, of the rows at hand.
         labels: of the rows at hand, (N,); known when clean images have been shown.
+        looking: the change that takes a gradient at the iterate; see `LooksFirst`.
+        preceding: another attack on the surrogate is running first.
     """
 
     draws: Draws | None = None
@@ -188,6 +190,8 @@ class ChangeContext:
     shown: int | None = None
     kept: dict[Any, Any] = field(default_factory=dict)
     labels: Tensor | None = None
+    looking: ModelChange | None = None
+    preceding: bool = False
 
     def begin(self, draws: Draws | None) -> None:
         """A step begins: these are its draws; None when the attack is over."""
@@ -558,6 +562,19 @@ class AsksClean(SeesClean, Protocol):
 
     def ask(self, logits: Tensor, context: ChangeContext) -> None:
         """Take a gradient of the surrogate's logits, whose graph begins at what the change has kept."""
+        ...
+
+
+@runtime_checkable
+class LooksFirst(ModelChange, Protocol):
+    """A change that takes a gradient of its surrogate's own loss at the iterate, before every step.
+
+    It is one forward and one backward pass, with all changes attached, while ``context.looking`` is the
+    change. What it finds goes to ``context.memory``.
+    """
+
+    def look(self, loss: Tensor, context: ChangeContext) -> None:
+        """Take a gradient of the loss (N,), whose scale is a sample's own."""
         ...
 
 

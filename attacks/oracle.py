@@ -102,6 +102,14 @@ class GradientOracle:
         if self.feature is not None:
             for surrogate in self._tapped:
                 self.feature.prepare(surrogate, self.job.x if x_adv is None else x_adv)
+        for k, model in enumerate(self.job.models):
+            if isinstance(model, Changed) and not model.context.preceding:
+                at = self.job.x if x_adv is None else x_adv
+                self.backwards += self._runs * model.look(partial(self._own, at, k))
+
+    def _own(self, x: Tensor, k: int) -> Tensor:
+        """The loss of surrogate ``k`` alone, without transforms, up to each sample's scale."""
+        return self.of_logits(self.seen(x.detach().requires_grad_(), k).logits).ascended
 
     @property
     def silent(self) -> Tensor:
@@ -171,8 +179,13 @@ class GradientOracle:
         if attack not in self._walks:
             draws, step = self.job.draws.fork("first"), self.context.draws
             job = replace(self.job, draws=draws, trace=None, silent=[])
+            changed = [model.context for model in self.job.models if isinstance(model, Changed)]
+            for each in changed:
+                each.preceding = True
             self._walks[attack], passes = attack.walk(job)
             self.forwards, self.backwards = self.forwards + passes.forward, self.backwards + passes.backward
+            for each in changed:
+                each.preceding = False
             for model in self.job.models:
                 begin_step(model, step)
         return self._walks[attack]

@@ -11,7 +11,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 from advens.attacks.hooks import Changed, attached
-from advens.attacks.interfaces import ChangeContext, ModelChange, RunsBackFirst, SeesClean
+from advens.attacks.interfaces import (
+    ChangeContext,
+    LooksFirst,
+    ModelChange,
+    RunsBackFirst,
+    SeesClean,
+)
 from advens.attacks.parts import from_spec, name_of, options, to_spec
 from advens.classifier import Classifier, borrowed
 from advens.digest import value_digest
@@ -39,7 +45,7 @@ class ChangedModel(Classifier):
         for change in changes:
             if isinstance(change, SeesClean):
                 raise InputError(f"'{name_of(change)}' needs clean images: name it in front of an attack")
-            if isinstance(change, RunsBackFirst):
+            if isinstance(change, (RunsBackFirst, LooksFirst)):
                 raise InputError(f"'{name_of(change)}' takes two passes: name it in front of an attack")
         with borrowed([base]):  # a Classifier freezes its network; this one is another's, too
             super().__init__(
