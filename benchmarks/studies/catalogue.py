@@ -43,8 +43,9 @@ VERDICTS = ("confirmed", "not told apart", "reversed")
 BASES = {
     "ifgsm": "ifgsm", "mifgsm": "ifgsm", "vnifgsm": "nifgsm", "gra": "vmifgsm", "fgsra": "gra",
     "pgn": "gra", "mef": "pgn", "mumodig": "mig", "dem": "difgsm", "admix": "sifgsm", "us-mm": "admix",
-    "sia": "bsr", "rpa": "fia", "fmaa": "fia", "naa": "fia", "danaa": "naa", "bfa": "fia", "p2fa": "bfa",
-    "yaila": "ila", "bpa": "linbp", "att": "tgr", "fpr": "tgr", "tgr": "pna-patchout", "sapr": "pna-patchout",
+    "sia": "bsr", "rpa": "fia", "mi-fmaa": "fia", "naa": "fia", "danaa": "naa", "bfa": "fia",
+    "mi-p2fa": "bfa", "yaila": "ila", "bpa": "mi-linbp", "att": "tgr", "fpr": "tgr", "tgr": "pna-patchout",
+    "sapr": "pna-patchout",
 }  # fmt: skip
 """What attacks that are not built on MI-FGSM alone are built on, or set themselves against."""
 

@@ -158,9 +158,9 @@ def test_nothing_to_craft_again() -> None:
 
 IDENTITIES = {
     "digits-builders": (1, "2c05d5e6815b"),
-    "digits-catalogue": (2, "f532ac866be1"),
-    "digits-catalogue-budget": (2, "d0331a69b275"),
-    "digits-catalogue-mixed": (2, "60d0d9c26586"),
+    "digits-catalogue": (2, "af9c3ccdce8c"),
+    "digits-catalogue-budget": (2, "a0ec67dd021a"),
+    "digits-catalogue-mixed": (2, "ef9c155ef8e2"),
     "digits-defenses": (2, "681b4278c837"),
     "digits-defenses-epochs": (1, "84a321f541e3"),
     "digits-ensembles-budget": (1, "542955504f44"),
@@ -169,7 +169,7 @@ IDENTITIES = {
     "digits-square": (1, "39adba7d5738"),
     "digits-targeted": (2, "8d9224f30e7b"),
     "digits-whitebox": (1, "2c42f627c39c"),
-    "imagenet-catalogue": (1, "110785aaee5e"),
+    "imagenet-catalogue": (1, "4b998b0a65ee"),
     "imagenet-ensembles": (1, "0693d0626a66"),
     "imagenet-targeted": (2, "81ecb7332ece"),
     "imagenet-transfer": (1, "d9df37509319"),
