@@ -185,5 +185,5 @@ def EverywhereMixup() -> ComposedAttack:
     """
     return ComposedAttack(
         update=MI(), loss=TargetLogit(), steps=299, step_size=StepSize("eps/10"), filters=(TI(size=5),),
-        transforms=(Shrink(rate=195 / 224), Everywhere()), changes=(CFM(),),
+        transforms=(Everywhere(), Shrink(rate=195 / 224)), changes=(CFM(),),
     )  # fmt: skip

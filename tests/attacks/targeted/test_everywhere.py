@@ -48,13 +48,13 @@ def test_everywhere(at: Any) -> None:
         g = torch.zeros_like(x)
         for copy in range(5):
             leaf = x.clone().requires_grad_()
-            view = shown(shrunk(leaf, t, at), t, copy, at)
+            view = shrunk(shown(leaf, t, copy, at), t, at)
             z = sum(model(view[None])[0] for model in at.models) / len(at.models)
             g += torch.autograd.grad(at.logit(z, i), leaf)[0]
         memory["m"] = memory.get("m", torch.zeros_like(g)) + g / g.abs().sum()
         return EPS / 2 * torch.sign(memory["m"])
 
-    transforms = [{"name": "shrink", "rate": 4 / 6}, "everywhere"]
+    transforms = ["everywhere", {"name": "shrink", "rate": 4 / 6}]
     at.same(step, "everywhere-cfm", 4, step_size="eps/2", changes=[], transforms=transforms)
 
 
