@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -67,6 +67,15 @@ def _some_steps(steps: int) -> int:
     return steps
 
 
+def _refuse_beside(changes: Sequence[ModelChange], *others: object) -> None:
+    """Where a change stands alone on a surrogate, no other change does, and nothing taps it."""
+    for change in changes:
+        reason = getattr(change, "ALONE", "")
+        for other in others if reason else ():
+            if other is not change:
+                raise ValueError(f"'{name_of(change)}' does not go with '{name_of(other)}': it {reason}")
+
+
 @part("attack", "composed", paper="Kurakin et al., ICLR workshop 2017 (I-FGSM)", year=2017)
 class ComposedAttack(Runnable):
     """Iterative gradient attack composed of parts.
@@ -115,9 +124,18 @@ class ComposedAttack(Runnable):
             raise ValueError(f"the step of '{name_of(update)}' is its own, and defined for l_inf alone")
         return update
 
+    @field_validator("changes")
+    @classmethod
+    def _alone(cls, changes: tuple[ModelChange, ...], info: ValidationInfo) -> tuple[ModelChange, ...]:
+        if any(hasattr(change, "ALONE") for change in changes):
+            fusion = info.data.get("fusion")
+            _refuse_beside(changes, *changes, *([fusion] if hasattr(fusion, "layers") else []))
+        return changes
+
     @field_validator("feature")
     @classmethod
     def _of_logits(cls, feature: Feature | None, info: ValidationInfo) -> Feature | None:
+        _refuse_beside(info.data.get("changes", ()), *([] if feature is None else [feature]))
         for change in info.data.get("changes", ()):
             if isinstance(feature, FeatureLoss) and isinstance(change, RunsBackFirst):
                 raise ValueError(
@@ -210,7 +228,8 @@ class ComposedAttack(Runnable):
             prepared = self.feature.preparation(surrogates, copies, every)
             forward, backward = forward + prepared.forward, backward + prepared.backward
         runs = 1 + sum(isinstance(change, RunsBackFirst) for change in self.changes)
-        looks = surrogates * len(every) * sum(isinstance(change, LooksFirst) for change in self.changes)
+        each = sum(change.looks for change in self.changes if isinstance(change, LooksFirst))
+        looks = surrogates * len(every) * each
         forward, backward = forward + looks, backward + looks * runs
         for queries, steps in estimates.items():
             step = self.fusion.passes(surrogates, queries * copies)

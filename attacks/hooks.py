@@ -66,18 +66,19 @@ class Changed(nn.Module):
         self.changes, self.context.shown = every, None
         return backward
 
-    def look(self, loss: Callable[[], Tensor]) -> int:
-        """Let changes that want it take a gradient at the iterate; ``loss`` runs the surrogate there.
+    def look(self, loss: Callable[[Tensor], Tensor], x_adv: Tensor, clean: Tensor) -> int:
+        """Let changes that want it take gradients of the surrogate's loss at the iterate.
 
         Returns:
-            How many did.
+            How many backward passes that took.
         """
-        looking = [change for change in self.changes if isinstance(change, LooksFirst)]
-        for change in looking:
-            self.context.looking = change
-            change.look(loss(), self.context)
+        backward = 0
+        for change in self.changes:
+            if isinstance(change, LooksFirst):
+                self.context.looking, backward = change, backward + change.looks
+                change.look(loss, x_adv, clean, self.context)
         self.context.looking = None
-        return len(looking)
+        return backward
 
     def forward(self, x: Tensor) -> Tensor:
         with attached(self.model, self.changes, self.context):

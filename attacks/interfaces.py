@@ -567,14 +567,21 @@ class AsksClean(SeesClean, Protocol):
 
 @runtime_checkable
 class LooksFirst(ModelChange, Protocol):
-    """A change that takes a gradient of its surrogate's own loss at the iterate, before every step.
+    """A change that takes gradients of its surrogate's own loss before every step.
 
-    It is one forward and one backward pass, with all changes attached, while ``context.looking`` is the
-    change. What it finds goes to ``context.memory``.
+    All changes are attached then, and ``context.looking`` is the change. What it finds goes to
+    ``context.memory``.
     """
 
-    def look(self, loss: Tensor, context: ChangeContext) -> None:
-        """Take a gradient of the loss (N,), whose scale is a sample's own."""
+    @property
+    def looks(self) -> int:
+        """Forward passes, and backward passes, of a step."""
+        ...
+
+    def look(
+        self, loss: Callable[[Tensor], Tensor], x_adv: Tensor, clean: Tensor, context: ChangeContext
+    ) -> None:
+        """Take gradients of the loss (N,) of images, (N, C, H, W); ``x_adv`` is the iterate."""
         ...
 
 

@@ -102,14 +102,14 @@ class GradientOracle:
         if self.feature is not None:
             for surrogate in self._tapped:
                 self.feature.prepare(surrogate, self.job.x if x_adv is None else x_adv)
+        at = self.job.x if x_adv is None else x_adv
         for k, model in enumerate(self.job.models):
             if isinstance(model, Changed) and not model.context.preceding:
-                at = self.job.x if x_adv is None else x_adv
-                self.backwards += self._runs * model.look(partial(self._own, at, k))
+                self.backwards += self._runs * model.look(partial(self._own, k=k), at, self.job.x)
 
     def _own(self, x: Tensor, k: int) -> Tensor:
-        """The loss of surrogate ``k`` alone, without transforms, up to each sample's scale."""
-        return self.of_logits(self.seen(x.detach().requires_grad_(), k).logits).ascended
+        """The loss of surrogate ``k`` alone, without transforms, (N,)."""
+        return self.of_logits(self.seen(x.detach().requires_grad_(), k).logits).term()
 
     @property
     def silent(self) -> Tensor:

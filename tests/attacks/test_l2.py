@@ -165,6 +165,8 @@ def deaf_to_scale(name: str, factor: float) -> tuple[int, dict[str, Any]]:
         return 2, {"weight": 0.0}  # the cosine of features has another scale
     if name == "ftm":
         return 2, {"tuned": False}  # its perturbations learn by the gradient
+    if name == "awt":
+        return 2, {"rate": 0.0}  # its weights learn from the loss
     if name == "decowa":
         return 2, {"rho": 0.01 / factor}  # a step along a gradient as long as it is
     return {

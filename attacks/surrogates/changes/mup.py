@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -64,9 +64,16 @@ class MUP:
             return ()
         return [Swap(each, "forward", partial(self._run, context, i, each)) for i, each in enumerate(found)]
 
-    def look(self, loss: Tensor, context: ChangeContext) -> None:
+    @property
+    def looks(self) -> int:
+        return 1
+
+    def look(
+        self, loss: Callable[[Tensor], Tensor], x_adv: Tensor, clean: Tensor, context: ChangeContext
+    ) -> None:
+        total = loss(x_adv).sum()
         weights: dict[int, Tensor] = context.memory.pop("mup weights")
-        grads = torch.autograd.grad(loss.sum(), list(weights.values()))
+        grads = torch.autograd.grad(total, list(weights.values()))
         context.memory["mup"] = {
             i: self._kept(w.detach(), g) for (i, w), g in zip(weights.items(), grads, strict=True)
         }

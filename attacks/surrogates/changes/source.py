@@ -46,7 +46,7 @@ class ChangedModel(Classifier):
             if isinstance(change, SeesClean):
                 raise InputError(f"'{name_of(change)}' needs clean images: name it in front of an attack")
             if isinstance(change, (RunsBackFirst, LooksFirst)):
-                raise InputError(f"'{name_of(change)}' takes two passes: name it in front of an attack")
+                raise InputError(f"'{name_of(change)}' takes more passes: name it in front of an attack")
         with borrowed([base]):  # a Classifier freezes its network; this one is another's, too
             super().__init__(
                 Changed(base.net, changes, member), name=name(base.name, changes, member),

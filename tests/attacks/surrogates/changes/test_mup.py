@@ -120,5 +120,5 @@ def test_refusals() -> None:
         Changed(nn.Flatten(), [MUP()])(torch.zeros(1, 3, 2, 2))
     with pytest.raises(InputError, match="from 0 to below 1"):
         create_attack("mup", share=1)
-    with pytest.raises(InputError, match="'mup' takes two passes: name it in front of an attack"):
+    with pytest.raises(InputError, match="'mup' takes more passes: name it in front of an attack"):
         ChangedModel(Classifier(Net(0), name="t", num_classes=5), [MUP()])

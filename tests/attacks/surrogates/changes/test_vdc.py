@@ -193,5 +193,5 @@ def test_refusals() -> None:
         create_attack("vdc", last=-1)
     with pytest.raises(InputError, match="'fia' does not go with the change 'vdc', which takes a backward"):
         create_attack("vdc-fia")
-    with pytest.raises(InputError, match="'vdc' takes two passes: name it in front of an attack"):
+    with pytest.raises(InputError, match="'vdc' takes more passes: name it in front of an attack"):
         ChangedModel(Classifier(Transformer(0), name="t", num_classes=5), [VDC()])
