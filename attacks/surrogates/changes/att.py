@@ -69,9 +69,10 @@ class ATT:
     clean image, not transformed. This takes a forward and a backward pass. What is seen is drawn for every
     step, sample and patch.
 
-    Published code takes extremes from the first image of a batch and deviations over the batch; its port
-    leaves no patches out, and changes no map where attention is fused. Our choices: q, k and v each have
-    a deviation of their own, and an entry in two extremes is scaled once.
+    Published code takes extremes from the first image of a batch and deviations over the batch, and compares
+    with the gradient behind as it was after tuning; its port leaves no patches out, and changes no map where
+    attention is fused. Our choices: q, k and v each have a deviation of their own, and an entry in two
+    extremes is scaled once.
 
     Args:
         attention, qkv, mlp: scales.
