@@ -149,19 +149,16 @@ def test_a_layer_that_is_all_of_another_image() -> None:
     torch.testing.assert_close(twice, torch.cat([changed(x), changed(x + 0.1)]), rtol=0, atol=1e-12)
 
 
-def test_others_changes_do_not_see_the_clean_images() -> None:
+def test_other_changes_do_not_see_the_clean_images() -> None:
     """A change that remembers its step's first pass remembers none of another image."""
     at = scene(1, 3, False)
     seen: list[int] = []
 
     class Watching:
-        part_name, part_kind = "watching", "change"
-
         def attach(self, model: nn.Module, context: Any) -> list[Any]:
             seen.append(len(seen))
             return []
 
-    at.attack("ifgsm", steps=2).run(at.models, at.x, at.y)
     changed = Changed(at.models[0], [Watching(), CFM()])
     changed.show(Job(at.models, at.x, at.y, None, Draws(SEED, 3), at.x), changed)
     assert not seen
