@@ -1,19 +1,33 @@
-"""Types of the parameters of builders and defenses: numbers within limits, checked by pydantic."""
+"""Types of parameters: numbers within limits, checked by pydantic, with messages in plain words."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator
 
-Count = Annotated[int, Field(ge=1)]
-Several = Annotated[int, Field(ge=2)]
-Whole = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
+
+def _within(words: str, holds: Callable[[Any], bool]) -> AfterValidator:
+    """Refuses a number for which something does not hold, which no comparison with nan does."""
+
+    def check(value: Any) -> Any:
+        if not holds(value):
+            raise ValueError(words)
+        return value
+
+    return AfterValidator(check)
+
+
+Count = Annotated[int, _within("at least 1", lambda n: n >= 1)]
+Several = Annotated[int, _within("at least 2", lambda n: n >= 2)]
+Whole = Annotated[int, _within("at least 0", lambda n: n >= 0)]
+Positive = Annotated[float, _within("above 0", lambda v: 0 < v < math.inf)]
+NonNegative = Annotated[float, _within("at least 0", lambda v: 0 <= v < math.inf)]
+Fraction = Annotated[float, _within("from 0 to 1", lambda v: 0 <= v <= 1)]
+Share = Annotated[float, _within("above 0 and at most 1", lambda v: 0 < v <= 1)]
+BelowOne = Annotated[float, _within("at least 0 and below 1", lambda v: 0 <= v < 1)]
 
 
 def _augmentation(value: Any) -> Any:

@@ -46,19 +46,8 @@ from advens.attacks.tracing import conclude, observe
 from advens.attacks.uniform import EnsLogits
 from advens.attacks.updates import Sign, stepped
 from advens.errors import InputError
+from advens.fields import Positive, Whole
 from advens.threat import Threat
-
-
-def _not_negative(steps: int) -> int:
-    if steps < 0:
-        raise ValueError("at least 0")
-    return steps
-
-
-def _above_zero(scale: float) -> float:
-    if not scale > 0:
-        raise ValueError("above 0")
-    return scale
 
 
 def _some_steps(steps: int) -> int:
@@ -113,8 +102,8 @@ class ComposedAttack(Runnable):
     step_size: Rule = StepSize()
     start: Annotated[Start, one("start")] = Clean()
     changes: Annotated[tuple[ModelChange, ...], several("change")] = ()
-    warm_up: Annotated[int, AfterValidator(_not_negative)] = 0
-    warm_up_scale: Annotated[float, AfterValidator(_above_zero)] = 10.0
+    warm_up: Whole = 0
+    warm_up_scale: Positive = 10.0
     feature: Annotated[Feature | None, perhaps("feature")] = None
 
     @field_validator("update")

@@ -6,10 +6,7 @@ With targets its ascent leads to the target class, without it away from the labe
 
 from __future__ import annotations
 
-import math
-
 import torch
-from pydantic import field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,6 +14,7 @@ from advens.attacks.interfaces import Loss as Loss
 from advens.attacks.interfaces import OfOdds as OfOdds
 from advens.attacks.parts import part
 from advens.errors import InputError
+from advens.fields import Positive
 
 
 @part("loss", "ce", paper="Goodfellow et al., ICLR 2015 (FGSM)", year=2015)
@@ -110,14 +108,7 @@ class CalibratedByTemperature(CrossEntropy):
         temperature: what logits are divided by.
     """
 
-    temperature: float = 5.0
-
-    @field_validator("temperature")
-    @classmethod
-    def _positive(cls, temperature: float) -> float:
-        if not 0 < temperature < math.inf:
-            raise ValueError("above 0")
-        return temperature
+    temperature: Positive = 5.0
 
     def __call__(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
         return super().__call__(logits / self.temperature, y, target)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
-from typing import Annotated, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
-from pydantic import AfterValidator, ConfigDict, PlainValidator, ValidationError
+from pydantic import ConfigDict, PlainValidator, ValidationError
 from pydantic.dataclasses import dataclass as _dataclass
 from typing_extensions import dataclass_transform
 
@@ -119,16 +119,6 @@ def _field(key: str, value: Any) -> Any:
     return from_spec(kind, value)
 
 
-def _some(count: int) -> int:
-    if count < 1:
-        raise ValueError("at least 1")
-    return count
-
-
-Count = Annotated[int, AfterValidator(_some)]
-"""For the annotation of a field: at least 1."""
-
-
 def one(kind: str) -> PlainValidator:
     """For the annotation of a field: one part of a kind, from its name, a table or the part itself."""
     return PlainValidator(partial(from_spec, kind))
@@ -172,7 +162,6 @@ def changed(value: Any, **changes: Any) -> Any:
 
 __all__ = [
     "PARTS",
-    "Count",
     "changed",
     "from_spec",
     "make",

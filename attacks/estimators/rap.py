@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import field_validator
 from torch import Tensor
 
 from advens.attacks.interfaces import Context, Gradient
 from advens.attacks.parts import part
+from advens.fields import Whole
 from advens.threat import Threat
 
 
@@ -29,15 +29,8 @@ class RAP:
 
     radius: float = 1.0
     step: float = 1 / 8
-    inner: int = 8
-    late: int = 0
-
-    @field_validator("inner", "late")
-    @classmethod
-    def _not_negative(cls, count: int) -> int:
-        if count < 0:
-            raise ValueError("at least 0")
-        return count
+    inner: Whole = 8
+    late: Whole = 0
 
     @property
     def queries(self) -> int:

@@ -7,13 +7,14 @@ import math
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
-from advens.attacks.features.guided import Positive, Total, descent, support
+from advens.attacks.features.guided import Total, descent, support
 from advens.attacks.interfaces import Passes, Seen, Tapped
 from advens.attacks.layers import Layer
-from advens.attacks.parts import Count, part
+from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.uniform import EnsLoss
 from advens.attacks.updates import MI
+from advens.fields import Count, Positive
 from advens.threat import Threat, unit_l2
 
 PAPER = "Wang et al., Neurocomputing 2024 (BFA)"

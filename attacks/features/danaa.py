@@ -5,13 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
-from advens.attacks.features.guided import Guided, Positive, Score, Total, support
+from advens.attacks.features.guided import Guided, Score, Total, support
 from advens.attacks.interfaces import Tapped
 from advens.attacks.layers import Layer
-from advens.attacks.parts import Count, part
+from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.uniform import EnsLoss
 from advens.attacks.updates import MI
+from advens.fields import Count, Positive
 from advens.threat import Threat
 
 PAPER = "Jin et al., 2023 (DANAA)"

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import torch
-from pydantic import field_validator
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
-from advens.attacks.features.guided import Share
 from advens.attacks.features.ila import First, walked
 from advens.attacks.filters import TI
 from advens.attacks.interfaces import Passes, Seen, Tapped
 from advens.attacks.layers import Layer
 from advens.attacks.losses import TargetLogit
-from advens.attacks.parts import Count, part
+from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.steps import StepSize
 from advens.attacks.transforms.di import DI
 from advens.attacks.transforms.shrink import Shrink
 from advens.attacks.uniform import EnsLoss
 from advens.attacks.updates import MI, Sum
+from advens.fields import Count, NonNegative, Share
 from advens.threat import unit_l2
 
 PAPER = "Zeng et al., ICASSP 2024 (FFT)"
@@ -53,14 +52,7 @@ class FFT:
     )  # fmt: skip
     copies: Count = 30
     keep: Share = 0.7
-    weight: float = 0.2
-
-    @field_validator("weight")
-    @classmethod
-    def _not_negative(cls, weight: float) -> float:
-        if not weight >= 0:
-            raise ValueError("at least 0")
-        return weight
+    weight: NonNegative = 0.2
 
     @property
     def layers(self) -> tuple[float | str, ...]:

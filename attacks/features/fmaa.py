@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
-from advens.attacks.features.guided import Positive, Score, Share, Total, descent, importance
+from advens.attacks.features.guided import Score, Total, descent, importance
 from advens.attacks.interfaces import Passes, Seen, Tapped
 from advens.attacks.layers import Layer
-from advens.attacks.parts import Count, part
+from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.uniform import EnsLoss
+from advens.fields import Count, Positive, Share
 from advens.threat import Threat, unit_l2
 
 PAPER = "He et al., 2022 (FMAA)"

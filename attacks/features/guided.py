@@ -7,10 +7,9 @@ sign.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import AfterValidator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,21 +20,6 @@ from advens.threat import unit_l2
 
 Score = Literal["logit", "probability"]
 
-
-def _share(share: float) -> float:
-    if not 0 < share <= 1:
-        raise ValueError("above 0 and at most 1")
-    return share
-
-
-def _positive(size: float) -> float:
-    if not size > 0:
-        raise ValueError("above 0")
-    return size
-
-
-Share = Annotated[float, AfterValidator(_share)]
-Positive = Annotated[float, AfterValidator(_positive)]
 
 
 class Guided(ABC):

@@ -9,13 +9,13 @@ from pydantic import PlainValidator
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
-from advens.attacks.features.guided import Positive
 from advens.attacks.interfaces import Passes, Seen, Tapped
 from advens.attacks.layers import Layer
 from advens.attacks.parts import changed, from_spec, part
 from advens.attacks.registry import create_attack, recipe
 from advens.attacks.uniform import EnsLoss
 from advens.attacks.updates import MI
+from advens.fields import Positive
 from advens.threat import Threat, unit_l2
 
 PAPER = "Huang et al., ICCV 2019 (ILA), arXiv 1907.10823"

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import AfterValidator
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
-from advens.attacks.features.guided import Share
 from advens.attacks.interfaces import Passes, Tapped
 from advens.attacks.layers import Layer
 from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.steps import StepSize
 from advens.attacks.updates import MI
+from advens.fields import NonNegative, Share
 from advens.threat import Threat
 
 PAPER = "Li et al., NeurIPS 2023 (ILPD)"
-
-
-def _width(sigma: float) -> float:
-    if not sigma >= 0:
-        raise ValueError("at least 0")
-    return sigma
 
 
 @part("feature", "ilpd", paper=PAPER, year=2023)
@@ -44,7 +35,7 @@ class ILPD:
 
     layer: Layer = 0.5
     gamma: Share = 0.1
-    sigma: Annotated[float, AfterValidator(_width)] = 0.05
+    sigma: NonNegative = 0.05
 
     @property
     def layers(self) -> tuple[float | str, ...]:

@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
-from advens.attacks.features.guided import Guided, Positive, Score, Total, importance
+from advens.attacks.features.guided import Guided, Score, Total, importance
 from advens.attacks.interfaces import Passes, Seen, Tapped
 from advens.attacks.layers import Layer
-from advens.attacks.parts import Count, part
+from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.uniform import EnsLoss
 from advens.attacks.updates import MI
+from advens.fields import Count, Positive
 from advens.threat import Threat
 
 PAPER = "Zhang et al., CVPR 2022 (NAA)"

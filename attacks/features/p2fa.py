@@ -6,13 +6,14 @@ from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
 from advens.attacks.features.bfa import around
-from advens.attacks.features.guided import Positive, descent
+from advens.attacks.features.guided import descent
 from advens.attacks.interfaces import Passes, Seen, Tapped
 from advens.attacks.layers import Layer
-from advens.attacks.parts import Count, part
+from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.steps import StepSize
 from advens.attacks.uniform import EnsLoss
+from advens.fields import Count, Positive
 from advens.threat import Threat, unit_l2
 
 PAPER = "Liu et al., ICML 2025 (P2FA)"

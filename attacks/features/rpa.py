@@ -7,13 +7,14 @@ from pydantic import field_validator
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
-from advens.attacks.features.guided import Guided, Score, Share, Total, importance
+from advens.attacks.features.guided import Guided, Score, Total, importance
 from advens.attacks.interfaces import Tapped
 from advens.attacks.layers import Layer
-from advens.attacks.parts import Count, part
+from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.uniform import EnsLoss
 from advens.attacks.updates import MI
+from advens.fields import Count, Share
 from advens.seeding import Draws
 from advens.threat import Threat
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import AfterValidator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,20 +13,12 @@ from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.steps import StepSize
 from advens.attacks.uniform import EnsLoss
+from advens.fields import NonNegative
 from advens.threat import Threat
 
 PAPER = "Zhou et al., ECCV 2018 (TAP)"
 SMALLEST = 1e-12
 """What is added under the root, whose slope at 0 is infinite."""
-
-
-def _weight(weight: float) -> float:
-    if not weight >= 0:
-        raise ValueError("at least 0")
-    return weight
-
-
-Weight = Annotated[float, AfterValidator(_weight)]
 
 
 @part("feature", "tap", paper=PAPER, year=2018)
@@ -53,8 +42,8 @@ class TAP:
     """
 
     layers: tuple[Layer, ...] = ("stages",)
-    weight: Weight = 0.005
-    smooth: Weight = 0.01
+    weight: NonNegative = 0.005
+    smooth: NonNegative = 0.01
 
     def prepare(self, surrogate: Tapped, x_adv: Tensor) -> None:
         if "phi" not in surrogate.memory:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
-from advens.attacks.features.guided import Positive
 from advens.attacks.features.ila import First, walked
 from advens.attacks.features.tap import TAP
 from advens.attacks.interfaces import Passes, Seen, Tapped
@@ -15,6 +14,7 @@ from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.steps import StepSize
 from advens.attacks.uniform import EnsLoss
+from advens.fields import Positive
 from advens.threat import unit_l2
 
 PAPER = "Li et al., ECCV 2020 (YAILA), arXiv 2008.08847"

@@ -6,9 +6,10 @@ from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
 from advens.attacks.interfaces import Oracle, Passes
-from advens.attacks.parts import Count, part
+from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.steps import StepSize
+from advens.fields import Count
 from advens.threat import Threat
 
 PAPER = "Gubri et al., ECCV 2022 (LGV)"

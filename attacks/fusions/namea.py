@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
 from advens.attacks.attack import ComposedAttack
 from advens.attacks.interfaces import Oracle, Passes, Tapped
 from advens.attacks.layers import as_map
-from advens.attacks.parts import Count, part
+from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.updates import MI
 from advens.errors import InputError
+from advens.fields import Count, Share
 
 PAPER = "Zou et al., AAAI 2026 (NAMEA), arXiv 2511.08937"
 LEAST = 16
@@ -51,16 +51,9 @@ class NAMEA:
 
     OF_LOGITS: ClassVar = "taps the surrogates itself"
     rounds: Count = 4
-    eta: float = 0.6
+    eta: Share = 0.6
     mask: Literal["attention", "shifted", "none"] = "attention"
     fill: Literal["noise", "zero"] = "noise"
-
-    @field_validator("eta")
-    @classmethod
-    def _share(cls, eta: float) -> float:
-        if not 0 < eta <= 1:
-            raise ValueError("above 0 and at most 1")
-        return eta
 
     @property
     def layers(self) -> tuple[str, ...]:

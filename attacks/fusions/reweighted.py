@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import field_validator
 from torch import Tensor
 
 from advens.attacks.attack import ComposedAttack
@@ -13,6 +12,7 @@ from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.steps import StepSize
 from advens.attacks.updates import MI
+from advens.fields import Positive
 from advens.threat import Threat
 
 PAPER = "Cao et al., ICCV 2025 (ViT-EnsembleAttack)"
@@ -32,14 +32,7 @@ class Reweighted:
 
     OF_LOGITS: ClassVar = "compares the losses of surrogates: those of features have no common scale"
 
-    temperature: float = 1.0
-
-    @field_validator("temperature")
-    @classmethod
-    def _warm(cls, temperature: float) -> float:
-        if not temperature > 0:
-            raise ValueError("above 0")
-        return temperature
+    temperature: Positive = 1.0
 
     def direction(self, oracle: Oracle, x: Tensor) -> Tensor:
         return oracle.gradient(x, over=Softmin(self.temperature))

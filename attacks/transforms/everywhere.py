@@ -7,7 +7,8 @@ from pydantic import ValidationInfo, field_validator
 from torch import Tensor
 
 from advens.attacks.interfaces import Context
-from advens.attacks.parts import Count, part
+from advens.attacks.parts import part
+from advens.fields import Count
 
 
 @part("transform", "everywhere", paper="Zeng et al., AAAI 2025 (Everywhere)", year=2025)

@@ -14,11 +14,12 @@ from torch.nn import functional as F
 
 from advens.attacks.geometry import enlarged, rotate
 from advens.attacks.interfaces import Context
-from advens.attacks.parts import Count, part
+from advens.attacks.parts import part
 from advens.attacks.spectrum import spectral
 from advens.attacks.transforms.admix import Mixed, others_of
 from advens.attacks.transforms.bsr import BSR
 from advens.attacks.transforms.si import faded
+from advens.fields import Count
 from advens.seeding import Draws
 
 DROPPED = ("1", "12", "123", "1234", "12345", "2345", "1345", "1245", "1235", "1234")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
 from advens.attacks.interfaces import Context
 from advens.attacks.parts import part
+from advens.fields import Fraction
 
 
 @part("transform", "local", paper="Wei et al., CVPR 2023 (SU)", year=2023)
@@ -27,17 +27,10 @@ class Local:
         over: what is averaged over the two copies; see `dem`. The loss of `su` sees both together.
     """
 
-    area: float = 0.1
-    interval: float = 0.0
+    area: Fraction = 0.1
+    interval: Fraction = 0.0
     over: Literal["logits", "loss"] = "logits"
     copies = 2
-
-    @field_validator("area", "interval")
-    @classmethod
-    def _share(cls, share: float) -> float:
-        if not 0 <= share <= 1:
-            raise ValueError("from 0 to 1")
-        return share
 
     def __call__(self, x: Tensor, copy: int, context: Context) -> Tensor:
         if copy == 0:

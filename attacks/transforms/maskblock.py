@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from advens.attacks.interfaces import Context
-from advens.attacks.parts import Count, part
+from advens.attacks.parts import part
+from advens.fields import Count
 
 
 @part("transform", "maskblock", paper="Fan et al., 2022 (MaskBlock), arXiv 2208.06538", year=2022)

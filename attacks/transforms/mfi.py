@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from advens.attacks.interfaces import Context
-from advens.attacks.parts import Count, part
+from advens.attacks.parts import part
 from advens.attacks.transforms.admix import Mixed, others_of
 from advens.attacks.transforms.si import faded
+from advens.fields import Count
 
 
 @part("transform", "mfi", paper="Qian et al., TIFS 2024 (MFI)", year=2024, couples="shard")

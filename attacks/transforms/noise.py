@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import field_validator
 from torch import Tensor
 
 from advens.attacks.interfaces import Context
 from advens.attacks.parts import part
+from advens.fields import Positive
 
 
 @part("transform", "noise", paper="Guo et al., NeurIPS 2020 (LinBP)", year=2020)
@@ -20,15 +20,8 @@ class Noise:
         radius: the noise's reach, relative to eps.
     """
 
-    radius: float = 1.0
+    radius: Positive = 1.0
     copies = 1
-
-    @field_validator("radius")
-    @classmethod
-    def _above_zero(cls, radius: float) -> float:
-        if not radius > 0:
-            raise ValueError("above 0")
-        return radius
 
     def __call__(self, x: Tensor, copy: int, context: Context) -> Tensor:
         return x + context.threat.noise(x, self.radius, context.draws, "noise")

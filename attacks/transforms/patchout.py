@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from pydantic import field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
 from advens.attacks.interfaces import Context
 from advens.attacks.parts import part
+from advens.fields import Count, Share
 
 
 @part("transform", "patchout", paper="Wei et al., AAAI 2022 (PNA-PatchOut)", year=2022)
@@ -24,23 +24,9 @@ class PatchOut:
         keep: the fraction of patches that stay, rounded to whole patches, at least one; 1 keeps all.
     """
 
-    grid: int = 14
-    keep: float = 130 / 196
+    grid: Count = 14
+    keep: Share = 130 / 196
     copies = 1
-
-    @field_validator("grid")
-    @classmethod
-    def _some(cls, grid: int) -> int:
-        if grid < 1:
-            raise ValueError("at least one patch")
-        return grid
-
-    @field_validator("keep")
-    @classmethod
-    def _keeps(cls, keep: float) -> float:
-        if not 0 < keep <= 1:
-            raise ValueError("above 0 and at most 1")
-        return keep
 
     def __call__(self, x: Tensor, copy: int, context: Context) -> Tensor:
         patches = self.grid**2

@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from advens.attacks.interfaces import Context
-from advens.attacks.parts import Count, part
+from advens.attacks.parts import part
+from advens.fields import Count
 
 
 @part("transform", "shifts", paper="Fang et al., CVPR 2024 (ANDA)", year=2024)

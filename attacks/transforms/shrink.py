@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
 from advens.attacks.interfaces import Context
 from advens.attacks.parts import part
+from advens.fields import Fraction
 
 
 @part("transform", "shrink", paper="Zeng et al., ICASSP 2024 (FFT)", year=2024)
@@ -25,17 +25,10 @@ class Shrink:
         mode: how to resize.
     """
 
-    p: float = 0.7
-    rate: float = 202 / 224
+    p: Fraction = 0.7
+    rate: Fraction = 202 / 224
     mode: Literal["nearest", "bilinear"] = "nearest"
     copies = 1
-
-    @field_validator("p", "rate")
-    @classmethod
-    def _share(cls, share: float) -> float:
-        if not 0 <= share <= 1:
-            raise ValueError("from 0 to 1")
-        return share
 
     def __call__(self, x: Tensor, copy: int, context: Context) -> Tensor:
         draws = context.draws.fork("shrink")

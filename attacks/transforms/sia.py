@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from advens.attacks.interfaces import Context
-from advens.attacks.parts import Count, part
+from advens.attacks.parts import part
 from advens.attacks.spectrum import spectral
 from advens.attacks.transforms.bsr import cuts
+from advens.fields import Count
 from advens.seeding import Draws
 
 SEVEN = ("roll-rows", "roll-columns", "flip-rows", "flip-columns", "turn", "scale", "noise")

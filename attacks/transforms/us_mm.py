@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from advens.attacks.interfaces import Context
-from advens.attacks.parts import Count, part
+from advens.attacks.parts import part
 from advens.attacks.transforms.admix import Mixed, others_of
+from advens.fields import Count
 
 
 @part("transform", "us-mm", paper="Wang et al., 2023 (US-MM), arXiv 2311.12051", year=2023, couples="shard")

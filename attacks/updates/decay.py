@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import field_validator
 from torch import Tensor
 
 from advens.attacks.interfaces import Context
 from advens.attacks.parts import part
 from advens.attacks.updates.momentum import accumulate
+from advens.fields import Share
 from advens.threat import Threat
 
 
@@ -29,15 +29,8 @@ class DecayMI:
     """
 
     mu: float = 1.0
-    eta: float = 0.94
+    eta: Share = 0.94
     against: Literal["momentum", "gradient"] = "momentum"
-
-    @field_validator("eta")
-    @classmethod
-    def _shrinks(cls, eta: float) -> float:
-        if not 0 < eta <= 1:
-            raise ValueError("above 0 and at most 1")
-        return eta
 
     def look(
         self, x_adv: Tensor, memory: dict[str, Tensor], alpha: float, threat: Threat

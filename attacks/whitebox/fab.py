@@ -16,7 +16,7 @@ from advens.attacks.whitebox.oracle import RowLoss, RowOracle
 from advens.attacks.whitebox.projections import nearest_plane, to_plane
 from advens.attacks.whitebox.rows import Rows
 from advens.errors import InputError
-from advens.fields import Count, Share, Whole
+from advens.fields import Count, Fraction, Share, Whole
 from advens.threat import TINY, Threat, norms
 
 PAPER = "Croce & Hein, ICML 2020 (FAB)"
@@ -70,7 +70,7 @@ class FastAdaptiveBoundary(WhiteBox):
     restarts: Count = 1
     targets: Whole = 0
     hyperplanes: Count | None = 9
-    alpha_max: Annotated[float, Field(ge=0, le=1)] = 0.1
+    alpha_max: Fraction = 0.1
     eta: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.05
     beta: Share = 0.9
     eot: Count = 1

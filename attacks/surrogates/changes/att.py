@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import AfterValidator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,25 +31,10 @@ from advens.attacks.surrogates.changes.tgr import (
     without_tokens,
 )
 from advens.attacks.updates import MI
+from advens.fields import Fraction, NonNegative
 from advens.threat import Threat
 
 PAPER = "Ming et al., NeurIPS 2024 (ATT)"
-
-
-def _share(share: float) -> float:
-    if not 0 <= share <= 1:
-        raise ValueError("from 0 to 1")
-    return share
-
-
-def _not_negative(size: float) -> float:
-    if not size >= 0:
-        raise ValueError("at least 0")
-    return size
-
-
-Share = Annotated[float, AfterValidator(_share)]
-Size = Annotated[float, AfterValidator(_not_negative)]
 
 
 @part("change", "att", paper=PAPER, year=2024)
@@ -82,15 +66,15 @@ class ATT:
         first: the probability that a patch is seen at the beginning.
     """
 
-    attention: Share = 0.45
-    qkv: Share = 0.7
-    mlp: Share = 0.65
-    gamma: Share = 0.5
-    slope: Size = 0.01
-    truncated: Share = 1 / 6
-    least: Share = 0.4
-    most: Share = 0.8
-    first: Share = 0.99
+    attention: Fraction = 0.45
+    qkv: Fraction = 0.7
+    mlp: Fraction = 0.65
+    gamma: Fraction = 0.5
+    slope: NonNegative = 0.01
+    truncated: Fraction = 1 / 6
+    least: Fraction = 0.4
+    most: Fraction = 0.8
+    first: Fraction = 0.99
 
     @property
     def views(self) -> int:

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from pydantic import field_validator
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -20,6 +19,7 @@ from advens.attacks.registry import recipe
 from advens.attacks.surrogates.changes.sgm import called
 from advens.attacks.updates import MI
 from advens.errors import InputError
+from advens.fields import NonNegative
 from advens.threat import Threat, unit_l2
 
 PAPER = "Chen et al., AAAI 2025 (AWT)"
@@ -49,17 +49,10 @@ class AWT:
     """
 
     ALONE: ClassVar = "gives every image a surrogate of its own"
-    rho: float = 0.005
-    rate: float = 0.002
-    momentum: float = 0.5
+    rho: NonNegative = 0.005
+    rate: NonNegative = 0.002
+    momentum: NonNegative = 0.5
     shared: bool = False
-
-    @field_validator("rho", "rate", "momentum")
-    @classmethod
-    def _not_negative(cls, size: float) -> float:
-        if not size >= 0:
-            raise ValueError("at least 0")
-        return size
 
     def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         named: dict[str, Tensor] = dict(model.named_parameters())

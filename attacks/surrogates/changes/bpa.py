@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from pydantic import field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,6 +19,7 @@ from advens.attacks.surrogates.changes.linbp import activations
 from advens.attacks.surrogates.changes.sgm import called
 from advens.attacks.updates import MI
 from advens.errors import InputError
+from advens.fields import Fraction, Positive
 from advens.threat import Threat
 
 PAPER = "Wang et al., NeurIPS 2023 (BPA)"
@@ -41,22 +41,8 @@ class BPA:
         temperature: tau; infinitely high is max-pooling as it is.
     """
 
-    depth: float = 0.51
-    temperature: float = 10.0
-
-    @field_validator("depth")
-    @classmethod
-    def _fraction(cls, depth: float) -> float:
-        if not 0 <= depth <= 1:
-            raise ValueError("a fraction, from 0 to 1")
-        return depth
-
-    @field_validator("temperature")
-    @classmethod
-    def _positive(cls, temperature: float) -> float:
-        if not temperature > 0:
-            raise ValueError("above 0")
-        return temperature
+    depth: Fraction = 0.51
+    temperature: Positive = 10.0
 
     def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         relus = relu_modules(model, "bpa")

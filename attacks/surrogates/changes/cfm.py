@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import AfterValidator, field_validator
 from torch import Tensor, nn
 
 from advens.attacks.attack import ComposedAttack
@@ -25,17 +24,10 @@ from advens.attacks.transforms.rdi import RDI
 from advens.attacks.transforms.shrink import Shrink
 from advens.attacks.updates import MI
 from advens.errors import InputError
+from advens.fields import Fraction, Whole
 
 PAPER = "Byun et al., CVPR 2023 (CFM)"
 
-
-def _share(share: float) -> float:
-    if not 0 <= share <= 1:
-        raise ValueError("from 0 to 1")
-    return share
-
-
-Share = Annotated[float, AfterValidator(_share)]
 
 
 @part("change", "cfm", couples="shard", paper=PAPER, year=2023)
@@ -60,16 +52,9 @@ class CFM:
         partners: how many other images; with 0 it is the image itself.
     """
 
-    p: Share = 0.1
-    strength: Share = 0.75
-    partners: int = 1
-
-    @field_validator("partners")
-    @classmethod
-    def _not_negative(cls, partners: int) -> int:
-        if partners < 0:
-            raise ValueError("at least 0")
-        return partners
+    p: Fraction = 0.1
+    strength: Fraction = 0.75
+    partners: Whole = 1
 
     @property
     def views(self) -> int:

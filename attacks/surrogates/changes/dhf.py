@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from pydantic import field_validator
 from torch import Tensor, nn
 
 from advens.attacks.attack import ComposedAttack
@@ -17,6 +16,7 @@ from advens.attacks.registry import recipe
 from advens.attacks.surrogates.changes.sgm import called, residual_blocks
 from advens.attacks.updates import MI
 from advens.errors import InputError
+from advens.fields import Fraction
 from advens.threat import Threat
 
 PAPER = "Wang et al., BMVC 2023 (DHF)"
@@ -41,16 +41,9 @@ class DHF:
             begins in a ResNet-18 and in a ResNet-50.
     """
 
-    mix: float = 0.2
-    replace: float = 0.1
-    depth: float = 1 / 6
-
-    @field_validator("mix", "replace", "depth")
-    @classmethod
-    def _share(cls, share: float) -> float:
-        if not 0 <= share <= 1:
-            raise ValueError("from 0 to 1")
-        return share
+    mix: Fraction = 0.2
+    replace: Fraction = 0.1
+    depth: Fraction = 1 / 6
 
     @property
     def views(self) -> int:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from pydantic import field_validator
 from torch import Tensor, nn
 
 from advens.attacks.attack import ComposedAttack
@@ -17,6 +16,7 @@ from advens.attacks.steps import StepSize
 from advens.attacks.surrogates.changes.sgm import called
 from advens.attacks.updates import MI
 from advens.errors import InputError
+from advens.fields import NonNegative
 from advens.threat import Threat
 
 PAPER = "Wang et al., 2025 (FAUG)"
@@ -33,14 +33,7 @@ class FAUG:
         width: of the noise, in standard deviations of F.
     """
 
-    width: float = 0.3
-
-    @field_validator("width")
-    @classmethod
-    def _not_negative(cls, width: float) -> float:
-        if not width >= 0:
-            raise ValueError("at least 0")
-        return width
+    width: NonNegative = 0.3
 
     def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)

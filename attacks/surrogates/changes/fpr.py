@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from pydantic import field_validator
 from torch import Tensor, nn
 
 from advens.attacks.attack import ComposedAttack
@@ -16,6 +15,7 @@ from advens.attacks.registry import recipe
 from advens.attacks.surrogates.changes.blocks import AttentionEdits, attentions, mlp_ends, within
 from advens.attacks.surrogates.changes.vit import Batch
 from advens.attacks.updates import MI
+from advens.fields import NonNegative
 from advens.threat import Threat
 
 PAPER = "Ren et al., CVPR 2025 (FPR)"
@@ -40,16 +40,9 @@ class FPR:
         scale, past: of the branch's value, and of what it was a step ago.
     """
 
-    spread: float = 25.0
-    scale: float = 0.8
-    past: float = 0.3
-
-    @field_validator("spread", "scale", "past")
-    @classmethod
-    def _not_negative(cls, value: float) -> float:
-        if not value >= 0:
-            raise ValueError("at least 0")
-        return value
+    spread: NonNegative = 25.0
+    scale: NonNegative = 0.8
+    past: NonNegative = 0.3
 
     def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         found, ends, batch = attentions(model, "fpr"), mlp_ends(model, "fpr"), Batch()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from pydantic import field_validator
 from torch import Tensor, nn
 
 from advens.attacks.attack import ComposedAttack
@@ -21,6 +20,7 @@ from advens.attacks.steps import StepSize
 from advens.attacks.surrogates.changes.cfm import CFM, Mixing, Place
 from advens.attacks.transforms.rdi import RDI
 from advens.attacks.updates import MI
+from advens.fields import NonNegative
 
 PAPER = "Liang et al., CVPR 2025 (FTM)"
 
@@ -47,15 +47,8 @@ class FTM(CFM):
         tuned: whether P is learned; without it, this is CFM.
     """
 
-    beta: float = 0.01
+    beta: NonNegative = 0.01
     tuned: bool = True
-
-    @field_validator("beta")
-    @classmethod
-    def _length(cls, beta: float) -> float:
-        if not beta >= 0:
-            raise ValueError("at least 0")
-        return beta
 
     def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         mixing = Mixing(context, self)

@@ -19,6 +19,7 @@ from advens.attacks.steps import StepSize
 from advens.attacks.surrogates.changes.bpa import relu_modules
 from advens.attacks.surrogates.changes.sgm import Block, called, residual_blocks
 from advens.errors import InputError
+from advens.fields import Positive
 from advens.threat import Threat
 
 PAPER = "Zhu et al., ICLR 2022 (IAA)"
@@ -40,15 +41,8 @@ class IAA:
         branches: lambda of every stage; the defaults are those of ResNet-18 to ResNet-50.
     """
 
-    beta: float = 20.0
+    beta: Positive = 20.0
     branches: tuple[float, ...] = (0.98, 0.87, 0.73, 0.19)
-
-    @field_validator("beta")
-    @classmethod
-    def _positive(cls, beta: float) -> float:
-        if not beta > 0:
-            raise ValueError("above 0")
-        return beta
 
     @field_validator("branches")
     @classmethod

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from pydantic import field_validator
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
@@ -19,6 +18,7 @@ from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.surrogates.changes.sgm import called, residual_blocks
 from advens.errors import InputError
+from advens.fields import Fraction
 from advens.threat import Threat
 
 PAPER = "Guo et al., NeurIPS 2020 (LinBP)"
@@ -67,15 +67,8 @@ class LinBP:
         rescale: scale the branches of residual blocks back.
     """
 
-    depth: float = 0.5
+    depth: Fraction = 0.5
     rescale: bool = True
-
-    @field_validator("depth")
-    @classmethod
-    def _fraction(cls, depth: float) -> float:
-        if not 0 <= depth <= 1:
-            raise ValueError("a fraction, from 0 to 1")
-        return depth
 
     def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         found = activations(model)

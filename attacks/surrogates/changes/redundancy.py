@@ -12,21 +12,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from pydantic import field_validator
 from torch import Tensor, nn
 
 from advens.attacks.interfaces import ChangeContext, Handle
 from advens.attacks.parts import part
 from advens.attacks.surrogates.changes.blocks import AttentionEdits, attentions, mlp_ends, within
 from advens.attacks.surrogates.changes.vit import Batch
+from advens.fields import Fraction, Several
 
 PAPER = "Liu et al., 2025 (LL2S)"
-
-
-def _probability(p: float) -> float:
-    if not 0 <= p <= 1:
-        raise ValueError("from 0 to 1")
-    return p
 
 
 @part("change", "attn-drop", paper=PAPER, year=2025)
@@ -37,9 +31,7 @@ class AttentionDrop:
         p: probability.
     """
 
-    p: float = 0.4
-
-    _range = field_validator("p")(_probability)
+    p: Fraction = 0.4
 
     def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         found, batch = attentions(model, "attn-drop"), Batch()
@@ -61,10 +53,8 @@ class HeadShuffle:
         share: of the heads that take part, rounded down.
     """
 
-    p: float = 0.5
-    share: float = 0.45
-
-    _range = field_validator("p", "share")(_probability)
+    p: Fraction = 0.5
+    share: Fraction = 0.45
 
     def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         found, batch = attentions(model, "head-shuffle"), Batch()
@@ -96,17 +86,8 @@ class GhostMLP:
         most: the largest number of copies; the smallest is 2.
     """
 
-    p: float = 0.3
-    most: int = 5
-
-    _range = field_validator("p")(_probability)
-
-    @field_validator("most")
-    @classmethod
-    def _two(cls, most: int) -> int:
-        if most < 2:
-            raise ValueError("at least 2")
-        return most
+    p: Fraction = 0.3
+    most: Several = 5
 
     def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         found, batch = mlp_ends(model, "ghost-mlp"), Batch()

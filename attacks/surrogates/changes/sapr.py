@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from pydantic import field_validator
 from torch import Tensor, nn
 
 from advens.attacks.attack import ComposedAttack
@@ -19,6 +18,7 @@ from advens.attacks.surrogates.changes.sgm import called
 from advens.attacks.surrogates.changes.vit import Batch
 from advens.attacks.updates import MI
 from advens.errors import InputError
+from advens.fields import Fraction
 from advens.threat import Threat
 
 PAPER = "Zhou et al., 2022 (SAPR)"
@@ -37,14 +37,7 @@ class SAPR:
         p: probability that the tokens of a block are permuted.
     """
 
-    p: float = 0.15
-
-    @field_validator("p")
-    @classmethod
-    def _probability(cls, p: float) -> float:
-        if not 0 <= p <= 1:
-            raise ValueError("from 0 to 1")
-        return p
+    p: Fraction = 0.15
 
     def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         found, batch = attentions(model, "sapr"), Batch()

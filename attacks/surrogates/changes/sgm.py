@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import field_validator
 from torch import Tensor, nn
 
 from advens.attacks.attack import ComposedAttack
@@ -17,6 +16,7 @@ from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.updates import MI
 from advens.errors import InputError
+from advens.fields import Share
 from advens.threat import Threat
 
 PAPER = "Wu et al., ICLR 2020 (SGM)"
@@ -149,14 +149,7 @@ class SGM:
             in iterative attacks; 0.5 is the default of its code.
     """
 
-    gamma: float = 0.5
-
-    @field_validator("gamma")
-    @classmethod
-    def _decays(cls, gamma: float) -> float:
-        if not 0 < gamma <= 1:
-            raise ValueError("above 0 and at most 1")
-        return gamma
+    gamma: Share = 0.5
 
     def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         exits = dict.fromkeys(exit for block in residual_blocks(model) for exit in block.exits)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from pydantic import field_validator
 from torch import Tensor, nn
 
 from advens.attacks.attack import ComposedAttack
@@ -16,6 +15,7 @@ from advens.attacks.parts import part
 from advens.attacks.registry import recipe
 from advens.attacks.surrogates.changes.blocks import AttentionEdits, attentions, mlp_ends, within
 from advens.attacks.updates import MI
+from advens.fields import Fraction
 from advens.threat import Threat
 
 PAPER = "Zhang et al., CVPR 2023 (TGR)"
@@ -44,16 +44,9 @@ class TGR:
         attention, qkv, mlp: scales, from 0 to 1; the defaults are the published code's.
     """
 
-    attention: float = 0.25
-    qkv: float = 0.75
-    mlp: float = 0.5
-
-    @field_validator("attention", "qkv", "mlp")
-    @classmethod
-    def _scales(cls, scale: float) -> float:
-        if not 0 <= scale <= 1:
-            raise ValueError("a scale, from 0 to 1")
-        return scale
+    attention: Fraction = 0.25
+    qkv: Fraction = 0.75
+    mlp: Fraction = 0.5
 
     def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         def qkv(x: Tensor) -> Tensor:

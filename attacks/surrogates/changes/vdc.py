@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from pydantic import field_validator
 from torch import Tensor, nn
 
 from advens.attacks.attack import ComposedAttack
@@ -23,6 +22,7 @@ from advens.attacks.surrogates.changes.blocks import (
     within,
 )
 from advens.attacks.updates import MI
+from advens.fields import NonNegative
 from advens.threat import Threat
 
 PAPER = "Zhang et al., AAAI 2024 (VDC)"
@@ -51,18 +51,11 @@ class VDC:
     """
 
     OF_LOGITS: ClassVar = "takes a backward pass from the logits first"
-    attention: float = 0.25
-    mlp: float = 0.5
-    strength: float = 0.1
-    decay: float = 0.5
-    last: float = 0.05
-
-    @field_validator("attention", "mlp", "strength", "decay", "last")
-    @classmethod
-    def _not_negative(cls, weight: float) -> float:
-        if not weight >= 0:
-            raise ValueError("at least 0")
-        return weight
+    attention: NonNegative = 0.25
+    mlp: NonNegative = 0.5
+    strength: NonNegative = 0.1
+    decay: NonNegative = 0.5
+    last: NonNegative = 0.05
 
     def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         found, entries = attentions(model, "vdc"), mlp_entries(model, "vdc")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic import field_validator
 from torch import nn
 
 from advens.attacks.interfaces import ChangeContext, Handle
 from advens.attacks.parts import part
 from advens.attacks.surrogates.changes.sgm import called
 from advens.errors import InputError
+from advens.fields import Positive
 
 
 @part("change", "weight-scale", paper="Wu et al., CVPR 2024 (SASD-WS)", year=2024)
@@ -25,14 +25,7 @@ class WeightScale:
         factor: what weights are multiplied by; 1 changes nothing.
     """
 
-    factor: float = 0.93
-
-    @field_validator("factor")
-    @classmethod
-    def _positive(cls, factor: float) -> float:
-        if not factor > 0:
-            raise ValueError("above 0")
-        return factor
+    factor: Positive = 0.93
 
     def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         found = [module for module in model.modules() if isinstance(module, nn.Conv2d)]

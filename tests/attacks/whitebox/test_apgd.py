@@ -235,12 +235,12 @@ def test_eot(name: str, scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "'apgd': steps = 0: Input should be greater than or equal to 1"),
-        ({"restarts": 0}, "'apgd': restarts = 0: Input should be greater than or equal to 1"),
-        ({"eot": 0}, "'apgd': eot = 0: Input should be greater than or equal to 1"),
-        ({"targets": -1}, "'apgd': targets = -1: Input should be greater than or equal to 0"),
-        ({"rho": 0.0}, "'apgd': rho = 0.0: Input should be greater than 0"),
-        ({"rho": 1.5}, "'apgd': rho = 1.5: Input should be less than or equal to 1"),
+        ({"steps": 0}, "'apgd': steps = 0: at least 1"),
+        ({"restarts": 0}, "'apgd': restarts = 0: at least 1"),
+        ({"eot": 0}, "'apgd': eot = 0: at least 1"),
+        ({"targets": -1}, "'apgd': targets = -1: at least 0"),
+        ({"rho": 0.0}, "'apgd': rho = 0.0: above 0 and at most 1"),
+        ({"rho": 1.5}, "'apgd': rho = 1.5: above 0 and at most 1"),
         ({"loss": "drl"}, "unknown loss 'drl'; did you mean 'dlr'?"),
         ({"norm": "l3"}, "unknown norm 'l3'; did you mean 'l2'?"),
         ({"step": 3}, "this attack has no option 'step'; did you mean 'steps'?"),

@@ -316,9 +316,9 @@ def test_spec() -> None:
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ({"hyperplanes": 0}, "greater than or equal to 1"),
-        ({"steps": 0}, "greater than or equal to 1"),
-        ({"rho": -1.0}, "greater than or equal to 0"),
+        ({"hyperplanes": 0}, "at least 1"),
+        ({"steps": 0}, "at least 1"),
+        ({"rho": -1.0}, "at least 0"),
         ({"around": "there"}, "'start' or 'moved'"),
         ({"local_radius": "wide"}, "local_radius"),
     ],

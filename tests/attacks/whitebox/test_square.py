@@ -246,11 +246,11 @@ def test_randomness(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"queries": 0}, "'square': queries = 0: Input should be greater than or equal to 1"),
-        ({"restarts": 0}, "'square': restarts = 0: Input should be greater than or equal to 1"),
-        ({"eot": 0}, "'square': eot = 0: Input should be greater than or equal to 1"),
-        ({"p_init": 0.0}, "'square': p_init = 0.0: Input should be greater than 0"),
-        ({"p_init": 1.5}, "'square': p_init = 1.5: Input should be less than or equal to 1"),
+        ({"queries": 0}, "'square': queries = 0: at least 1"),
+        ({"restarts": 0}, "'square': restarts = 0: at least 1"),
+        ({"eot": 0}, "'square': eot = 0: at least 1"),
+        ({"p_init": 0.0}, "'square': p_init = 0.0: above 0 and at most 1"),
+        ({"p_init": 1.5}, "'square': p_init = 1.5: above 0 and at most 1"),
         ({"loss": "margn"}, "unknown loss 'margn'; did you mean 'margin'?"),
         ({"norm": "l3"}, "unknown norm 'l3'; did you mean 'l2'?"),
         ({"querys": 3}, "this attack has no option 'querys'; did you mean 'queries'?"),
