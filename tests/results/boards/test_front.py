@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from advens.cli import invoke
+from advens.results.boards import kept
 from advens.results.boards.front import front, lettered
 from advens.results.boards.leaderboard import leaderboard
 from advens.results.boards.outcomes import contributions
@@ -51,8 +52,8 @@ def test_nothing_on_the_front_is_dominated(board, budget):
 
 def spent(frame, passes):
     return pd.DataFrame([
-        {"suite": "s", "attack": name, "surrogates": "s", "samples": 200, "family": "fusion", "norm": "linf",
-         "eps": "0.1", "forwards_per_sample": f, "backwards_per_sample": f, "seconds_per_image": 0.1}
+        {"suite": "s", "attack": name, "surrogates": frame["surrogates"].iloc[0], "samples": 200,
+         "family": "fusion", "norm": "linf", "eps": "0.1", "forwards_per_sample": f, "backwards_per_sample": f, "seconds_per_image": 0.1}
         for name, f in passes.items()
     ])  # fmt: skip
 
@@ -76,6 +77,20 @@ def test_command(run, drawn, capsys):
     assert "cwa" in out
     assert invoke(["attacks", "*gd", "--front", "--run", where, "--budget", "1"]) == 2
     assert "no attack '*gd' takes at most 1 backward passes an image here" in capsys.readouterr().err
+
+
+def test_without_a_run_it_is_the_reference(run, drawn, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "CATALOGUE", tmp_path / "kept.parquet")
+    assert invoke(["attacks", "--front"]) == 2
+    assert "--front needs --run DIR" in capsys.readouterr().err
+    frame = drawn({("pgd", "cnns"): 0.5, ("cwa", "cnns"): 0.7}, {"a": 1, "b": 1}, n=20)
+    board = leaderboard(frame, spent(frame, {"pgd": 10, "cwa": 20}))
+    kept.write(kept.CATALOGUE, kept.as_table(contributions(frame), board))
+    assert invoke(["attacks", "--front", "--budget", "10"]) == 0
+    out = capsys.readouterr().out
+    assert "pgd" in out
+    assert "cwa" not in out
+    assert "the reference run of digits-catalogue" in out
 
 
 @pytest.mark.parametrize(
