@@ -53,7 +53,8 @@ def test_nothing_on_the_front_is_dominated(board, budget):
 def spent(frame, passes):
     return pd.DataFrame([
         {"suite": "s", "attack": name, "surrogates": frame["surrogates"].iloc[0], "samples": 200,
-         "family": "fusion", "norm": "linf", "eps": "0.1", "forwards_per_sample": f, "backwards_per_sample": f, "seconds_per_image": 0.1}
+         "family": "fusion", "norm": "linf", "eps": "0.1",
+         "forwards_per_sample": f, "backwards_per_sample": f, "seconds_per_image": 0.1}
         for name, f in passes.items()
     ])  # fmt: skip
 
