@@ -68,7 +68,7 @@ def test_workers_that_cannot_be(advens, suite, tmp_path, given):
 
 
 @pytest.mark.parametrize(("given", "words"), [
-    ("ray?gpus=2", ["executor 'ray': gpus = '2'", "less than or equal to 1"]),
+    ("ray?gpus=2", ["executor 'ray': gpus = '2'", "above 0 and at most 1"]),
     ("ray?gpu=1", ["executor 'ray' has no option 'gpu'", "did you mean 'gpus'"]),
     ("ray?device=cuda", ["has no option 'device'"]),
     ("local?cpus=2", ["executor 'local' has no option 'cpus'; it has none"]),
