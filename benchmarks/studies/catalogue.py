@@ -5,7 +5,7 @@
     python -m advens.benchmarks.studies.catalogue attacks
     python -m advens.benchmarks.studies.catalogue rankings
 
-The runs are those of the suites ``digits-catalogue``, ``-budget`` and ``-mixed``, over the same images and
+The runs are those of the suites whose names begin with ``digits-catalogue``, over the same images and
 targets. ``keep`` writes their outcomes in one file, where an attack of a suite with a budget is named after
 it, as ``pgn at 120 passes``. The tables are made of such a file; without one, of the committed reference.
 """

@@ -158,9 +158,10 @@ def test_nothing_to_craft_again() -> None:
 
 IDENTITIES = {
     "digits-builders": (1, "2c05d5e6815b"),
-    "digits-catalogue": (2, "8e0275e86e71"),
+    "digits-catalogue": (3, "1d4e9ae3359a"),
     "digits-catalogue-budget": (2, "e5cfb5b6fc4a"),
-    "digits-catalogue-mixed": (2, "ef9c155ef8e2"),
+    "digits-catalogue-mixed": (3, "49688a09dc9b"),
+    "digits-catalogue-mixed-budget": (1, "64238277fb01"),
     "digits-defenses": (2, "681b4278c837"),
     "digits-defenses-epochs": (1, "84a321f541e3"),
     "digits-ensembles-budget": (1, "542955504f44"),
