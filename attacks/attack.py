@@ -14,23 +14,23 @@ from torch import Tensor
 from advens.attacks.estimators import Plain
 from advens.attacks.hooks import Changed
 from advens.attacks.interfaces import (
-    AsksClean,
     Attack,
     Feature,
     FeatureLoss,
     Fusion,
-    GoesOn,
     GradientEstimator,
     GradientFilter,
     InputTransform,
     Job,
-    LooksFirst,
     Loss,
     ModelChange,
+    OwnBackward,
     OwnStep,
     Passes,
-    RunsBackFirst,
-    SeesClean,
+    PreparedEveryStep,
+    PreparedOnClean,
+    PreparedWithGradients,
+    SecondStage,
     Start,
     Update,
     queries_at,
@@ -126,7 +126,7 @@ class ComposedAttack(Runnable):
     def _of_logits(cls, feature: Feature | None, info: ValidationInfo) -> Feature | None:
         _refuse_beside(info.data.get("changes", ()), *([] if feature is None else [feature]))
         for change in info.data.get("changes", ()):
-            if isinstance(feature, FeatureLoss) and isinstance(change, RunsBackFirst):
+            if isinstance(feature, FeatureLoss) and isinstance(change, OwnBackward):
                 raise ValueError(
                     f"'{name_of(feature)}' does not go with the change '{name_of(change)}', which "
                     f"{change.OF_LOGITS}"
@@ -163,7 +163,7 @@ class ComposedAttack(Runnable):
         """The loop: the image after every step."""
         x, threat, update = job.x, self.threat, self.update
         start = self.start.place(x, threat, job.draws)
-        if isinstance(self.feature, GoesOn):
+        if isinstance(self.feature, SecondStage):
             start = self.feature.begin(oracle.tapped(0))
         x_adv = start
         memory: dict[str, Tensor] = {}
@@ -210,14 +210,15 @@ class ComposedAttack(Runnable):
         copies = math.prod(transform.copies for transform in self.transforms)
         every = range(-self.warm_up, self.steps)
         estimates = Counter(queries_at(self.estimator, step) for step in every)
-        shown = [change for change in self.changes if isinstance(change, SeesClean)]
+        shown = [change for change in self.changes if isinstance(change, PreparedOnClean)]
         forward = surrogates * sum(change.views for change in shown)
-        backward = surrogates * sum(change.views for change in shown if isinstance(change, AsksClean))
+        asked = [change for change in shown if isinstance(change, PreparedWithGradients)]
+        backward = surrogates * sum(change.views for change in asked)
         if self.feature is not None:
             prepared = self.feature.preparation(surrogates, copies, every)
             forward, backward = forward + prepared.forward, backward + prepared.backward
-        runs = 1 + sum(isinstance(change, RunsBackFirst) for change in self.changes)
-        each = sum(change.looks for change in self.changes if isinstance(change, LooksFirst))
+        runs = 1 + sum(isinstance(change, OwnBackward) for change in self.changes)
+        each = sum(change.looks for change in self.changes if isinstance(change, PreparedEveryStep))
         looks = surrogates * len(every) * each
         forward, backward = forward + looks, backward + looks * runs
         for queries, steps in estimates.items():

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from advens.attacks.interfaces import (
-    AsksClean,
     ChangeContext,
     Handle,
     Job,
-    LooksFirst,
     ModelChange,
-    RunsBackFirst,
+    OwnBackward,
+    PreparedEveryStep,
+    PreparedOnClean,
+    PreparedWithGradients,
     Seen,
-    SeesClean,
     Stepped,
 )
 from advens.seeding import Draws
@@ -55,12 +55,12 @@ class Changed(nn.Module):
         """
         backward, every, self.context.labels = 0, self.changes, job.y
         for change in every if not self.context.kept else ():
-            if isinstance(change, SeesClean):
-                asks, self.changes = isinstance(change, AsksClean), (change,)
+            if isinstance(change, PreparedOnClean):
+                asks, self.changes = isinstance(change, PreparedWithGradients), (change,)
                 for self.context.shown in range(change.views):
                     with torch.set_grad_enabled(asks):
                         seen = run(change.clean(job, self.context.shown))
-                        if isinstance(change, AsksClean):
+                        if isinstance(change, PreparedWithGradients):
                             change.ask(seen.logits, self.context)
                             backward += 1
         self.changes, self.context.shown = every, None
@@ -74,7 +74,7 @@ class Changed(nn.Module):
         """
         backward = 0
         for change in self.changes:
-            if isinstance(change, LooksFirst):
+            if isinstance(change, PreparedEveryStep):
                 self.context.looking, backward = change, backward + change.looks
                 change.look(loss, x_adv, clean, self.context)
         self.context.looking = None
@@ -96,7 +96,7 @@ def unchanged(model: nn.Module) -> nn.Module:
 def runs_back(model: nn.Module) -> int:
     """Backward passes of a surrogate for each that is asked for."""
     changes = model.changes if isinstance(model, Changed) else ()
-    return 1 + sum(isinstance(change, RunsBackFirst) for change in changes)
+    return 1 + sum(isinstance(change, OwnBackward) for change in changes)
 
 
 def begin_step(model: nn.Module, draws: Draws | None) -> None:

@@ -176,10 +176,10 @@ class ChangeContext:
         member: which copy of the model this is, so that copies draw differently.
         steps: of the attack.
         memory: what a change keeps from step to step, of the rows at hand; empty when an attack begins.
-        shown: which of the clean images that a change wants to see is at hand; see `SeesClean`.
+        shown: which of the clean images that a change wants to see is at hand; see `PreparedOnClean`.
         kept: what changes keep of them, of the rows at hand.
         labels: of the rows at hand, (N,); known when clean images have been shown.
-        looking: the change that takes a gradient at the iterate; see `LooksFirst`.
+        looking: the change that takes a gradient at the iterate; see `PreparedEveryStep`.
         preceding: another attack on the surrogate is running first.
     """
 
@@ -539,7 +539,7 @@ class ModelChange(Protocol):
 
 
 @runtime_checkable
-class SeesClean(ModelChange, Protocol):
+class PreparedOnClean(ModelChange, Protocol):
     """A change that sees its surrogate at clean images once, before an attack begins.
 
     It is then alone on the surrogate, and attached while ``context.shown`` is the number of an image; what it
@@ -557,7 +557,7 @@ class SeesClean(ModelChange, Protocol):
 
 
 @runtime_checkable
-class AsksClean(SeesClean, Protocol):
+class PreparedWithGradients(PreparedOnClean, Protocol):
     """A change that also wants gradients at the clean images; each image is a backward pass, too."""
 
     def ask(self, logits: Tensor, context: ChangeContext) -> None:
@@ -566,7 +566,7 @@ class AsksClean(SeesClean, Protocol):
 
 
 @runtime_checkable
-class LooksFirst(ModelChange, Protocol):
+class PreparedEveryStep(ModelChange, Protocol):
     """A change that takes gradients of its surrogate's own loss before every step.
 
     All changes are attached then, and ``context.looking`` is the change. What it finds goes to
@@ -586,7 +586,7 @@ class LooksFirst(ModelChange, Protocol):
 
 
 @runtime_checkable
-class RunsBackFirst(ModelChange, Protocol):
+class OwnBackward(ModelChange, Protocol):
     """A change that takes a backward pass of its own, from the logits, before each of the attack's.
 
     It says so in ``OF_LOGITS``, and does not go with a loss of features, whose gradients begin inside.
@@ -691,7 +691,7 @@ class FeatureLoss(Feature, Protocol):
 
 
 @runtime_checkable
-class GoesOn(Feature, Protocol):
+class SecondStage(Feature, Protocol):
     """A feature part whose attack goes on where a first one ended, whatever its start is."""
 
     def begin(self, surrogate: Tapped) -> Tensor:

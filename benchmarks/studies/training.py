@@ -1,11 +1,13 @@
 """What more training gives defenses: accuracy against compute, and accuracy over the number of epochs.
 
+    python -m advens.benchmarks.studies.training lines runs/digits-defenses
     python -m advens.benchmarks.studies.training compute runs/digits-defenses
     python -m advens.benchmarks.studies.training epochs runs/digits-defenses-epochs
 
-``compute`` orders the lines of each table by the passes of their training, and says how far each is from
-its control, which was trained with as many. ``epochs`` puts lines beside each other whose labels differ in
-the number of epochs alone.
+All are made of the two boards ``defenses`` and ``images`` of a run; ``results/reference`` keeps those of
+both suites. ``lines`` has every measure, as ``advens leaderboard`` shows them. ``compute`` orders the lines
+of each table by the passes of their training, and says how far each is from its control, which was trained
+with as many. ``epochs`` puts lines beside each other whose labels differ in the number of epochs alone.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import pandas as pd
 from advens.errors import InputError
 from advens.results.boards.board import read_board
 from advens.results.boards.defenses import KEYS, pooled
+from advens.results.display.render import render_board
 from advens.results.display.text import as_markdown
 from advens.results.statistics import Array, holm, trainings_difference, trainings_test
 
@@ -132,16 +135,27 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
+def lines_tables(each: pd.DataFrame, images: pd.DataFrame) -> str:
+    """Every measure of every line, with letters.
+
+    Args:
+        each, images: the boards ``defenses`` and ``images``.
+    """
+    return render_board("study", pooled(each, images), "markdown")
+
+
+TABLES = {"lines": lines_tables, "compute": compute_tables, "epochs": epochs_tables}
+
+
 @click.command()
-@click.argument("which", type=click.Choice(["compute", "epochs"]))
+@click.argument("which", type=click.Choice([*TABLES]))
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def main(which: str, directory: Path) -> None:
-    """Print the tables of a finished suite of defenses."""
+    """Print the tables of a finished suite of defenses, or of its two boards alone."""
     each, images = read_board(directory, "defenses"), read_board(directory, "images")
     if "label" not in each:
         raise InputError(f"{directory} holds no suite of defenses")
-    tables = {"compute": compute_tables, "epochs": epochs_tables}[which]
-    click.echo(tables(each, images), nl=False)
+    click.echo(TABLES[which](each, images), nl=False)
 
 
 if __name__ == "__main__":

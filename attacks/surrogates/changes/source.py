@@ -13,10 +13,10 @@ from urllib.parse import urlencode
 from advens.attacks.hooks import Changed, attached
 from advens.attacks.interfaces import (
     ChangeContext,
-    LooksFirst,
     ModelChange,
-    RunsBackFirst,
-    SeesClean,
+    OwnBackward,
+    PreparedEveryStep,
+    PreparedOnClean,
 )
 from advens.attacks.parts import from_spec, name_of, options, to_spec
 from advens.classifier import Classifier, borrowed
@@ -43,9 +43,9 @@ class ChangedModel(Classifier):
         if type(base).forward is not Classifier.forward:
             raise InputError(f"model '{base.name}' is no single network; change its members")
         for change in changes:
-            if isinstance(change, SeesClean):
+            if isinstance(change, PreparedOnClean):
                 raise InputError(f"'{name_of(change)}' needs clean images: name it in front of an attack")
-            if isinstance(change, (RunsBackFirst, LooksFirst)):
+            if isinstance(change, (OwnBackward, PreparedEveryStep)):
                 raise InputError(f"'{name_of(change)}' takes more passes: name it in front of an attack")
         with borrowed([base]):  # a Classifier freezes its network; this one is another's, too
             super().__init__(
