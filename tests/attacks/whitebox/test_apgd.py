@@ -2,85 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import advens
 from advens.attacks import attack_from_spec, attack_info, create_attack
 from advens.attacks.losses import DLR, CrossEntropy
 from advens.attacks.oracle import Passes
 from advens.attacks.whitebox.apgd import AutoPGD
-from advens.attacks.whitebox.engine import search
-from advens.attacks.whitebox.oracle import Answer, RowOracle
+from advens.attacks.whitebox.oracle import Answer
 from advens.attacks.whitebox.rows import Rows
-from advens.classifier import borrowed
 from advens.errors import InputError
-
-Net = Callable[..., nn.Module]
-Images = Callable[..., Tensor]
-Labelled = Callable[..., tuple[Tensor, Tensor]]
-Scene = tuple[nn.Module, Tensor, Tensor, Tensor]
+from tests.attacks.whitebox.conftest import (
+    Images,
+    Labelled,
+    Listening,
+    Net,
+    Restless,
+    Scene,
+    listened,
+    maker,
+    same_in_batches,
+)
 
 NAMES = ["apgd", "apgd-ce", "apgd-dlr", "apgd-t"]
 names = pytest.mark.parametrize("name", NAMES)
 norms = pytest.mark.parametrize(("norm", "eps"), [("linf", 0.06), ("l2", 0.8)])
-SEED = 11
+made = maker(AutoPGD)
 
 
-class OneByOne(nn.Module):
-    """Answers image by image, so that not even rounding knows how many there are."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.net(image[None]) for image in x])
-
-
-def made(name: str, **options: Any) -> AutoPGD:
-    attack = create_attack(name, **options)
-    assert isinstance(attack, AutoPGD)
-    return attack
-
-
-@pytest.fixture
-def scene(net: Net, images: Images, labelled: Labelled) -> Scene:
-    model, x = OneByOne(net(1)), images(2, n=10)
-    y, target = labelled([model], x)
-    return model, x, y, target
-
-
-class Listening(RowOracle):
-    """Remembers every point, by sample and iteration, and the steps beside them."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.heard: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-        self.together: set[int] = set()
+class ByGradient(Listening):
+    """Remembers every point whose gradient is asked for, and that gradient."""
 
     def gradient(self, x: Tensor, rows: Rows, loss: Any) -> Answer:
-        self.together.add(len(set(rows.t.tolist())))
         answer = super().gradient(x, rows, loss)
-        for i, (place, t) in enumerate(zip(rows.place.tolist(), rows.t.tolist(), strict=True)):
-            self.heard[place, t] = x[i].clone(), answer.gradient[i].clone()
+        self.note(rows, x, answer.gradient)
         return answer
-
-
-def listened(
-    attack: AutoPGD, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None = None,
-    batch: int = 10, stop: bool = False, seed: int = SEED,
-) -> Listening:  # fmt: skip
-    with borrowed([model]):
-        oracle = Listening([model], attack.threat, x, y, target, seed=seed)
-        search(attack, oracle, torch.arange(len(x)), batch=batch, stop=stop)
-    return oracle
 
 
 @norms
@@ -91,16 +52,8 @@ def test_batch_changes_nothing(name: str, stop: bool, norm: str, eps: float, sce
     model, x, y, _ = scene
     options = {"targets": 3} if name == "apgd-t" else {"restarts": 2}
     attack = made(name, norm=norm, eps=eps / 4, steps=20, **options)
-    one, *others = [listened(attack, model, x, y, batch=b, stop=stop) for b in (10, 3, 4)]
-    assert 0 < one.correct.sum() < 10, "some stand, some break"
-    assert not stop or max(max(o.together) for o in others) > 1
-    for other in others:
-        assert other.heard.keys() == one.heard.keys()
-        for key, (point, g) in one.heard.items():
-            assert torch.equal(other.heard[key][0], point)
-            assert torch.equal(other.heard[key][1], g)
-        for what in ("correct", "x_adv", "broken_at", "forwards", "backwards"):
-            assert torch.equal(getattr(other, what), getattr(one, what)), what
+    one, *others = [listened(ByGradient, attack, model, x, y, batch=b, stop=stop) for b in (10, 3, 4)]
+    same_in_batches(one, others, stop)
     standing, formula = one.correct > 0, attack.passes(1)
     assert (one.backwards[standing] == formula.backward).all()
     assert (one.forwards[standing] == formula.forward).all()
@@ -146,7 +99,7 @@ def test_ball(name: str, norm: str, eps: float, scene: Scene) -> None:
     model, x, y, _ = scene
     model, x = model.float(), x.float()
     attack = made(name, norm=norm, eps=eps, steps=25)
-    oracle = listened(attack, model, x, y)
+    oracle = listened(ByGradient, attack, model, x, y)
     seen = torch.stack([point for point, _ in oracle.heard.values()])
     clean = torch.stack([x[place] for place, _ in oracle.heard])
     for images, around in ((seen, clean), (attack(model, x, y), x)):
@@ -174,7 +127,7 @@ def test_targets_of_the_user(name: str, norm: str, eps: float, scene: Scene) -> 
 def test_restarts_and_seeds(scene: Scene) -> None:
     model, x, y, _ = scene
     attack = made("apgd", eps=0.01, steps=4, restarts=3)
-    heard = listened(attack, model, x, y).heard
+    heard = listened(ByGradient, attack, model, x, y).heard
     starts = [torch.stack([heard[i, run * 4][0] for i in range(10)]) for run in range(3)]
     assert all(not torch.equal(a, b) for a, b in pairwise(starts))
     for start in starts:
@@ -205,23 +158,11 @@ def test_models_come_back_as_they_were(net: Net, images: Images, labelled: Label
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
 
 
-class Restless(nn.Module):
-    """Drops inputs at random at every pass, training or not."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.net(F.dropout(x, 0.3, training=True))
-        return out
-
-
 @names
 def test_eot(name: str, scene: Scene) -> None:
     """Randomness of the model's own is named by the seed, and the global stream is left alone."""
     model, x, y, _ = scene
-    restless = Restless(model)
+    restless = Restless(model, 0.3)
     attack = made(name, eps=0.02, steps=5, eot=4)
     state = torch.get_rng_state()
     first = attack(restless, x, y, seed=2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,43 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advens.attacks import create_attack
 from advens.attacks.whitebox.apgd import AutoPGD
 from advens.attacks.whitebox.oracle import RowOracle
 from advens.classifier import borrowed
 from advens.seeding import RowDraws
-
-Net = Callable[..., nn.Module]
-Images = Callable[..., Tensor]
-Labelled = Callable[..., tuple[Tensor, Tensor]]
-Scene = tuple[nn.Module, Tensor, Tensor, Tensor]
+from tests.attacks.whitebox.conftest import SEED, Scene, maker
 
 norms = pytest.mark.parametrize(("norm", "eps"), [("linf", 0.06), ("l2", 0.8)])
-SEED = 11
-
-
-class OneByOne(nn.Module):
-    """Answers image by image, so that not even rounding knows how many there are."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.net(image[None]) for image in x])
-
-
-def made(name: str, **options: Any) -> AutoPGD:
-    attack = create_attack(name, **options)
-    assert isinstance(attack, AutoPGD)
-    return attack
-
-
-@pytest.fixture
-def scene(net: Net, images: Images, labelled: Labelled) -> Scene:
-    model, x = OneByOne(net(1)), images(2, n=10)
-    y, target = labelled([model], x)
-    return model, x, y, target
+made = maker(AutoPGD)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import advens
-from advens.attacks import create_attack
 from advens.attacks.whitebox.apgd import AutoPGD
 from advens.attacks.whitebox.apgd_l1 import stages
 from advens.attacks.whitebox.engine import search
@@ -21,21 +21,10 @@ from advens.attacks.whitebox.rows import Rows
 from advens.classifier import borrowed
 from advens.seeding import RowDraws
 from advens.threat import project_l1
+from tests.attacks.whitebox.conftest import SEED, GivenStarts, Scene, maker
 
-Scene = tuple[nn.Module, Tensor, Tensor]
-SEED, EPS = 11, 4.0
-
-
-def made(name: str, **options: Any) -> AutoPGD:
-    attack = create_attack(name, **{"norm": "l1", "eps": EPS, **options})
-    assert isinstance(attack, AutoPGD)
-    return attack
-
-
-@pytest.fixture
-def scene(net: Any, images: Any, labelled: Any) -> Scene:
-    model, x = net(1), images(2, n=10)
-    return model, x, labelled([model], x)[0]
+EPS = 4.0
+made = partial(maker(AutoPGD), norm="l1", eps=EPS)
 
 
 def test_schedule_of_balls() -> None:
@@ -112,9 +101,10 @@ def plain_run(
     [("apgd-ce", {}), ("apgd-ce", {"steps": 130, "restarts": 2}),
      ("apgd-t", {"targets": 2, "steps": 30}), ("apgd-ce", {"steps": 5})],
 )  # fmt: skip
-def test_plain_transcription(name: str, options: dict[str, Any], scene: Scene) -> None:
+def test_plain_transcription(name: str, options: dict[str, Any], batched_scene: Scene) -> None:
     """Every point, step and sparsity of every run."""
-    model, x, y = scene[0], scene[1][:3], scene[2][:3]
+    model, x, y, _ = batched_scene
+    x, y = x[:3], y[:3]
     attack, seen = made(name, **options), []
 
     class Watched(RowOracle):
@@ -155,9 +145,9 @@ def test_plain_transcription(name: str, options: dict[str, Any], scene: Scene) -
     assert min(steps) <= EPS
 
 
-def test_only_points_within_eps_count(scene: Scene) -> None:
+def test_only_points_within_eps_count(batched_scene: Scene) -> None:
     """In the larger balls no sample counts as broken; returned images are inside the smallest one."""
-    model, x, y = scene
+    model, x, y, _ = batched_scene
     attack = made("apgd-ce", eps=0.05, steps=20)
     with borrowed([model]):
         oracle = RowOracle([model], attack.threat, x, y, seed=SEED)
@@ -166,15 +156,6 @@ def test_only_points_within_eps_count(scene: Scene) -> None:
         broken = oracle.correct == 0
         assert bool((oracle.broken_at[broken] >= 12).all())
         assert torch.equal(model(oracle.x_adv).argmax(1) != y, broken)
-
-
-class GivenStarts(RowOracle):
-    """An oracle whose normal numbers come from a table (N, C, H, W)."""
-
-    table: Tensor
-
-    def normals(self, rows: Rows, shape: tuple[int, ...], *tag: object) -> Tensor:
-        return self.table[rows.place]
 
 
 class Single(nn.Module):
@@ -215,7 +196,7 @@ def test_beside_autoattack(monkeypatch: pytest.MonkeyPatch) -> None:
             start = project_l1(at, x, theirs.eps)
             at, robust, _, _ = theirs.attack_single_run(x, y, x_init=start)
         oracle = GivenStarts([model], attack.threat, x, y)
-        oracle.table = table
+        oracle.table, oracle.steps = table[None], attack.steps
         right = oracle.begin(torch.arange(40))
         search(attack, oracle, right, batch=40)
     ours = oracle.correct > 0

@@ -11,32 +11,15 @@ Where torchattacks departs, and how it is set apart here:
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-from torch import Tensor
 
 import advens
 from advens.attacks import create_attack
 from advens.attacks.whitebox.engine import search
-from advens.attacks.whitebox.oracle import RowOracle
-from advens.attacks.whitebox.rows import Rows
 from advens.classifier import borrowed
 from advens.threat import Threat
-
-
-class GivenStarts(RowOracle):
-    """An oracle whose numbers come from a table (runs, N, C, H, W) in (-1, 1)."""
-
-    table: Tensor
-    steps: int
-
-    def numbers(self, rows: Rows, shape: tuple[int, ...], *tag: object) -> Tensor:
-        return (self.table[rows.t // self.steps, rows.place] + 1) / 2
-
-    def normals(self, rows: Rows, shape: tuple[int, ...], *tag: object) -> Tensor:
-        return self.table[rows.t // self.steps, rows.place]
+from tests.attacks.whitebox.conftest import GivenStarts, from_given_starts
 
 
 @pytest.mark.parametrize(
@@ -60,17 +43,7 @@ def test_beside_torchattacks(
         peer = torchattacks.APGDT(model, norm=kind, eps=eps, steps=steps, n_classes=targets + 1)
     else:
         peer = torchattacks.APGD(model, norm=kind, eps=eps, steps=steps, loss=name[5:])
-    single, run = peer.attack_single_run, iter(range(max(1, targets)))
-
-    def given(x_in: Tensor, y_in: Tensor) -> Any:
-        """The peer's run, on the same noise for the same image."""
-        at = [int((x == image).flatten(1).all(1).nonzero()[0]) for image in x_in]
-        noise = table[next(run)][at]
-        with monkeypatch.context() as patch:
-            patch.setattr(torch, "rand", lambda *_: (noise + 1) / 2)
-            patch.setattr(torch, "randn", lambda *_: noise)
-            return single(x_in, y_in)
-
+    given = from_given_starts(peer.attack_single_run, x, table, monkeypatch)
     monkeypatch.setattr(peer, "attack_single_run", given)
     with torch.random.fork_rng():
         theirs = peer(x, y)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,18 +21,12 @@ from advens.attacks.whitebox.oracle import RowOracle
 from advens.defenses.ensembles import RandomizedEnsemble
 from advens.errors import InputError
 from advens.threat import Threat
+from tests.attacks.whitebox.conftest import Images, Net, maker
 
-Net = Callable[..., nn.Module]
-Images = Callable[..., Tensor]
 CLASSES = 6
 ALPHAS = {1: [1.0], 2: [0.4, 0.6], 3: [0.25, 0.4, 0.35]}
 EPS = {"linf": 0.03, "l2": 0.3}
-
-
-def made(**options: Any) -> RandomizedEnsembleAttack:
-    attack = create_attack("arc", **options)
-    assert isinstance(attack, RandomizedEnsembleAttack)
-    return attack
+made = partial(maker(RandomizedEnsembleAttack), "arc")
 
 
 def ensemble(net: Net, k: int) -> RandomizedEnsemble:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 import advens
 from advens.attacks import create_attack
@@ -17,35 +15,20 @@ from advens.attacks.whitebox.engine import search
 from advens.attacks.whitebox.oracle import RowOracle
 from advens.classifier import borrowed
 from advens.errors import InputError
+from tests.attacks.whitebox.conftest import Images, Net, Scene, maker
 
 NAMES = ["pgd-ce", "cw", "pgd-dlr", "pma-simple", "md", "pma"]
 names = pytest.mark.parametrize("name", NAMES)
 norms = pytest.mark.parametrize(("norm", "eps"), [("linf", 0.06), ("l2", 0.5)])
-Net = Callable[..., nn.Module]
-Images = Callable[..., Tensor]
-Labelled = Callable[..., tuple[Tensor, Tensor]]
-Scene = tuple[nn.Module, Tensor, Tensor, Tensor]
-
-
-def made(name: str, **options: Any) -> Descent:
-    attack = create_attack(name, **options)
-    assert isinstance(attack, Descent)
-    return attack
-
-
-@pytest.fixture
-def scene(net: Net, images: Images, labelled: Labelled) -> Scene:
-    model, x = net(1), images(2, n=7)
-    y, target = labelled([model], x)
-    return model, x, y, target
+made = maker(Descent)
 
 
 @names
 @pytest.mark.parametrize(
     "options", [{}, {"restarts": 2}, {"start": "odi"}, {"eot": 3}, {"start": "clean", "steps": 2}]
 )
-def test_passes(name: str, options: dict[str, Any], scene: Scene, net: Net, count: Any) -> None:
-    _, x, y, _ = scene
+def test_passes(name: str, options: dict[str, Any], batched_scene: Scene, net: Net, count: Any) -> None:
+    _, x, y, _ = batched_scene
     attack = made(name, **{"steps": 4, **options})
     runs = options.get("restarts", 1) * (2 if name in ("md", "pma") else 1)
     own = attack.steps + (2 if options.get("start") == "odi" else 0)
@@ -95,8 +78,8 @@ def test_batch_changes_nothing(name: str, stop: bool, start: str, net: Net, imag
 
 @names
 @norms
-def test_targets_are_reached(name: str, norm: str, eps: float, scene: Scene) -> None:
-    model, x, y, target = scene
+def test_targets_are_reached(name: str, norm: str, eps: float, batched_scene: Scene) -> None:
+    model, x, y, target = batched_scene
     attack = made(name, norm=norm, eps=eps * 3, steps=12)
     x_adv = attack(model, x, y, target)
     with torch.no_grad():
@@ -107,8 +90,8 @@ def test_targets_are_reached(name: str, norm: str, eps: float, scene: Scene) -> 
 
 
 @names
-def test_seeds(name: str, scene: Scene) -> None:
-    model, x, y, _ = scene
+def test_seeds(name: str, batched_scene: Scene) -> None:
+    model, x, y, _ = batched_scene
     attack = made(name, eps=0.004, steps=3)
     same = [attack(model, x, y, seed=1) for _ in range(2)]
     assert torch.equal(*same)
@@ -157,8 +140,8 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_odi_is_refused_where_no_model_can_be_asked(scene: Scene) -> None:
-    model, x, y, _ = scene
+def test_odi_is_refused_where_no_model_can_be_asked(batched_scene: Scene) -> None:
+    model, x, y, _ = batched_scene
     with pytest.raises(InputError, match="start 'odi' asks the model"):
         create_attack("pgd", start="odi")(model, x, y)
     assert made("pma", start="odi").start == ODI()

@@ -2,84 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 import advens
 from advens.attacks import attack_from_spec, attack_info, create_attack
 from advens.attacks.oracle import Passes
-from advens.attacks.whitebox.engine import search
 from advens.attacks.whitebox.fab import FastAdaptiveBoundary
-from advens.attacks.whitebox.oracle import Answer, RowOracle
+from advens.attacks.whitebox.oracle import Answer
 from advens.attacks.whitebox.rows import Rows
-from advens.classifier import borrowed
 from advens.errors import InputError
-
-Net = Callable[..., nn.Module]
-Images = Callable[..., Tensor]
-Labelled = Callable[..., tuple[Tensor, Tensor]]
-Scene = tuple[nn.Module, Tensor, Tensor]
+from tests.attacks.whitebox.conftest import (
+    Listening,
+    Net,
+    Restless,
+    Scene,
+    listened,
+    maker,
+    same_in_batches,
+)
 
 names = pytest.mark.parametrize("name", ["fab", "fab-t"])
 norms = pytest.mark.parametrize(("norm", "eps"), [("linf", 0.01), ("l2", 0.1)])
-SEED, CLASSES = 11, 6
-
-
-class OneByOne(nn.Module):
-    """Answers image by image, so that not even rounding knows how many there are."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.net(image[None]) for image in x])
-
-
-def made(name: str, **options: Any) -> FastAdaptiveBoundary:
-    attack = create_attack(name, **options)
-    assert isinstance(attack, FastAdaptiveBoundary)
-    return attack
-
-
-@pytest.fixture
-def scene(net: Net, images: Images, labelled: Labelled) -> Scene:
-    model, x = OneByOne(net(1)), images(2, n=10)
-    return model, x, labelled([model], x)[0]
+CLASSES = 6
+made = maker(FastAdaptiveBoundary)
 
 
 def length(d: Tensor, norm: str) -> float:
     return float(d.abs().max() if norm == "linf" else d.square().sum().sqrt())
 
 
-class Listening(RowOracle):
-    """Remembers every point, by sample and iteration, and the steps beside them."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.heard: dict[tuple[int, int], Tensor] = {}
-        self.together: set[int] = set()
+class ByGradients(Listening):
+    """Remembers every point whose gradients are asked for."""
 
     def gradients(self, x: Tensor, rows: Rows, losses: Any) -> list[Answer]:
-        self.together.add(len(set(rows.t.tolist())))
-        for i, key in enumerate(zip(rows.place.tolist(), rows.t.tolist(), strict=True)):
-            self.heard[key] = x[i].clone()
+        self.note(rows, x)
         return super().gradients(x, rows, losses)
-
-
-def listened(
-    attack: FastAdaptiveBoundary, model: nn.Module, x: Tensor, y: Tensor, batch: int = 10,
-    stop: bool = False,
-) -> Listening:  # fmt: skip
-    with borrowed([model]):
-        oracle = Listening([model], attack.threat, x, y, seed=SEED)
-        search(attack, oracle, torch.arange(len(x)), batch=batch, stop=stop)
-    return oracle
 
 
 @norms
@@ -87,17 +48,13 @@ def listened(
 @pytest.mark.parametrize("stop", [True, False], ids=["compacted", "whole"])
 def test_batch_changes_nothing(name: str, stop: bool, norm: str, eps: float, scene: Scene) -> None:
     """Rows that leave, join and stand at other iterations than their neighbours: bit for bit."""
-    model, x, y = scene
+    model, x, y, _ = scene
     options = {"targets": 3} if name == "fab-t" else {}
     attack = made(name, norm=norm, eps=eps, steps=6, restarts=2, **options)
-    one, *others = [listened(attack, model, x, y, batch, stop) for batch in (10, 1, 3, 4)]
-    assert 0 < one.correct.sum() < 10, "some stand, some break"
-    assert not stop or max(max(o.together) for o in others) > 1
-    for other in others:
-        assert other.heard.keys() == one.heard.keys()
-        assert all(torch.equal(other.heard[key], point) for key, point in one.heard.items())
-        for what in ("correct", "x_adv", "broken_at", "forwards", "backwards"):
-            assert torch.equal(getattr(other, what), getattr(one, what)), what
+    one, *others = [
+        listened(ByGradients, attack, model, x, y, batch=b, stop=stop) for b in (10, 1, 3, 4)
+    ]
+    same_in_batches(one, others, stop)
     standing, formula = one.correct > 0, attack.passes(1, classes=CLASSES)
     assert (one.backwards[standing] == formula.backward).all()
     assert (one.forwards[standing] == formula.forward).all()
@@ -119,7 +76,7 @@ def test_passes(
     name: str, options: dict[str, Any], steps: int, planes: int, scene: Scene, net: Net, count: Any
 ) -> None:
     """What the models saw, where six classes are enough and where they are not."""
-    _, x, y = scene
+    _, x, y, _ = scene
     attack, eot = made(name, steps=4, **options), options.get("eot", 1)
     for models in ([net(0)], [net(0), net(1)]):
         formula = attack.passes(len(models), classes=CLASSES)
@@ -141,7 +98,7 @@ def test_passes_without_the_number_of_classes() -> None:
 @names
 def test_ball(name: str, norm: str, eps: float, scene: Scene) -> None:
     """In single precision: broken samples inside, others on the edge, where something was found."""
-    model, x, y = scene
+    model, x, y, _ = scene
     model, x = model.float(), x.float()
     x_adv = made(name, norm=norm, eps=eps, steps=8)(model, x, y)
     sizes = torch.tensor([length(d, norm) for d in x_adv.double() - x.double()])
@@ -156,27 +113,15 @@ def test_ball(name: str, norm: str, eps: float, scene: Scene) -> None:
     assert x_adv.max() <= 1
 
 
-class Restless(nn.Module):
-    """Drops inputs at random at every pass, training or not."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.net(F.dropout(x, 0.1, training=True))
-        return out
-
-
 @names
 def test_eot(name: str, scene: Scene) -> None:
     """Randomness of the model's own is named by the seed; without any, four passes are one."""
-    model, x, y = scene
+    model, x, y, _ = scene
     attack = made(name, eps=0.02, steps=3, eot=4)
     state = torch.get_rng_state()
-    first = attack(Restless(model), x, y, seed=2)
+    first = attack(Restless(model, 0.1), x, y, seed=2)
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(attack(Restless(model), x, y, seed=2), first)
+    assert torch.equal(attack(Restless(model, 0.1), x, y, seed=2), first)
     torch.testing.assert_close(attack(model, x, y), made(name, eps=0.02, steps=3)(model, x, y))
 
 
@@ -203,7 +148,7 @@ def test_wrong_options(options: dict[str, Any], message: str) -> None:
 
 @names
 def test_targets_of_the_user_are_refused(name: str, scene: Scene) -> None:
-    model, x, y = scene
+    model, x, y, _ = scene
     with pytest.raises(InputError, match="'fab' picks its own classes"):
         made(name)(model, x, y, (y + 1) % CLASSES)
 

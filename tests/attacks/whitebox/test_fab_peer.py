@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,34 +10,23 @@ from scipy.optimize import linprog
 from torch import Tensor, nn
 
 import advens
-from advens.attacks import create_attack
 from advens.attacks.whitebox.engine import search
 from advens.attacks.whitebox.fab import FastAdaptiveBoundary
 from advens.attacks.whitebox.oracle import RowOracle
-from advens.attacks.whitebox.rows import Rows
 from advens.classifier import borrowed
 from advens.seeding import RowDraws
 from advens.threat import Threat
-
-Net = Callable[..., nn.Module]
-Images = Callable[..., Tensor]
-Labelled = Callable[..., tuple[Tensor, Tensor]]
-Scene = tuple[nn.Module, Tensor, Tensor]
+from tests.attacks.whitebox.conftest import (
+    SEED,
+    GivenStarts,
+    Images,
+    Scene,
+    from_given_starts,
+    maker,
+)
 
 norms = pytest.mark.parametrize(("norm", "eps"), [("linf", 0.01), ("l2", 0.1), ("l1", 0.4)])
-SEED = 11
-
-
-def made(name: str, **options: Any) -> FastAdaptiveBoundary:
-    attack = create_attack(name, **options)
-    assert isinstance(attack, FastAdaptiveBoundary)
-    return attack
-
-
-@pytest.fixture
-def scene(net: Net, images: Images, labelled: Labelled) -> Scene:
-    model, x = net(1), images(2, n=10)
-    return model, x, labelled([model], x)[0]
+made = maker(FastAdaptiveBoundary)
 
 
 def length(d: Tensor, norm: str) -> float:
@@ -109,10 +97,10 @@ PLAIN = [
 @norms
 @pytest.mark.parametrize(("name", "options"), PLAIN)
 def test_plain_transcription(
-    name: str, options: dict[str, Any], norm: str, eps: float, scene: Scene
+    name: str, options: dict[str, Any], norm: str, eps: float, batched_scene: Scene
 ) -> None:
     """Every point of every run, and the least distance after it, to rounding."""
-    model, x, y = scene
+    model, x, y, _ = batched_scene
     x, y = x[:3], y[:3]
     attack = made(name, norm=norm, eps=4 * eps, **{"steps": 8, **options})
     with borrowed([model]):
@@ -219,19 +207,6 @@ def test_last_image_is_looked_at(norm: str, images: Images) -> None:
         assert float(oracle.correct) == 0
 
 
-class GivenStarts(RowOracle):
-    """An oracle whose numbers come from a table (runs, N, C, H, W) in (-1, 1)."""
-
-    table: Tensor
-    steps: int
-
-    def numbers(self, rows: Rows, shape: tuple[int, ...], *tag: object) -> Tensor:
-        return (self.table[rows.t // self.steps, rows.place] + 1) / 2
-
-    def normals(self, rows: Rows, shape: tuple[int, ...], *tag: object) -> Tensor:
-        return self.table[rows.t // self.steps, rows.place]
-
-
 @pytest.mark.parametrize(
     ("name", "norm", "eps", "targets", "restarts", "steps"),
     [("fab", "linf", 0.2, 0, 1, 20), ("fab-t", "linf", 0.2, 3, 1, 20), ("fab-t", "l2", 3.0, 2, 2, 6)],
@@ -251,23 +226,8 @@ def test_beside_torchattacks(
         model, norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps, steps=steps, n_restarts=restarts,
         multi_targeted=targets > 0, n_classes=targets + 1,
     )  # fmt: skip
-    run = iter(range(runs))
-
-    def given(single: Any) -> Any:
-        """The peer's run, on the same noise for the same image."""
-
-        def wrapped(x_in: Tensor, y_in: Tensor, use_rand_start: bool) -> Any:
-            at = [int((x == image).flatten(1).all(1).nonzero()[0]) for image in x_in]
-            noise = table[next(run)][at]
-            with monkeypatch.context() as patch:
-                patch.setattr(torch, "rand", lambda *_: (noise + 1) / 2)
-                patch.setattr(torch, "randn", lambda *_: noise)
-                return single(x_in, y_in, use_rand_start)
-
-        return wrapped
-
     which = "attack_single_run_targeted" if targets else "attack_single_run"
-    monkeypatch.setattr(peer, which, given(getattr(peer, which)))
+    monkeypatch.setattr(peer, which, from_given_starts(getattr(peer, which), x, table, monkeypatch))
     with torch.random.fork_rng():
         theirs = peer(x, y)
     attack = made(name, norm=norm, eps=eps, steps=steps, restarts=restarts, targets=targets)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from advens.attacks import create_attack
 from advens.attacks.losses import CrossEntropy, Margin
 from advens.attacks.starts import Uniform
 from advens.attacks.whitebox.descent import Descent
@@ -18,20 +16,12 @@ from advens.attacks.whitebox.engine import search
 from advens.attacks.whitebox.margins import ProbabilityMargin
 from advens.attacks.whitebox.oracle import RowOracle
 from advens.threat import Threat
+from tests.attacks.whitebox.conftest import Images, Net, Scene, maker
 
 NAMES = ["pgd-ce", "cw", "pgd-dlr", "pma-simple", "md", "pma"]
 names = pytest.mark.parametrize("name", NAMES)
 norms = pytest.mark.parametrize(("norm", "eps"), [("linf", 0.06), ("l2", 0.5)])
-Net = Callable[..., nn.Module]
-Images = Callable[..., Tensor]
-Labelled = Callable[..., tuple[Tensor, Tensor]]
-Scene = tuple[nn.Module, Tensor, Tensor, Tensor]
-
-
-def made(name: str, **options: Any) -> Descent:
-    attack = create_attack(name, **options)
-    assert isinstance(attack, Descent)
-    return attack
+made = maker(Descent)
 
 
 class Path:
@@ -63,13 +53,6 @@ class Path:
         oracle = Watching([model], attack.threat, x, y, target)
         search(attack, oracle, torch.arange(len(x)), batch=len(x), stop=False)
         self.oracle = oracle
-
-
-@pytest.fixture
-def scene(net: Net, images: Images, labelled: Labelled) -> Scene:
-    model, x = net(1), images(2, n=7)
-    y, target = labelled([model], x)
-    return model, x, y, target
 
 
 def published(run: int, i: int, k: int, eps: float) -> tuple[float, str]:
@@ -123,10 +106,10 @@ def test_schedules_of_the_others() -> None:
 @norms
 @pytest.mark.parametrize("targeted", [False, True], ids=["away", "targeted"])
 def test_pma_against_plain_transcription(
-    norm: str, eps: float, targeted: bool, scene: Scene
+    norm: str, eps: float, targeted: bool, batched_scene: Scene
 ) -> None:
     """Every point of both runs, through autograd on softmax in float64 at moderate margins."""
-    model, x, y, others = scene
+    model, x, y, others = batched_scene
     target, steps = others if targeted else None, 8
     attack = made("pma", norm=norm, eps=eps, steps=steps)
     path = Path(attack, model, x, y, target)
@@ -153,8 +136,8 @@ def test_pma_against_plain_transcription(
 
 
 @norms
-def test_odi_ascends_one_direction_of_logits_per_run(norm: str, eps: float, scene: Scene) -> None:
-    model, x, y, _ = scene
+def test_odi_ascends_one_direction_of_logits_per_run(norm: str, eps: float, batched_scene: Scene) -> None:
+    model, x, y, _ = batched_scene
     attack = made("cw", norm=norm, eps=eps, steps=3, restarts=2, start={"name": "odi", "steps": 4})
     path = Path(attack, model, x, y)
     assert len(path.points) == 2 * (4 + 3)
@@ -178,8 +161,8 @@ def test_odi_ascends_one_direction_of_logits_per_run(norm: str, eps: float, scen
 
 @names
 @norms
-def test_every_point_is_allowed(name: str, norm: str, eps: float, scene: Scene) -> None:
-    model, x, y, _ = scene
+def test_every_point_is_allowed(name: str, norm: str, eps: float, batched_scene: Scene) -> None:
+    model, x, y, _ = batched_scene
     attack = made(name, norm=norm, eps=eps, steps=5)
     path = Path(attack, model, x, y)
     for point in [*path.points, *path.ends, path.oracle.x_adv]:
@@ -205,8 +188,8 @@ def test_the_last_point_counts(net: Net, images: Images) -> None:
     assert torch.equal(path.points[0], x)
 
 
-def test_standing_rows_give_their_nearest_point(scene: Scene) -> None:
-    model, x, y, _ = scene
+def test_standing_rows_give_their_nearest_point(batched_scene: Scene) -> None:
+    model, x, y, _ = batched_scene
     attack = made("pma", eps=0.004, steps=6)
     path = Path(attack, model, x, y)
     with torch.no_grad():

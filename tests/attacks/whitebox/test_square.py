@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import advens
 from advens.attacks import attack_from_spec, attack_info, create_attack
 from advens.attacks.losses import CrossEntropy, Margin
 from advens.attacks.oracle import Passes
 from advens.attacks.whitebox.cascade import sequence
-from advens.attacks.whitebox.engine import search
-from advens.attacks.whitebox.oracle import RowOracle
 from advens.attacks.whitebox.rows import Rows
 from advens.attacks.whitebox.square import SquareAttack, _levels
-from advens.classifier import borrowed
 from advens.errors import InputError
 from advens.threat import norms as lengths
-
-Net = Callable[..., nn.Module]
-Images = Callable[..., Tensor]
-Labelled = Callable[..., tuple[Tensor, Tensor]]
-Scene = tuple[nn.Module, Tensor, Tensor, Tensor]
+from tests.attacks.whitebox.conftest import (
+    RESULTS,
+    Listening,
+    Net,
+    Restless,
+    Scene,
+    listened,
+    maker,
+    same_heard,
+    same_in_batches,
+)
 
 norms = pytest.mark.parametrize(("norm", "eps"), [("linf", 0.06), ("l2", 0.8)])
-SEED = 11
-
-
-class OneByOne(nn.Module):
-    """Answers image by image, so that not even rounding knows how many there are."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([self.net(image[None]) for image in x])
+made = partial(maker(SquareAttack), "square")
 
 
 class Flat(nn.Module):
@@ -50,42 +41,12 @@ class Flat(nn.Module):
         return x.flatten(1)[:, :1] * 0 + torch.tensor([2.0, 0.0, 0.0], dtype=x.dtype)
 
 
-def made(**options: Any) -> SquareAttack:
-    attack = create_attack("square", **options)
-    assert isinstance(attack, SquareAttack)
-    return attack
-
-
-@pytest.fixture
-def scene(net: Net, images: Images, labelled: Labelled) -> Scene:
-    model, x = OneByOne(net(1)), images(2, n=10)
-    y, target = labelled([model], x)
-    return model, x, y, target
-
-
-class Listening(RowOracle):
-    """Remembers every point, and what the attack had at hand then, by sample and iteration."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.heard: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-        self.together: set[int] = set()
+class Queried(Listening):
+    """Remembers every point, and what the attack had at hand then."""
 
     def logits(self, x: Tensor, rows: Rows) -> Tensor:
-        self.together.add(len(set(rows.t.tolist())))
-        for i, (place, t) in enumerate(zip(rows.place.tolist(), rows.t.tolist(), strict=True)):
-            self.heard[place + self._first, t] = x[i].clone(), rows.memory["x"][i].clone()
+        self.note(rows, x, rows.memory["x"])
         return super().logits(x, rows)
-
-
-def listened(
-    attack: SquareAttack, model: nn.Module, x: Tensor, y: Tensor, target: Tensor | None = None,
-    batch: int = 10, stop: bool = False, first: int = 0,
-) -> Listening:  # fmt: skip
-    with borrowed([model]):
-        oracle = Listening([model], attack.threat, x, y, target, seed=SEED, first=first)
-        search(attack, oracle, torch.arange(len(x)), batch=batch, stop=stop)
-    return oracle
 
 
 @norms
@@ -94,21 +55,14 @@ def test_batch_changes_nothing(stop: bool, norm: str, eps: float, scene: Scene) 
     """Rows that leave, join, or are alone: bit for bit."""
     model, x, y, _ = scene
     attack = made(norm=norm, eps=eps, queries=25, restarts=2)
-    one, *others = [listened(attack, model, x, y, batch=b, stop=stop) for b in (10, 3, 4)]
-    assert 0 < one.correct.sum() < 10, "some stand, some break"
-    assert not stop or max(max(o.together) for o in others) > 1
+    one, *others = [listened(Queried, attack, model, x, y, batch=b, stop=stop) for b in (10, 3, 4)]
+    same_in_batches(one, others, stop)
     alone = [
-        listened(attack, model, x[i : i + 1], y[i : i + 1], stop=stop, first=i) for i in range(10)
+        listened(Queried, attack, model, x[i : i + 1], y[i : i + 1], stop=stop, first=i) for i in range(10)
     ]
-    heard = {key: points for oracle in alone for key, points in oracle.heard.items()}
-    for other in (*(o.heard for o in others), heard):
-        assert other.keys() == one.heard.keys()
-        for key, points in one.heard.items():
-            assert all(torch.equal(a, b) for a, b in zip(other[key], points, strict=True))
-    for what in ("correct", "x_adv", "broken_at", "forwards", "backwards"):
-        value = getattr(one, what)
-        assert all(torch.equal(getattr(other, what), value) for other in others), what
-        assert torch.equal(torch.cat([getattr(oracle, what) for oracle in alone]), value), what
+    same_heard(one.heard, {key: points for oracle in alone for key, points in oracle.heard.items()})
+    for what in RESULTS:
+        assert torch.equal(torch.cat([getattr(oracle, what) for oracle in alone]), getattr(one, what)), what
     standing, formula = one.correct > 0, attack.passes(1)
     assert (one.forwards[standing] == formula.forward).all()
     assert (one.backwards == 0).all()
@@ -138,7 +92,7 @@ def test_ball(targeted: bool, loss: str, norm: str, eps: float, scene: Scene) ->
     model, x, y, target = scene
     model, x, wanted = model.float(), x.float(), target if targeted else None
     oracle = listened(
-        made(norm=norm, eps=eps, queries=40, restarts=2, loss=loss), model, x, y, wanted
+        Queried, made(norm=norm, eps=eps, queries=40, restarts=2, loss=loss), model, x, y, wanted
     )
     seen = torch.stack([torch.stack([oracle.heard[i, t][0] for t in range(82)]) for i in range(10)])
     reach = lengths((seen - x[:, None]).flatten(0, 1), norm)
@@ -164,7 +118,7 @@ def test_schedule(queries: int, rescale: bool) -> None:
     counted = [q * 10000 // queries if rescale else q for q in range(queries)]
     expected = [next(s for u, s in linf.items() if q <= u) for q in counted]
     x, y = torch.full((2, 3, 32, 32), 0.5), torch.tensor([0, 0])
-    oracle = listened(made(eps=0.1, queries=queries, rescale=rescale), Flat(), x, y)
+    oracle = listened(Queried, made(eps=0.1, queries=queries, rescale=rescale), Flat(), x, y)
     found = 0
     for i in range(2):
         for t, side in enumerate(expected, start=1):
@@ -207,7 +161,7 @@ def test_shapes(shape: tuple[int, ...], norm: str, eps: float) -> None:
     """Images that are not square or hardly there; every pixel of the start but a margin is changed."""
     x = torch.full((3, *shape), 0.5, dtype=torch.float64)
     oracle = listened(
-        made(norm=norm, eps=eps, queries=50), Flat(), x, torch.zeros(3, dtype=torch.long)
+        Queried, made(norm=norm, eps=eps, queries=50), Flat(), x, torch.zeros(3, dtype=torch.long)
     )
     for point, _ in oracle.heard.values():
         assert torch.isfinite(point).all()
@@ -220,27 +174,15 @@ def test_shapes(shape: tuple[int, ...], norm: str, eps: float) -> None:
         assert len(set(points)) > 3
 
 
-class Restless(nn.Module):
-    """Drops inputs at random at every pass, training or not."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.net(F.dropout(x, 0.3, training=True))
-        return out
-
-
 def test_randomness(scene: Scene) -> None:
     """The model's own is named by the seed too, and the global stream is left alone."""
     model, x, y, _ = scene
     attack, state = made(eps=0.02, queries=8, eot=4), torch.get_rng_state()
-    first = attack(Restless(model), x, y, seed=2)
+    first = attack(Restless(model, 0.3), x, y, seed=2)
     assert torch.equal(torch.get_rng_state(), state)
     torch.rand(5)
-    assert torch.equal(attack(Restless(model), x, y, seed=2), first)
-    assert not torch.equal(attack(Restless(model), x, y, seed=3), first)
+    assert torch.equal(attack(Restless(model, 0.3), x, y, seed=2), first)
+    assert not torch.equal(attack(Restless(model, 0.3), x, y, seed=3), first)
 
 
 @pytest.mark.parametrize(

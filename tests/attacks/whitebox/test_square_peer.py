@@ -8,6 +8,7 @@ numbers of their own, only robust accuracy can be compared.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from math import sqrt
 from typing import Any
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import advens
-from advens.attacks import create_attack
 from advens.attacks.losses import CrossEntropy, TargetLogit
 from advens.attacks.whitebox.engine import search
 from advens.attacks.whitebox.oracle import RowOracle
@@ -26,21 +26,14 @@ from advens.attacks.whitebox.rows import Rows
 from advens.attacks.whitebox.square import SquareAttack
 from advens.classifier import borrowed
 from advens.seeding import RowDraws
+from tests.attacks.whitebox.conftest import SEED, Images, Labelled, Net, maker
 
-Net = Callable[..., nn.Module]
-Images = Callable[..., Tensor]
-Labelled = Callable[..., tuple[Tensor, Tensor]]
 Digits = tuple[nn.Module, Tensor, Tensor]
 
-SEED, N = 11, 60
+N = 60
 PLACES = 13
 """Seed of the squares of the transcription."""
-
-
-def made(**options: Any) -> SquareAttack:
-    attack = create_attack("square", **options)
-    assert isinstance(attack, SquareAttack)
-    return attack
+made = partial(maker(SquareAttack), "square")
 
 
 class Looking(RowOracle):
