@@ -237,10 +237,11 @@ def make(
     targeted: bool = False,
     side: int = 8,
     seed: int = 0,
+    models: Sequence[nn.Module] | None = None,
     **options: Any,
 ) -> Setting:
-    """K nets, N images that the mean logits name, another class as target."""
-    models = [mlp(10 * seed + each, side) for each in range(k)]
+    """K nets (or the models given), N images that the mean logits name, another class as target."""
+    models = models or [mlp(10 * seed + each, side) for each in range(k)]
     x = pixels(seed, n, side)
     with torch.no_grad():
         y = torch.stack([model(x) for model in models]).mean(0).argmax(1)

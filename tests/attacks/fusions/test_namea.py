@@ -88,16 +88,13 @@ def transcribed(at: Any, t: int, i: int, x: Tensor, mask: str, fill: str) -> Ten
 )  # fmt: skip
 def test_namea(k: int, n: int, norm: str, targeted: bool, mask: str, fill: str) -> None:
     models = [Staged(seed).double().eval().requires_grad_(False) for seed in range(k)]
-    at = make(k, n, norm, targeted).but(models=models)
-    with torch.no_grad():
-        y = torch.stack([model(at.x) for model in models]).mean(0).argmax(1)
-    at = at.but(y=y, target=(y + 1) % 5 if targeted else None)
+    at = make(k, n, norm, targeted, models=models)
     options = {"rounds": ROUNDS, "eta": ETA, "mask": mask, "fill": fill}
     found = at.run("namea", **{f"fusion.{key}": value for key, value in options.items()})
     agree(found, at.alone(lambda t, i, x, state: transcribed(at, t, i, x, mask, fill)))
     if mask == "attention":
         covered = [float((heat(m, x, int(label)) >= ETA).double().mean()) for m in models
-                   for x, label in zip(at.x, y, strict=True)]  # fmt: skip
+                   for x, label in zip(at.x, at.y, strict=True)]  # fmt: skip
         assert 0 < sum(covered) / len(covered) < 1
 
 

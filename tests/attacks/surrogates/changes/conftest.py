@@ -1,4 +1,7 @@
-"""Residual blocks of many kinds, and the forward pass of each written out with its sums visible."""
+"""What tests of changes share: gradients, counted passes, and residual blocks of many kinds.
+
+The forward pass of each block is written out with its sums visible.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,10 @@ from torch.nn import functional as F
 from torchvision.models import convnext as tv_convnext
 from torchvision.models import resnet as tv_resnet
 from torchvision.models import vision_transformer as tv_vit
+
+from advens.attacks import create_attack
+from tests.attacks.conftest import counting
+from tests.attacks.fusions.conftest import Setting
 
 torch.set_num_threads(1)
 
@@ -163,6 +170,30 @@ def sample(kind: str, seed: int = 0) -> Sample:
                 tensor.add_(torch.rand_like(tensor) * 0.8 - 0.4)
         x = torch.randn(shape, dtype=torch.float64)
     return Sample(block, x, lambda z, add: forward(block, z, add))
+
+
+def outward(out: Tensor) -> Tensor:
+    """A fixed smooth function of each image's values, summed over images."""
+    weight = torch.linspace(-1, 2, out[0].numel(), dtype=out.dtype).view_as(out[0])
+    return (weight * out).sum() + (out**2).sum()
+
+
+def gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Value of ``f`` at ``x`` and the gradient of a fixed smooth function of it."""
+    leaf = x.clone().requires_grad_()
+    out = f(leaf)
+    (g,) = torch.autograd.grad(outward(out), leaf)
+    return out.detach(), g
+
+
+def check_passes(at: Setting, name: str, **options: Any) -> None:
+    """An attack of two steps reports the passes of its formula, and these are what the models see."""
+    attack = create_attack(name, steps=2, **options)
+    with counting(at.models) as passes:
+        found = attack.run(at.models, at.x, at.y, seed=1)
+    assert found.passes == attack.passes(at.k), name
+    n, told = len(at.x), found.passes
+    assert (passes.forward, passes.backward) == (n * told.forward, n * told.backward)
 
 
 @pytest.fixture

@@ -16,10 +16,9 @@ from advens.attacks.surrogates.changes import Changed
 from advens.attacks.surrogates.changes.att import ATT
 from advens.errors import InputError
 from advens.seeding import Draws
-from tests.attacks.conftest import counting
 from tests.attacks.fusions.conftest import SEED, agree, make
-from tests.attacks.surrogates.changes.test_pna import FAMILIES, pixels, tiny
-from tests.attacks.surrogates.changes.test_vdc import Transformer, pull
+from tests.attacks.surrogates.changes.conftest import check_passes
+from tests.attacks.surrogates.changes.transformers import FAMILIES, Transformer, pixels, pull, tiny
 
 HOW = {"attention": 0.6, "qkv": 0.8, "mlp": 0.7, "gamma": 0.5, "slope": 0.3, "truncated": 1 / 3}
 SEEN = {"least": 0.2, "most": 0.7, "first": 0.9}
@@ -118,10 +117,7 @@ def importance(net: Transformer, x: Tensor) -> Tensor:
 @pytest.mark.parametrize(("n", "targeted", "fused"), [(1, False, True), (7, True, False)])
 def test_attack(k: int, n: int, targeted: bool, fused: bool) -> None:
     models = [Transformer(seed, fused) for seed in range(k)]
-    at = make(k, n, "linf", targeted).but(models=models)
-    with torch.no_grad():
-        y = torch.stack([model(at.x) for model in models]).mean(0).argmax(1)
-    at = at.but(y=y, target=(y + 1) % 5 if targeted else None)
+    at = make(k, n, "linf", targeted, models=models)
 
     def seen(member: int, t: int, i: int, x: Tensor) -> Tensor:
         """What a surrogate sees of x, patch by patch."""
@@ -184,15 +180,10 @@ def test_torchvision_and_outside_an_attack() -> None:
 
 
 def test_passes_are_counted_beside_other_parts() -> None:
-    models = [Transformer(seed) for seed in range(2)]
-    at = make(2, 3).but(models=models)
+    at = make(2, 3, models=[Transformer(seed) for seed in range(2)])
     ilpd = {"layer": "blocks.1"}
     for name, options in (("att", {}), ("vdc-att", {}), ("si-att-svre", {}), ("att-ilpd-ens-loss", ilpd)):
-        attack = create_attack(name, steps=2, **options)
-        with counting(models) as passes:
-            found = attack.run(models, at.x, at.y, seed=1)
-        assert found.passes == attack.passes(2), name
-        assert (passes.forward, passes.backward) == (3 * found.passes.forward, 3 * found.passes.backward)
+        check_passes(at, name, **options)
 
 
 def test_refusals() -> None:

@@ -13,8 +13,8 @@ from advens.attacks import create_attack
 from advens.attacks.surrogates.changes import Changed
 from advens.attacks.surrogates.changes.awt import AWT
 from advens.errors import InputError
-from tests.attacks.conftest import counting
 from tests.attacks.fusions.conftest import agree, grad, make
+from tests.attacks.surrogates.changes.conftest import check_passes
 
 HOW = {"rho": 0.3, "rate": 0.2, "momentum": 0.6}
 Weights = dict[str, Tensor]
@@ -96,11 +96,7 @@ def test_images_are_by_themselves_and_surrogates_come_back() -> None:
 def test_passes() -> None:
     at = make(2, 3)
     for name in ("awt", "awt-svre", "awt-adaea"):
-        attack = create_attack(name, steps=2)
-        with counting(at.models) as passes:
-            found = attack.run(at.models, at.x, at.y, seed=1)
-        assert found.passes == attack.passes(2), name
-        assert (passes.forward, passes.backward) == (3 * found.passes.forward, 3 * found.passes.backward)
+        check_passes(at, name)
     assert create_attack("awt").passes(1) == (440, 440)
 
 

@@ -20,6 +20,7 @@ from advens.attacks.surrogates.changes.vit import HeadDrop, ScoreScale, TokenMix
 from advens.classifier import Classifier
 from advens.errors import InputError
 from advens.seeding import Draws
+from tests.attacks.surrogates.changes.conftest import gradient
 
 CHANGES: dict[str, Any] = {
     "pna": PNA(), "tgr": TGR(), "head-drop": HeadDrop(0.4), "score-scale": ScoreScale(0.8),
@@ -102,14 +103,6 @@ def pixels(family: str = "") -> Tensor:
     """Two images; PVT sees one key for every query when they are small."""
     side, generator = 64 if family == "pvt" else 32, torch.Generator().manual_seed(0)
     return torch.rand(2, 3, side, side, generator=generator, dtype=torch.float64)
-
-
-def gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    leaf = x.clone().requires_grad_()
-    out = f(leaf)
-    weight = torch.linspace(-1, 2, out[0].numel(), dtype=out.dtype).view_as(out[0])
-    (g,) = torch.autograd.grad((weight * out).sum() + (out**2).sum(), leaf)
-    return out.detach(), g
 
 
 def traces(net: nn.Module) -> list[Any]:

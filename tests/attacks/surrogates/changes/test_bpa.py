@@ -64,10 +64,7 @@ def small(seed: int) -> Small:
 def test_attack(k: int, n: int, targeted: bool) -> None:
     """Three steps of momentum on the written gradient of the mean logits."""
     models = [small(seed) for seed in range(k)]
-    at = make(k, n, "linf", targeted).but(models=models)
-    with torch.no_grad():
-        y = torch.stack([model(at.x) for model in models]).mean(0).argmax(1)
-    at = at.but(y=y, target=(y + 2) % 5 if targeted else None)
+    at = make(k, n, "linf", targeted, models=models)
 
     def direction(t: int, i: int, x: Tensor, state: dict[str, Any]) -> Tensor:
         return grad(lambda leaf: at.j(sum(m.written(leaf, 3.0) for m in models) / k, i), x)

@@ -39,10 +39,7 @@ class Narrowing(nn.Module):
 
 def scene(k: int, n: int, targeted: bool) -> Setting:
     models = [Narrowing(seed).double().eval().requires_grad_(False) for seed in range(k)]
-    at = make(k, n, "linf", targeted).but(models=models)
-    with torch.no_grad():
-        y = torch.stack([model(at.x) for model in models]).mean(0).argmax(1)
-    return at.but(y=y, target=(y + 1) % 5 if targeted else None)
+    return make(k, n, "linf", targeted, models=models)
 
 
 def linear(layer: Any, v: Tensor) -> Tensor:

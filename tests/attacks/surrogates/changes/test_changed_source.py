@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -22,6 +21,7 @@ from advens.classifier import Classifier
 from advens.errors import InputError
 from advens.models import check_name, describe, load_model
 from advens.seeding import Draws
+from tests.attacks.surrogates.changes.conftest import gradient
 
 VIT = "digits:vit-b"
 LISTS: dict[str, list[Any]] = {
@@ -34,12 +34,6 @@ lists = pytest.mark.parametrize("changes", LISTS.values(), ids=LISTS.keys())
 
 def pixels(n: int = 3) -> Tensor:
     return torch.rand(n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-
-
-def gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    leaf = x.clone().requires_grad_()
-    out = f(leaf)
-    return out.detach(), torch.autograd.grad((out**2).sum(), leaf)[0]
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from advens.attacks.surrogates.changes.dhf import DHF
 from advens.errors import InputError
 from advens.models import load_model
 from advens.seeding import Draws
-from tests.attacks.conftest import counting
 from tests.attacks.fusions.conftest import SEED, agree, grad, make
+from tests.attacks.surrogates.changes.conftest import check_passes
 
 MIX, REPLACE = 0.6, 0.3
 
@@ -58,10 +58,7 @@ def norms(net: Net, x: Tensor, change: Any = lambda i, f: f) -> tuple[list[Tenso
 @pytest.mark.parametrize(("n", "targeted"), [(1, False), (7, True)])
 def test_attack(k: int, n: int, targeted: bool) -> None:
     models = [Net(seed) for seed in range(k)]
-    at = make(k, n, "linf", targeted).but(models=models, steps=4, eps=0.5, alpha=0.2)
-    with torch.no_grad():
-        y = torch.stack([model(at.x) for model in models]).mean(0).argmax(1)
-    at = at.but(y=y, target=(y + 1) % 5 if targeted else None)
+    at = make(k, n, "linf", targeted, models=models, steps=4, eps=0.5, alpha=0.2)
     mixed: list[bool] = []
 
     def direction(t: int, i: int, x: Tensor, state: dict[str, Any]) -> Tensor:
@@ -119,13 +116,9 @@ def test_networks_and_micro_batches(arch: str) -> None:
 
 
 def test_passes_beside_other_parts() -> None:
-    models, at = [Net(seed) for seed in range(2)], make(2, 3)
+    at = make(2, 3, models=[Net(seed) for seed in range(2)])
     for name in ("dhf", "sgm-dhf-svre", "si-dhf-ens-loss"):
-        attack = create_attack(name, steps=2)
-        with counting(models) as passes:
-            found = attack.run(models, at.x, at.y, seed=1)
-        assert found.passes == attack.passes(2), name
-        assert (passes.forward, passes.backward) == (3 * found.passes.forward, 3 * found.passes.backward)
+        check_passes(at, name)
     assert create_attack("dhf").passes(1) == (11, 10)
 
 

@@ -36,10 +36,7 @@ def convolutions(seed: int) -> nn.Sequential:
 def test_attack(k: int, n: int, targeted: bool) -> None:
     """The first step without noise, the others with that of the step, sample and surrogate."""
     models = [convolutions(seed) for seed in range(k)]
-    at = make(k, n, "linf", targeted).but(models=models)
-    with torch.no_grad():
-        y = torch.stack([model(at.x) for model in models]).mean(0).argmax(1)
-    at = at.but(y=y, target=(y + 1) % 5 if targeted else None)
+    at = make(k, n, "linf", targeted, models=models)
 
     def seen(model: nn.Sequential, x: Tensor, t: int, i: int, member: int) -> Tensor:
         first = model[0](x[None])

@@ -16,7 +16,14 @@ from advens.attacks.surrogates.changes.fpr import FPR
 from advens.errors import InputError
 from advens.seeding import Draws
 from tests.attacks.fusions.conftest import SEED, agree, grad, make
-from tests.attacks.surrogates.changes.test_pna import FAMILIES, Block, blocks, pixels, tiny, tokens
+from tests.attacks.surrogates.changes.transformers import (
+    FAMILIES,
+    Block,
+    blocks,
+    pixels,
+    tiny,
+    tokens,
+)
 
 SPREAD, SCALE, PAST = 3.0, 0.7, 0.4
 CHANGE = {"name": "fpr", "spread": SPREAD, "scale": SCALE, "past": PAST}
@@ -94,10 +101,7 @@ class Transformer(nn.Module):
 @pytest.mark.parametrize(("n", "targeted"), [(1, False), (7, True)])
 def test_attack(k: int, n: int, targeted: bool) -> None:
     models = [Transformer(seed).double().eval().requires_grad_(False) for seed in range(k)]
-    at = make(k, n, "linf", targeted).but(models=models)
-    with torch.no_grad():
-        y = torch.stack([model(at.x) for model in models]).mean(0).argmax(1)
-    at = at.but(y=y, target=(y + 1) % 5 if targeted else None)
+    at = make(k, n, "linf", targeted, models=models)
     memories: dict[tuple[int, int], Memory] = {}
 
     def logits(member: int, t: int, i: int, leaf: Tensor) -> Tensor:

@@ -17,16 +17,10 @@ from advens.attacks.surrogates.changes.ghost import Ghost, published_scale
 from advens.attacks.surrogates.changes.sgm import residual_blocks
 from advens.errors import InputError
 from advens.seeding import Draws
+from tests.attacks.surrogates.changes.conftest import gradient
 
 MAP = (3, 8, 6, 6)
 DROPS, SCALES = Ghost(keep=0.7, scale=0.0), Ghost(keep=1.0, scale=0.22)
-
-
-def gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Value of ``f`` at ``x`` and the gradient of a smooth function of it."""
-    leaf = x.clone().requires_grad_()
-    out = f(leaf)
-    return out.detach(), torch.autograd.grad((out**2).sum(), leaf)[0]
 
 
 def ghost(

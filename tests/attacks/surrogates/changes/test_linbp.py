@@ -21,6 +21,7 @@ from advens.attacks.surrogates.changes.linbp import LinBP, activations
 from advens.attacks.surrogates.changes.sgm import SGM
 from advens.errors import InputError
 from advens.seeding import Draws
+from tests.attacks.surrogates.changes.conftest import gradient, outward
 
 Act = Callable[[Tensor], Tensor]
 
@@ -28,19 +29,6 @@ Act = Callable[[Tensor], Tensor]
 def linear(x: Tensor) -> Tensor:
     """ReLU forward, identity backward."""
     return x + (F.relu(x) - x).detach()
-
-
-def gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Value of ``f`` at ``x`` and the gradient of a fixed smooth function of it."""
-    leaf = x.clone().requires_grad_()
-    out = f(leaf)
-    (g,) = torch.autograd.grad(outward(out), leaf)
-    return out.detach(), g
-
-
-def outward(out: Tensor) -> Tensor:
-    weight = torch.linspace(-1, 2, out[0].numel(), dtype=out.dtype).view_as(out[0])
-    return (weight * out).sum() + (out**2).sum()
 
 
 def pull(f: Callable[[Tensor], Tensor], z: Tensor, g: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from advens.attacks.surrogates.changes.mup import MUP, convolved
 from advens.attacks.surrogates.changes.source import ChangedModel
 from advens.classifier import Classifier
 from advens.errors import InputError
-from tests.attacks.conftest import counting
 from tests.attacks.fusions.conftest import agree, grad, make
+from tests.attacks.surrogates.changes.conftest import check_passes
 
 SHARE = 0.35
 
@@ -45,10 +45,7 @@ class Net(nn.Module):
 @pytest.mark.parametrize(("n", "k", "targeted"), [(1, 1, False), (7, 3, True), (7, 1, True), (1, 3, False)])
 def test_attack(n: int, k: int, targeted: bool, score: str) -> None:
     models = [Net(seed) for seed in range(k)]
-    at = make(k, n, "linf", targeted).but(models=models)
-    with torch.no_grad():
-        y = torch.stack([model(at.x) for model in models]).mean(0).argmax(1)
-    at = at.but(y=y, target=(y + 1) % 5 if targeted else None)
+    at = make(k, n, "linf", targeted, models=models)
 
     def masked(net: Net, x: Tensor, i: int) -> dict[str, Tensor]:
         """The network's weights with the least important ones of every convolution put to 0."""
@@ -101,17 +98,13 @@ def test_nothing_masked_is_momentum_and_images_are_by_themselves() -> None:
 
 def test_passes_beside_other_parts() -> None:
     """Also where features are prepared, and where another attack comes first."""
-    models, at = [Net(seed) for seed in range(2)], make(2, 3)
+    at = make(2, 3, models=[Net(seed) for seed in range(2)])
     layer = {"feature.layer": "stages"}
     cases: list[tuple[str, dict[str, Any]]] = [
         ("mup", {"warm_up": 2}), ("mup-svre", {}), ("mup-ilpd-ens-loss", layer), ("mup-ila", layer),
     ]  # fmt: skip
     for name, options in cases:
-        attack = create_attack(name, steps=2, **options)
-        with counting(models) as passes:
-            found = attack.run(models, at.x, at.y, seed=1)
-        assert found.passes == attack.passes(2), name
-        assert (passes.forward, passes.backward) == (3 * found.passes.forward, 3 * found.passes.backward)
+        check_passes(at, name, **options)
     assert create_attack("mup").passes(1) == (20, 20)
 
 

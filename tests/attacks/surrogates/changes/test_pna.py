@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torchvision.models import VisionTransformer
 
@@ -21,55 +18,8 @@ from advens.attacks.surrogates.changes.pna import PNA
 from advens.attacks.surrogates.changes.vit import HeadDrop, ScoreScale
 from advens.errors import InputError
 from advens.seeding import Draws
-
-VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
-SWIN = {
-    "img_size": 16, "patch_size": 2, "window_size": 4, "embed_dim": 8, "depths": (2, 1), "num_heads": (2, 2),
-}  # fmt: skip
-PIT = {
-    "img_size": 16, "patch_size": 4, "stride": 2, "base_dims": (8, 8, 8), "depth": (1, 1, 1),
-    "heads": (1, 2, 2),
-}  # fmt: skip
-FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "vit": ("vit_tiny_patch16_224", VIT),
-    "vit-qk-norm": ("vit_tiny_patch16_224", VIT | {"qk_norm": True}),
-    "deit-distilled": ("deit_tiny_distilled_patch16_224", VIT),
-    "vit-relpos": ("vit_relpos_small_patch16_224", VIT),
-    "beit": ("beit_base_patch16_224", VIT),
-    "eva": ("eva02_tiny_patch14_224", VIT),
-    "cait": ("cait_xxs24_224", VIT),
-    "swin": ("swin_tiny_patch4_window7_224", SWIN),
-    "swinv2": ("swinv2_tiny_window8_256", SWIN),
-    "pit": ("pit_ti_224", PIT),
-}
-
-
-def tiny(family: str, fused: bool = True) -> nn.Module:
-    """A network of a family in float64, with weights and biases of its own."""
-    arch, options = FAMILIES[family]
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        net: nn.Module = timm.create_model(arch, num_classes=5, **options).double().eval()
-        for tensor in net.parameters():
-            tensor.requires_grad_(False).add_(torch.rand_like(tensor) * 0.4 - 0.2)
-    for module in net.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = fused
-    return net
-
-
-def pixels() -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(3, 3, 16, 16, generator=generator, dtype=torch.float64)
-
-
-def gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Value of ``f`` at ``x`` and the gradient of a fixed smooth function of it."""
-    leaf = x.clone().requires_grad_()
-    out = f(leaf)
-    weight = torch.linspace(-1, 2, out[0].numel(), dtype=out.dtype).view_as(out[0])
-    (g,) = torch.autograd.grad((weight * out).sum() + (out**2).sum(), leaf)
-    return out.detach(), g
+from tests.attacks.surrogates.changes.conftest import gradient
+from tests.attacks.surrogates.changes.transformers import FAMILIES, blocks, pixels, tiny, tokens
 
 
 class Constant(TorchFunctionMode):
@@ -84,50 +34,6 @@ class Constant(TorchFunctionMode):
             return (scores if mask is None else scores + mask).softmax(-1).detach() @ v
         out = func(*args, **kwargs)
         return out.detach() if getattr(func, "__name__", "") == "softmax" else out
-
-
-class Attention(nn.Module):
-    """Self-attention by hand, in one call or written out."""
-
-    def __init__(self, fused: bool) -> None:
-        super().__init__()
-        self.num_heads, self.fused_attn = 2, fused
-        self.qkv, self.proj = nn.Linear(8, 24), nn.Linear(8, 8)
-        self.attn_drop = nn.Dropout(0.3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(2, (3, 2, 4)).permute(2, 0, 3, 1, 4)
-        if self.fused_attn:
-            out = F.scaled_dot_product_attention(q, k, v)
-        else:
-            out = self.attn_drop((q @ k.transpose(-2, -1) / 2).softmax(-1)) @ v
-        mixed: Tensor = self.proj(out.transpose(1, 2).flatten(2))
-        return mixed
-
-
-class Block(nn.Module):
-    """x + attn(norm(x)), then x + mlp(norm(x))."""
-
-    def __init__(self, fused: bool) -> None:
-        super().__init__()
-        self.norm, self.attn = nn.LayerNorm(8), Attention(fused)
-        self.mlp = nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm(x))
-        out: Tensor = x + self.mlp(self.norm(x))
-        return out
-
-
-def blocks(fused: bool) -> nn.Sequential:
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(1)
-        net = nn.Sequential(Block(fused), Block(fused))
-    return net.double().eval().requires_grad_(False)
-
-
-def tokens() -> Tensor:
-    return torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2
 
 
 def plain_block(m: Any, x: Tensor) -> Tensor:

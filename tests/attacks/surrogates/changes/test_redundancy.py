@@ -13,7 +13,7 @@ from advens.attacks.surrogates.changes import Changed
 from advens.attacks.surrogates.changes.redundancy import AttentionDrop, GhostMLP, HeadShuffle
 from advens.errors import InputError
 from advens.seeding import Draws
-from tests.attacks.surrogates.changes.test_pna import FAMILIES, pixels, tiny
+from tests.attacks.surrogates.changes.transformers import FAMILIES, Attention, pixels, tiny
 
 SEED, HEADS = 5, 4
 CHANGES: dict[str, Any] = {
@@ -21,30 +21,12 @@ CHANGES: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Attention(nn.Module):
-    """Four heads of two channels, in one call or written out."""
-
-    def __init__(self, fused: bool) -> None:
-        super().__init__()
-        self.num_heads, self.fused_attn = HEADS, fused
-        self.qkv, self.proj, self.attn_drop = nn.Linear(8, 24), nn.Linear(8, 8), nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(2, (3, HEADS, 2)).permute(2, 0, 3, 1, 4)
-        if self.fused_attn:
-            out = nn.functional.scaled_dot_product_attention(q, k, v)
-        else:
-            out = self.attn_drop((q @ k.transpose(-2, -1) / 2**0.5).softmax(-1)) @ v
-        mixed: Tensor = self.proj(out.transpose(1, 2).flatten(2))
-        return mixed
-
-
 class Block(nn.Module):
     """x + attn(x), then x + mlp(x)."""
 
     def __init__(self, fused: bool) -> None:
         super().__init__()
-        self.attn = Attention(fused)
+        self.attn = Attention(fused, HEADS)
         self.mlp = nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8))
 
     def forward(self, x: Tensor) -> Tensor:

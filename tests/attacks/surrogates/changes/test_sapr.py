@@ -15,7 +15,7 @@ from advens.attacks.surrogates.changes import Changed
 from advens.attacks.surrogates.changes.sapr import SAPR, prefix_tokens
 from advens.errors import InputError
 from advens.seeding import Draws
-from tests.attacks.surrogates.changes.test_pna import FAMILIES, blocks, pixels, tiny, tokens
+from tests.attacks.surrogates.changes.transformers import FAMILIES, blocks, pixels, tiny, tokens
 
 SEED = 5
 

@@ -16,15 +16,7 @@ from advens.attacks import attack_from_spec, attack_info, create_attack
 from advens.attacks.surrogates.changes import Changed
 from advens.attacks.surrogates.changes.sgm import SGM, residual_blocks
 from advens.errors import InputError
-
-
-def gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Value of ``f`` at ``x`` and the gradient of a fixed smooth function of it."""
-    leaf = x.clone().requires_grad_()
-    out = f(leaf)
-    weight = torch.linspace(-1, 2, out.numel(), dtype=out.dtype).view_as(out)
-    (g,) = torch.autograd.grad((weight * out).sum() + (out**2).sum(), leaf)
-    return out.detach(), g
+from tests.attacks.surrogates.changes.conftest import gradient
 
 
 def decayed(gamma: float) -> Callable[[Tensor, Tensor, int], Tensor]:

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 import advens
@@ -18,47 +17,11 @@ from advens.attacks.surrogates.changes.ghost import Ghost
 from advens.attacks.surrogates.changes.tgr import TGR, without_crosses, without_tokens
 from advens.errors import InputError
 from advens.seeding import Draws
+from tests.attacks.surrogates.changes.conftest import gradient
+from tests.attacks.surrogates.changes.transformers import FOUR_FAMILIES, pixels, tiny
 
-VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
-SWIN = {
-    "img_size": 16, "patch_size": 2, "window_size": 4, "embed_dim": 8, "depths": (2, 1), "num_heads": (2, 2),
-}  # fmt: skip
-FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "vit": ("vit_tiny_patch16_224", VIT),
-    "beit": ("beit_base_patch16_224", VIT),
-    "cait": ("cait_xxs24_224", VIT),
-    "swin": ("swin_tiny_patch4_window7_224", SWIN),
-}
 Place = Callable[[Tensor, str], Tensor]
 """(value, name of the place) to the value, with something done to its gradient."""
-
-
-def tiny(family: str, fused: bool = True) -> nn.Module:
-    """A network of a family in float64, with weights and biases of its own."""
-    arch, options = FAMILIES[family]
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        net: nn.Module = timm.create_model(arch, num_classes=5, **options).double().eval()
-        for tensor in net.parameters():
-            tensor.requires_grad_(False).add_(torch.rand_like(tensor) * 0.4 - 0.2)
-    for module in net.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = fused  # type: ignore[assignment]
-    return net
-
-
-def pixels() -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(3, 3, 16, 16, generator=generator, dtype=torch.float64)
-
-
-def gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Value of ``f`` at ``x`` and the gradient of a fixed smooth function of it."""
-    leaf = x.clone().requires_grad_()
-    out = f(leaf)
-    weight = torch.linspace(-1, 2, out[0].numel(), dtype=out.dtype).view_as(out[0])
-    (g,) = torch.autograd.grad((weight * out).sum() + (out**2).sum(), leaf)
-    return out.detach(), g
 
 
 # what is done to gradients, in loops
@@ -249,7 +212,7 @@ def test_class_attention(fused: bool) -> None:
     torch.testing.assert_close(g, w, rtol=1e-8, atol=1e-12)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FOUR_FAMILIES)
 def test_no_batch_neighbours(family: str) -> None:
     """Logits stay; an image alone has the gradient it has in a batch, in whatever order."""
     net, x = tiny(family), pixels()

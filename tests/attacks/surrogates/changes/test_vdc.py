@@ -16,61 +16,11 @@ from advens.attacks.surrogates.changes.source import ChangedModel
 from advens.attacks.surrogates.changes.vdc import VDC
 from advens.classifier import Classifier
 from advens.errors import InputError
-from tests.attacks.conftest import counting
 from tests.attacks.fusions.conftest import agree, make
-from tests.attacks.surrogates.changes.test_pna import FAMILIES, Attention, pixels, tiny
+from tests.attacks.surrogates.changes.conftest import check_passes
+from tests.attacks.surrogates.changes.transformers import FAMILIES, Transformer, pixels, pull, tiny
 
 WEIGHTS = {"attention": 0.6, "mlp": 0.7, "strength": 0.4, "decay": 0.3, "last": 0.2}
-
-
-class Block(nn.Module):
-    """x + attn(norm1(x)), then x + mlp(norm2(x)), with heads of two dimensions of their own."""
-
-    def __init__(self, fused: bool) -> None:
-        super().__init__()
-        self.norm1, self.attn, self.norm2 = nn.LayerNorm(8), Attention(fused), nn.LayerNorm(8)
-        self.mlp = nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        out: Tensor = x + self.mlp(self.norm2(x))
-        return out
-
-
-class Transformer(nn.Module):
-    """Patches of four pixels, three blocks, and classes of the first token."""
-
-    def __init__(self, seed: int, fused: bool = True) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            self.patches = nn.Conv2d(3, 8, 4, 4)
-            self.blocks = nn.ModuleList(Block(fused) for _ in range(3))
-            self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 5)
-            for p in self.parameters():
-                p.data.mul_(2)
-        self.double().eval().requires_grad_(False)
-
-    def embed(self, x: Tensor) -> Tensor:
-        tokens: Tensor = self.patches(x).flatten(-2).transpose(-1, -2)
-        return tokens
-
-    def read(self, z: Tensor) -> Tensor:
-        out: Tensor = self.head(self.norm(z)[..., 0, :])
-        return out
-
-    def forward(self, x: Tensor) -> Tensor:
-        z = self.embed(x)
-        for block in self.blocks:
-            z = block(z)
-        return self.read(z)
-
-
-def pull(f: Callable[[Tensor], Tensor], at: Tensor, g: Tensor) -> Tensor:
-    """``g`` pulled back through f."""
-    leaf = at.detach().requires_grad_()
-    (found,) = torch.autograd.grad((f(leaf) * g).sum(), leaf)
-    return found
 
 
 def maps(m: Any, row: Tensor) -> Tensor:
@@ -128,10 +78,7 @@ def backward(net: Transformer, x: Tensor, loss: Callable[[Tensor], Tensor]) -> T
 @pytest.mark.parametrize(("n", "targeted", "fused"), [(1, False, True), (7, True, False)])
 def test_attack(k: int, n: int, targeted: bool, fused: bool) -> None:
     models = [Transformer(seed, fused) for seed in range(k)]
-    at = make(k, n, "linf", targeted).but(models=models)
-    with torch.no_grad():
-        y = torch.stack([model(at.x) for model in models]).mean(0).argmax(1)
-    at = at.but(y=y, target=(y + 1) % 5 if targeted else None)
+    at = make(k, n, "linf", targeted, models=models)
 
     def direction(t: int, i: int, x: Tensor, state: dict[str, Any]) -> Tensor:
         logits = [model(x[None])[0] for model in models]
@@ -175,14 +122,9 @@ def test_torchvision() -> None:
 
 
 def test_two_backward_passes_for_each() -> None:
-    models = [Transformer(seed) for seed in range(2)]
-    at = make(2, 3).but(models=models)
+    at = make(2, 3, models=[Transformer(seed) for seed in range(2)])
     for name, options in (("vdc", {}), ("vdc-svre", {}), ("vdc-ilpd-ens-loss", {"layer": "blocks.1"})):
-        attack = create_attack(name, steps=2, **options)
-        with counting(models) as passes:
-            found = attack.run(models, at.x, at.y, seed=1)
-        assert found.passes == attack.passes(2)
-        assert (passes.forward, passes.backward) == (3 * found.passes.forward, 3 * found.passes.backward)
+        check_passes(at, name, **options)
     assert create_attack("vdc").passes(1) == (10, 20)
 
 

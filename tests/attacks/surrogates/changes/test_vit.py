@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,17 +16,9 @@ from advens.attacks.surrogates.changes import ChangeContext, Changed, attached
 from advens.attacks.surrogates.changes.vit import HeadDrop, ScoreScale, TokenMix
 from advens.errors import InputError
 from advens.seeding import Draws
+from tests.attacks.surrogates.changes.conftest import gradient
+from tests.attacks.surrogates.changes.transformers import FOUR_FAMILIES, pixels, tiny
 
-VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 4}
-SWIN = {
-    "img_size": 16, "patch_size": 2, "window_size": 4, "embed_dim": 8, "depths": (2, 1), "num_heads": (2, 2),
-}  # fmt: skip
-FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "vit": ("vit_tiny_patch16_224", VIT),
-    "beit": ("beit_base_patch16_224", VIT),
-    "cait": ("cait_xxs24_224", VIT),
-    "swin": ("swin_tiny_patch4_window7_224", SWIN),
-}
 STRONG: dict[str, Any] = {
     "head-drop": HeadDrop(0.5), "score-scale": ScoreScale(1.0), "token-mix": TokenMix(0.5),
 }  # fmt: skip
@@ -38,32 +28,9 @@ every = pytest.mark.parametrize("change", STRONG.values(), ids=STRONG.keys())
 either = pytest.mark.parametrize("fused", [True, False])
 
 
-def tiny(family: str, fused: bool = True) -> nn.Module:
-    """A network of a family in float64, with weights and biases of its own."""
-    arch, options = FAMILIES[family]
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        net: nn.Module = timm.create_model(arch, num_classes=5, **options).double().eval()
-        for tensor in net.parameters():
-            tensor.requires_grad_(False).add_(torch.rand_like(tensor) * 0.4 - 0.2)
-    for module in net.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = fused  # type: ignore[assignment]
-    return net
-
-
-def pixels() -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.rand(3, 3, 16, 16, generator=generator, dtype=torch.float64)
-
-
-def gradient(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Value of ``f`` at ``x`` and the gradient of a smooth function of it."""
-    leaf = x.clone().requires_grad_()
-    out = f(leaf)
-    weight = torch.linspace(-1, 2, out[0].numel(), dtype=out.dtype).view_as(out[0])
-    (g,) = torch.autograd.grad((weight * out).sum() + (out**2).sum(), leaf)
-    return out.detach(), g
+def network(family: str, fused: bool = True) -> nn.Module:
+    """A network of a family, with four heads where all of its blocks have the same number."""
+    return tiny(family, fused, **({} if family == "swin" else {"num_heads": 4}))
 
 
 def under(net: nn.Module, changes: Any, draws: Draws = DRAWS, member: int = 0) -> Changed:
@@ -132,7 +99,7 @@ class Written:
 @either
 @every
 def test_formula(change: Any, fused: bool) -> None:
-    net: Any = tiny("vit", fused)
+    net: Any = network("vit", fused)
     hand = Written(change.part_name, 4, 5)
 
     def written(x: Tensor) -> Tensor:
@@ -154,7 +121,7 @@ def test_formula(change: Any, fused: bool) -> None:
 @every
 def test_windows(change: Any, fused: bool) -> None:
     """Windows of an image share factors and masks; biases and masks are not scaled; tokens mix over all."""
-    net: Any = tiny("swin", fused)
+    net: Any = network("swin", fused)
     blocks, hand = net.layers[0].blocks, Written(change.part_name, 2, 64)
 
     def written(x: Tensor) -> Tensor:
@@ -176,21 +143,21 @@ def test_windows(change: Any, fused: bool) -> None:
         torch.testing.assert_close(mine, wanted, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FOUR_FAMILIES)
 @either
 def test_strength_zero_changes_nothing(family: str, fused: bool) -> None:
-    net, x = tiny(family, fused), pixels()
+    net, x = network(family, fused), pixels()
     assert all(map(torch.equal, gradient(under(net, OFF), x), gradient(net, x)))
 
 
 # what is drawn
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FOUR_FAMILIES)
 @every
 def test_draws(change: Any, family: str) -> None:
     """Fixed within a step, forward and backward; others at another step, seed, member and sample."""
-    net, x = tiny(family), pixels()[:1].repeat(3, 1, 1, 1)
+    net, x = network(family), pixels()[:1].repeat(3, 1, 1, 1)
     here = under(net, change)
     first = gradient(here, x)
     assert all(map(torch.equal, gradient(here, x), first))
@@ -206,11 +173,11 @@ def test_draws(change: Any, family: str) -> None:
     assert not torch.allclose(first[0][0], first[0][1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FOUR_FAMILIES)
 @every
 def test_no_batch_neighbours(change: Any, family: str) -> None:
     """A slice of the shard gives what the shard gives; so do several candidates of every sample."""
-    net, x = tiny(family), pixels()
+    net, x = network(family), pixels()
     whole = gradient(under(net, change), x)
     part = gradient(under(net, change, Draws(5, 3, slice(1, 3)).at(0)), x[1:])
     many = gradient(under(net, change), x.repeat(2, 1, 1, 1))
@@ -224,7 +191,7 @@ def test_no_batch_neighbours(change: Any, family: str) -> None:
 
 def test_heads_dropped_and_factors_in_range() -> None:
     """Over many images: p of the heads are 0, the others divided by 1 - p; factors span their range."""
-    net: Any = tiny("vit").blocks  # type: ignore[union-attr]
+    net: Any = network("vit").blocks  # type: ignore[union-attr]
     x = torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(0)).double().repeat(400, 1, 1)
     seen: list[Tensor] = []
     handle = net[1].attn.proj.register_forward_pre_hook(lambda m, args: seen.append(args[0]))
@@ -243,7 +210,7 @@ def test_heads_dropped_and_factors_in_range() -> None:
 @pytest.mark.parametrize("family", ["vit", "swin"])
 def test_attack(family: str, count: Any) -> None:
     """Micro-batches give the same; every step and member draws for itself; passes are the formula's."""
-    net, x, y = tiny(family), pixels(), torch.arange(3)
+    net, x, y = network(family), pixels(), torch.arange(3)
     attack: Any = ComposedAttack(steps=2, changes=tuple(STRONG.values()))
     with count([net]) as counter:
         found = attack.run([net, net], x, y, seed=1)
