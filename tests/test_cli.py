@@ -16,7 +16,8 @@ import pytest
 
 import advens
 from advens.benchmarks.suites import tomllib  # tomli before Python 3.11
-from advens.cli import COMMANDS, EXAMPLES, cli, invoke
+from advens.cli import COMMANDS, EXAMPLES, cli
+from tests.command_line import caller, only_line
 
 
 @dataclass(frozen=True)
@@ -32,23 +33,14 @@ class Said:
 
     def refused(self, *words: str) -> None:
         assert self.code == 2, self
-        (line,) = self.err.splitlines()
-        assert line.startswith("advens: ")
+        only_line(self.err.splitlines(), *words)
         assert self.out == ""
-        for word in words:
-            assert word in line, line
 
 
 @pytest.fixture
 def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Said]:
     monkeypatch.setenv("COLUMNS", "120")
-
-    def call(*arguments: object) -> Said:
-        capsys.readouterr()
-        code = invoke([str(argument) for argument in arguments])
-        return Said(code, *capsys.readouterr())
-
-    return call
+    return caller(Said, capsys)
 
 
 HEAVY = {"torch", "timm", "torchvision", "pandas", "pyarrow", "numpy", "scipy", "sklearn", "pydantic"}

@@ -18,10 +18,10 @@ import torch
 
 from advens.attacks.whitebox import sanity
 from advens.benchmarks.suites import Suite, set_key
-from advens.cli import invoke
 from advens.results.store import RunStore
 from advens.results.store.images import CleanImages, read_images
 from advens.trust import trusting
+from tests.command_line import caller, only_line
 
 HERE = Path(__file__).parent
 
@@ -73,13 +73,8 @@ class Said:
             "checking: ", "verifying: ", "measuring: ", "failed: ", "MISMATCH  ", "warning: ", "note: ",
         )  # fmt: skip
         told = [line for line in self.err.splitlines() if not line.startswith(kinds)]
-        lines = [line for line in told if ": check '" not in line]
-        assert len(lines) == 1, self.err
-        assert lines[0].startswith("advens: "), self.err
         assert "Traceback" not in self.out + self.err
-        for word in words:
-            assert word in lines[0], lines[0]
-        return lines[0]
+        return only_line([line for line in told if ": check '" not in line], *words)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -111,24 +106,21 @@ def _short_reports() -> Iterator[None]:
 @pytest.fixture
 def advens(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
     """``advens("run", path)``: the command line, in this process."""
-
-    def call(*arguments: object) -> Said:
-        capsys.readouterr()
-        code = invoke([str(argument) for argument in arguments])
-        return Said(code, *capsys.readouterr())
-
-    return call
+    return caller(Said, capsys)
 
 
 @pytest.fixture
 def process() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """``process("run", path)``: the command line in a process of its own, ended with the test."""
+    """``process("run", path)``: the command line in a process of its own, ended with the test.
+
+    ``before`` is a line of Python that runs first.
+    """
     started: list[subprocess.Popen[str]] = []
 
-    def start(*arguments: object) -> subprocess.Popen[str]:
+    def start(*arguments: object, before: str = "") -> subprocess.Popen[str]:
         # Ctrl-C is heard also where the tests themselves run in the background, who are deaf to it
         code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); " \
-            "import advens; from advens.cli import main\nwith advens.trusting('toys:*'): main()"
+            f"import advens; from advens.cli import main\n{before}\nwith advens.trusting('toys:*'): main()"
         child = subprocess.Popen(
             [sys.executable, "-c", code, *map(str, arguments)], text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,

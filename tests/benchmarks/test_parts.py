@@ -6,9 +6,8 @@ import errno
 import os
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,27 +30,10 @@ ROUNDS: dict[str, Any] = {
 
 
 @pytest.fixture
-def parted() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def parted(process: Callable[..., subprocess.Popen[str]]) -> Callable[..., subprocess.Popen[str]]:
     """``parted(path, "--part", "1/2")``: a part in a process of its own, whose claims die after seconds."""
-    started: list[subprocess.Popen[str]] = []
-    code = (
-        "import advens; from advens.cli import main; from advens.results.store import lock\n"
-        "lock.BEAT, lock.DEAD = 0.3, 6.0\nwith advens.trusting('toys:*'): main()"
-    )
-
-    def start(*arguments: object) -> subprocess.Popen[str]:
-        child = subprocess.Popen(
-            [sys.executable, "-c", code, "run", *map(str, arguments)], text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        started.append(child)
-        return child
-
-    yield start
-    for child in started:
-        if child.poll() is None:
-            child.kill()
-        child.communicate()
+    before = "from advens.results.store import lock; lock.BEAT, lock.DEAD = 0.3, 6.0"
+    return lambda *arguments: process("run", *arguments, before=before)
 
 
 @pytest.fixture

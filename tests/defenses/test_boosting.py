@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from advens.defenses import create_defense
 from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
 from advens.defenses.phases import Batch, Team
-from advens.seeding import Draws
+from tests.defenses.conftest import random_batch
 
 C, SIDE, N, K = 4, 3, 5, 3
 EPS, STEP, STEPS = 0.06, 0.025, 3
@@ -30,10 +30,7 @@ def teams(*probabilities: float) -> Any:
 
 @pytest.fixture
 def batch() -> Batch:
-    g = torch.Generator().manual_seed(1)
-    x = torch.rand(N, 3, SIDE, SIDE, generator=g, dtype=torch.float64)
-    y = torch.randint(C, (N,), generator=g)
-    return Batch(x, y, lambda: (x, y), Draws(3, N), Draws(4, N), 0.5)
+    return random_batch(N, SIDE, C)
 
 
 def penalised(p: Tensor, q: Tensor, y: int, margin: float) -> Tensor:

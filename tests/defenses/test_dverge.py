@@ -15,6 +15,7 @@ from advens.defenses import create_defense
 from advens.defenses.layers import LOGITS
 from advens.defenses.phases import Batch, Team
 from advens.seeding import Draws
+from tests.defenses.conftest import random_batch
 
 C, SIDE, N, K = 4, 6, 5, 3
 LAYERS = [0, 1, 2, LOGITS]
@@ -100,10 +101,7 @@ def distilled(w: Weights, x_s: Tensor, x_t: Tensor, layer: int, steps: int, trai
 
 @pytest.fixture
 def batch() -> Batch:
-    g = torch.Generator().manual_seed(1)
-    x, x_t = (torch.rand(N, 3, SIDE, SIDE, generator=g, dtype=torch.float64) for _ in range(2))
-    y, y_t = (torch.randint(C, (N,), generator=g) for _ in range(2))
-    return Batch(x, y, lambda: (x_t, y_t), Draws(3, N), Draws(4, N), 0.5)
+    return random_batch(N, SIDE, C)
 
 
 def close(a: Tensor, b: Tensor) -> None:

@@ -20,6 +20,7 @@ from advens.defenses.losses import margin_maximising
 from advens.defenses.phases import Batch, Team
 from advens.defenses.plain import comp_sum, distance, margins
 from advens.seeding import Draws
+from tests.defenses.conftest import random_batch
 
 C, SIDE, N = 5, 6, 4
 
@@ -43,10 +44,7 @@ def team() -> Any:
 
 @pytest.fixture
 def batch() -> Batch:
-    g = torch.Generator().manual_seed(1)
-    x, x_t = (torch.rand(N, 3, SIDE, SIDE, generator=g, dtype=torch.float64) for _ in range(2))
-    y, y_t = (torch.randint(C, (N,), generator=g) for _ in range(2))
-    return Batch(x, y, lambda: (x_t, y_t), Draws(3, N), Draws(4, N), 0.5)
+    return random_batch(N, SIDE, C)
 
 
 def ce(z: Tensor, y: int) -> Tensor:

@@ -20,6 +20,7 @@ from advens import trust
 from advens.cli import invoke
 from advens.models import load_model
 from advens.results.store import RunStore, read_cell, read_table, write_examples, write_table
+from tests.command_line import caller, only_line
 
 SURROGATE, TARGET, DATA = "digits:mambaout", "digits:mixer", "digits:test?limit=4"
 SUITE: dict[str, Any] = {
@@ -38,13 +39,9 @@ class Said:
 
     def refused(self, *words: str) -> str:
         """Asserts exit code 2 and one line that holds the words; gives the line."""
-        lines = [line for line in self.err.splitlines() if not line.startswith("verifying: ")]
         assert self.code == 2, self
-        assert len(lines) == 1, self
-        assert lines[0].startswith("advens: "), self
-        for word in words:
-            assert word in lines[0], lines[0]
-        return lines[0]
+        lines = [line for line in self.err.splitlines() if not line.startswith("verifying: ")]
+        return only_line(lines, *words)
 
 
 @pytest.fixture(autouse=True)
@@ -72,13 +69,7 @@ def evil(canary: Path) -> str:
 @pytest.fixture
 def advens(capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
     """``advens("verify", path)``: the command line, in this process."""
-
-    def call(*arguments: object) -> Said:
-        capsys.readouterr()
-        code = invoke([str(argument) for argument in arguments])
-        return Said(code, *capsys.readouterr())
-
-    return call
+    return caller(Said, capsys)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from advens.seeding import Draws
-from tests.attacks.gradient.conftest import CLASSES, SEED, SIDE
+from tests.attacks.gradient.conftest import CLASSES, SEED, labelled_images
 from tests.attacks.gradient.conftest import Scene as Formulas
 from tests.attacks.gradient.conftest import mi as mi
 
@@ -108,12 +108,7 @@ class Scene(Formulas):
 
 def scene(n: int, k: int, targeted: bool = False) -> Scene:
     models = [Staged(seed) for seed in range(k)]
-    generator = torch.Generator().manual_seed(7)
-    x = torch.randint(0, 256, (n, 3, SIDE, SIDE), generator=generator).double() / 255
-    x[:, 0, 0, :2], x[:, 1, 1, :2] = 0, 1
-    with torch.no_grad():
-        y = sum(model(x) for model in models).argmax(1)  # type: ignore[union-attr]
-    return Scene(models, x, y, (y + 1 + torch.arange(n) % 3) % CLASSES if targeted else None)
+    return Scene(models, *labelled_images(models, n, targeted))
 
 
 @pytest.fixture(params=[(1, 1), (7, 3)], ids=["N1-K1", "N7-K3"])

@@ -102,6 +102,18 @@ class Scene:
         assert float((found - self.x).abs().amax()) > EPS / 2
 
 
+def labelled_images(
+    models: Sequence[nn.Module], n: int, targeted: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """N images, what the models name together, and perhaps another class of each as its target."""
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randint(0, 256, (n, 3, SIDE, SIDE), generator=generator).double() / 255
+    x[:, 0, 0, :2], x[:, 1, 1, :2] = 0, 1
+    with torch.no_grad():
+        y = sum(model(x) for model in models).argmax(1)  # type: ignore[union-attr]
+    return x, y, (y + 1 + torch.arange(n) % 3) % CLASSES if targeted else None
+
+
 CASES = [(1, 1, False), (7, 3, True), (7, 1, True), (1, 3, False)]
 
 
@@ -109,12 +121,7 @@ CASES = [(1, 1, False), (7, 3, True), (7, 1, True), (1, 3, False)]
 def at(request: pytest.FixtureRequest) -> Scene:
     n, k, targeted = request.param
     models = [smooth_net(seed) for seed in range(k)]
-    generator = torch.Generator().manual_seed(7)
-    x = torch.randint(0, 256, (n, 3, SIDE, SIDE), generator=generator).double() / 255
-    x[:, 0, 0, :2], x[:, 1, 1, :2] = 0, 1
-    with torch.no_grad():
-        y = sum(model(x) for model in models).argmax(1)  # type: ignore[union-attr]
-    return Scene(models, x, y, (y + 1 + torch.arange(n) % 3) % CLASSES if targeted else None)
+    return Scene(models, *labelled_images(models, n, targeted))
 
 
 def mean_one(g: Tensor) -> Tensor:

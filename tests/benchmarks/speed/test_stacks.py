@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-from advens.attacks.surrogates.builders.snapshot import Snapshot, bare
 from advens.benchmarks.speed.stacks import faster, looped, stacked
 from advens.classifier import Classifier
 from advens.datasets import load_data
 from advens.errors import InputError
 from advens.models import load_model
-
-
-def variants(base: Classifier, count: int) -> tuple[list[Snapshot], list[Classifier]]:
-    """Snapshots with disturbed weights, and plain models with the same."""
-    shared, snapshots, plain = bare(base.net), [], []
-    for k in range(count):
-        draw = torch.Generator().manual_seed(k)
-        state = {
-            name: t * (1 + 0.1 * torch.rand(t.shape, generator=draw)) if t.is_floating_point() else t.clone()
-            for name, t in base.net.state_dict().items()
-        }
-        other = copy.deepcopy(base)
-        other.net.load_state_dict(state)
-        plain.append(other)
-        snapshots.append(Snapshot(shared, base, state, name=f"s{k}"))
-    return snapshots, plain
+from tests.attacks.surrogates.builders.conftest import variants
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from advens.attacks.surrogates.builders.snapshot import Snapshot, bare
 from advens.classifier import Classifier
 from advens.datasets import Dataset, load_data
 
@@ -24,6 +26,22 @@ def small(seed: int = 0, width: int = 6, name: str = "small") -> Classifier:
             nn.Conv2d(width, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(72, 10),
         )  # fmt: skip
     return Classifier(net, name=name, num_classes=10, mean=(0.3,) * 3, std=(0.4,) * 3, input_size=(16, 16))
+
+
+def variants(base: Classifier, count: int) -> tuple[list[Snapshot], list[Classifier]]:
+    """Snapshots with disturbed weights, and plain models with the same."""
+    shared, snapshots, plain = bare(base.net), [], []
+    for k in range(count):
+        draw = torch.Generator().manual_seed(k)
+        state = {
+            name: t * (1 + 0.1 * torch.rand(t.shape, generator=draw)) if t.is_floating_point() else t.clone()
+            for name, t in base.net.state_dict().items()
+        }
+        other = copy.deepcopy(base)
+        other.net.load_state_dict(state)
+        plain.append(other)
+        snapshots.append(Snapshot(shared, base, state, name=f"s{k}"))
+    return snapshots, plain
 
 
 @pytest.fixture
