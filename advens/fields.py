@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator
 
 
-def _within(words: str, holds: Callable[[Any], bool]) -> AfterValidator:
+def within(words: str, holds: Callable[[Any], bool]) -> AfterValidator:
     """Refuses a number for which something does not hold, which no comparison with nan does."""
 
     def check(value: Any) -> Any:
@@ -20,14 +20,15 @@ def _within(words: str, holds: Callable[[Any], bool]) -> AfterValidator:
     return AfterValidator(check)
 
 
-Count = Annotated[int, _within("at least 1", lambda n: n >= 1)]
-Several = Annotated[int, _within("at least 2", lambda n: n >= 2)]
-Whole = Annotated[int, _within("at least 0", lambda n: n >= 0)]
-Positive = Annotated[float, _within("above 0", lambda v: 0 < v < math.inf)]
-NonNegative = Annotated[float, _within("at least 0", lambda v: 0 <= v < math.inf)]
-Fraction = Annotated[float, _within("from 0 to 1", lambda v: 0 <= v <= 1)]
-Share = Annotated[float, _within("above 0 and at most 1", lambda v: 0 < v <= 1)]
-BelowOne = Annotated[float, _within("at least 0 and below 1", lambda v: 0 <= v < 1)]
+Count = Annotated[int, within("at least 1", lambda n: n >= 1)]
+Several = Annotated[int, within("at least 2", lambda n: n >= 2)]
+Whole = Annotated[int, within("at least 0", lambda n: n >= 0)]
+Positive = Annotated[float, within("above 0", lambda v: 0 < v < math.inf)]
+NonNegative = Annotated[float, within("at least 0", lambda v: 0 <= v < math.inf)]
+Fraction = Annotated[float, within("from 0 to 1", lambda v: 0 <= v <= 1)]
+Half = Annotated[float, within("from 0 to 0.5", lambda v: 0 <= v <= 0.5)]
+Share = Annotated[float, within("above 0 and at most 1", lambda v: 0 < v <= 1)]
+BelowOne = Annotated[float, within("at least 0 and below 1", lambda v: 0 <= v < 1)]
 
 
 def _augmentation(value: Any) -> Any:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
 from advens.attacks.interfaces import Context, Gradient
 from advens.attacks.parts import part
+from advens.fields import within
 
 
 @part("estimator", "decowa", paper="Lin et al., AAAI 2024 (DeCoWA)", year=2024, couples="option")
@@ -36,16 +36,11 @@ class DeCoWA:
     """
 
     copies: int = 20
-    mesh: int = 3
+    mesh: Annotated[
+        int, within("at least 3, as points on the edge stay where they are", lambda n: n >= 3)
+    ] = 3
     rho: float = 0.01
     batch_coupled: bool = False
-
-    @field_validator("mesh")
-    @classmethod
-    def _inner(cls, mesh: int) -> int:
-        if mesh < 3:
-            raise ValueError("at least 3, as points on the edge stay where they are")
-        return mesh
 
     @property
     def queries(self) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import field_validator
 from torch import Tensor
 
 from advens.attacks.estimators.remembered import remembered
 from advens.attacks.interfaces import Context, Gradient
 from advens.attacks.parts import part
+from advens.fields import within
 
 
 @part("estimator", "dta", paper="Yang et al., 2023 (DTA), arXiv 2303.15109", year=2023)
@@ -27,16 +27,9 @@ class DTA:
         mu2: decay of the inner momentum.
     """
 
-    inner: int = 10
+    inner: Annotated[int, within("at least 2; a single step is the update 'ni'", lambda n: n >= 2)] = 10
     mu1: float = 1.0
     mu2: float = 0.8
-
-    @field_validator("inner")
-    @classmethod
-    def _several(cls, inner: int) -> int:
-        if inner < 2:
-            raise ValueError("at least 2; a single step is the update 'ni'")
-        return inner
 
     @property
     def queries(self) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import field_validator
 from torch import Tensor
 
 from advens.attacks.estimators.remembered import remembered
 from advens.attacks.interfaces import Context, Gradient
 from advens.attacks.parts import part
+from advens.fields import within
 
 
 @part("estimator", "emi", paper="Wang et al., BMVC 2021 (EMI-FGSM)", year=2021)
@@ -24,15 +24,8 @@ class EMI:
         eta: how far they reach, in steps.
     """
 
-    copies: int = 11
+    copies: Annotated[int, within("at least 2 points, the ends of a line", lambda n: n >= 2)] = 11
     eta: float = 7.0
-
-    @field_validator("copies")
-    @classmethod
-    def _two(cls, copies: int) -> int:
-        if copies < 2:
-            raise ValueError("at least 2 points, the ends of a line")
-        return copies
 
     @property
     def queries(self) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import field_validator
 from torch import Tensor
 
 from advens.attacks.estimators.remembered import remembered
 from advens.attacks.interfaces import Context, Gradient, gradients
 from advens.attacks.parts import part
+from advens.fields import within
 
 
 @part("estimator", "mef", paper="Qiu et al., 2024 (MEF), arXiv 2405.16181", year=2024)
@@ -32,17 +32,10 @@ class MEF:
         mu: how much of the last p is subtracted.
     """
 
-    copies: int = 20
+    copies: Annotated[int, within("at least 2 neighbours", lambda n: n >= 2)] = 20
     gamma: float = 2.0
     xi: float = 0.15
     mu: float = 0.9
-
-    @field_validator("copies")
-    @classmethod
-    def _several(cls, copies: int) -> int:
-        if copies < 2:
-            raise ValueError("at least 2 neighbours")
-        return copies
 
     @property
     def queries(self) -> int:

@@ -6,13 +6,13 @@ import math
 from typing import Any
 
 import torch
-from pydantic import field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
 from advens.attacks.geometry import enlarged
 from advens.attacks.interfaces import Context, Gradient
 from advens.attacks.parts import part
+from advens.fields import Count
 from advens.seeding import Draws
 
 
@@ -44,18 +44,11 @@ class MuMoDIG:
     """
 
     copies: int = 6
-    regions: int = 2
-    bases: int = 1
-    points: int = 1
+    regions: Count = 2
+    bases: Count = 1
+    points: Count = 1
     position: float = 0.65
     aligned: bool = False
-
-    @field_validator("regions", "bases", "points")
-    @classmethod
-    def _some(cls, count: int) -> int:
-        if count < 1:
-            raise ValueError("at least 1")
-        return count
 
     @property
     def queries(self) -> int:

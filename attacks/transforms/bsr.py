@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import field_validator
 from torch import Tensor
 
 from advens.attacks.geometry import rotate
 from advens.attacks.interfaces import Context
 from advens.attacks.parts import part
+from advens.fields import within
 from advens.seeding import Draws
 
 
@@ -33,16 +33,9 @@ class BSR:
     """
 
     copies: int = 20
-    blocks: int = 2
+    blocks: Annotated[int, within("at least one block", lambda n: n >= 1)] = 2
     angle: float = 24.0
     rotated: Literal["strips", "blocks"] = "strips"
-
-    @field_validator("blocks")
-    @classmethod
-    def _some(cls, blocks: int) -> int:
-        if blocks < 1:
-            raise ValueError("at least one block")
-        return blocks
 
     def __call__(self, x: Tensor, copy: int, context: Context) -> Tensor:
         draws = context.draws.fork("bsr", copy)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import field_validator
+from typing import Annotated
+
 from torch import Tensor
 from torch.nn import functional as F
 
 from advens.attacks.interfaces import Context
 from advens.attacks.parts import part
+from advens.fields import within
+
+Rate = Annotated[float, within("rate is at least 1", lambda rate: rate >= 1)]
+"""The side of the largest enlarged image, relative to the image's."""
 
 
 @part("transform", "di", paper="Xie et al., CVPR 2019 (DI2-FGSM)", year=2019)
@@ -24,15 +29,8 @@ class DI:
     """
 
     p: float = 0.5
-    rate: float = 1.1
+    rate: Rate = 1.1
     copies = 1
-
-    @field_validator("rate")
-    @classmethod
-    def _enlarges(cls, rate: float) -> float:
-        if rate < 1:
-            raise ValueError("rate is at least 1")
-        return rate
 
     def __call__(self, x: Tensor, copy: int, context: Context) -> Tensor:
         draws = context.draws

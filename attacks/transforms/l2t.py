@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any, Literal
 
 import torch
-from pydantic import field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,7 +18,7 @@ from advens.attacks.spectrum import spectral
 from advens.attacks.transforms.admix import Mixed, others_of
 from advens.attacks.transforms.bsr import BSR
 from advens.attacks.transforms.si import faded
-from advens.fields import Count
+from advens.fields import Count, Several
 from advens.seeding import Draws
 
 DROPPED = ("1", "12", "123", "1234", "12345", "2345", "1345", "1245", "1235", "1234")
@@ -74,19 +73,12 @@ class L2T:
         batch_coupled: scores and pairs of the images that are worked on at once.
     """
 
-    pairs: int = 3
+    pairs: Several = 3
     views: Count = 34
     lr: float = 0.01
     learned: Literal["score", "probability"] = "score"
     mixed: Mixed = "clean"
     batch_coupled: bool = False
-
-    @field_validator("pairs")
-    @classmethod
-    def _several(cls, pairs: int) -> int:
-        if pairs < 2:
-            raise ValueError("at least 2")
-        return pairs
 
     @property
     def copies(self) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
 from advens.attacks.interfaces import Context
 from advens.attacks.parts import part
+from advens.attacks.transforms.di import Rate
 
 
 @part("transform", "rdi", paper="Zou et al., ECCV 2020 (resized-diverse-inputs)", year=2020)
@@ -24,15 +24,8 @@ class RDI:
     Source: Zou et al. 2020; the numbers are those of Byun et al. (CFM), CVPR 2023.
     """
 
-    rate: float = 340 / 299
+    rate: Rate = 340 / 299
     copies = 1
-
-    @field_validator("rate")
-    @classmethod
-    def _enlarges(cls, rate: float) -> float:
-        if rate < 1:
-            raise ValueError("rate is at least 1")
-        return rate
 
     def __call__(self, x: Tensor, copy: int, context: Context) -> Tensor:
         draws = context.draws.fork("rdi")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from pydantic import field_validator
 from torch import Tensor
 
 from advens.attacks.interfaces import Context
 from advens.attacks.parts import part
+from advens.fields import Count
 from advens.threat import Threat
 
 
@@ -23,14 +23,7 @@ class Staircase:
         groups: K.
     """
 
-    groups: int = 64
-
-    @field_validator("groups")
-    @classmethod
-    def _some(cls, groups: int) -> int:
-        if groups < 1:
-            raise ValueError("at least 1")
-        return groups
+    groups: Count = 64
 
     def look(
         self, x_adv: Tensor, memory: dict[str, Tensor], alpha: float, threat: Threat

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,6 +19,7 @@ from advens.attacks.steps import StepSize
 from advens.attacks.surrogates.changes.sgm import called
 from advens.attacks.updates import MI
 from advens.errors import InputError
+from advens.fields import within
 from advens.threat import Threat
 
 PAPER = "Yang et al., 2023 (MUP)"
@@ -43,15 +43,8 @@ class MUP:
         score: ``taylor``, |w dJ/dw|; ``weight``, |w|; or ``gradient``, |dJ/dw|.
     """
 
-    share: float = 0.15
+    share: Annotated[float, within("from 0 to below 1", lambda v: 0 <= v < 1)] = 0.15
     score: Literal["taylor", "weight", "gradient"] = "taylor"
-
-    @field_validator("share")
-    @classmethod
-    def _below_one(cls, share: float) -> float:
-        if not 0 <= share < 1:
-            raise ValueError("from 0 to below 1")
-        return share
 
     def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         every = [module for module in model.modules() if isinstance(module, nn.Conv2d)]

@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from pydantic import field_validator
 from torch import Tensor, nn
 
 from advens.attacks.interfaces import ChangeContext, Handle
 from advens.attacks.parts import part
 from advens.attacks.surrogates.changes.blocks import AttentionEdits, attentions, mlp_ends, within
+from advens.fields import Fraction, Half
 
 PAPER = "Cao et al., ICCV 2025 (ViT-EnsembleAttack)"
 
@@ -57,12 +57,7 @@ class HeadDrop:
         p: from 0, which changes nothing, to 0.5.
     """
 
-    p: float = 0.1
-
-    @field_validator("p")
-    @classmethod
-    def _range(cls, p: float) -> float:
-        return _up_to(p, 0.5)
+    p: Half = 0.1
 
     def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         found, batch = attentions(model, "head-drop"), Batch()
@@ -73,8 +68,10 @@ class HeadDrop:
             u = batch.uniform(context, out, (out.shape[1],), 0, 1, "head-drop", index)
             return out * ((u >= self.p).to(out.dtype) / (1 - self.p))[:, :, None, None]
 
-        edits = [AttentionEdits(heads=partial(drop, index)) for index in range(len(found))]
-        inside = [within(model, each, "head-drop", edit) for each, edit in zip(found, edits, strict=True)]
+        inside = [
+            within(model, each, "head-drop", AttentionEdits(heads=partial(drop, index)))
+            for index, each in enumerate(found)
+        ]
         return [batch.watch(model), *inside]
 
 
@@ -89,12 +86,7 @@ class ScoreScale:
         s: from 0, which changes nothing, to 1.
     """
 
-    s: float = 0.2
-
-    @field_validator("s")
-    @classmethod
-    def _range(cls, s: float) -> float:
-        return _up_to(s, 1.0)
+    s: Fraction = 0.2
 
     def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         found, batch = attentions(model, "score-scale"), Batch()
@@ -105,8 +97,10 @@ class ScoreScale:
             tag = "score-scale", index
             return q * batch.uniform(context, q, (1, 1, 1), 1 - self.s, 1 + self.s, *tag), k
 
-        edits = [AttentionEdits(scores=partial(scale, index)) for index in range(len(found))]
-        inside = [within(model, each, "score-scale", edit) for each, edit in zip(found, edits, strict=True)]
+        inside = [
+            within(model, each, "score-scale", AttentionEdits(scores=partial(scale, index)))
+            for index, each in enumerate(found)
+        ]
         return [batch.watch(model), *inside]
 
 
@@ -121,12 +115,7 @@ class TokenMix:
         m: from 0, which changes nothing, to 0.5.
     """
 
-    m: float = 0.1
-
-    @field_validator("m")
-    @classmethod
-    def _range(cls, m: float) -> float:
-        return _up_to(m, 0.5)
+    m: Half = 0.1
 
     def attach(self, model: nn.Module, context: ChangeContext) -> Sequence[Handle]:
         found, batch = mlp_ends(model, "token-mix"), Batch()
@@ -145,9 +134,3 @@ class TokenMix:
 
         hooks = [end.register_forward_hook(partial(mix, i)) for i, end in enumerate(found)]
         return [batch.watch(model), *hooks]
-
-
-def _up_to(value: float, high: float) -> float:
-    if not 0 <= value <= high:
-        raise ValueError(f"from 0 to {high:g}")
-    return value
