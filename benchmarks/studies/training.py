@@ -76,7 +76,7 @@ def _beside_controls(part: pd.DataFrame, images: pd.DataFrame) -> list[str]:
         key: own.pivot_table("left", "sample_id", "defense", observed=True).to_numpy(float)
         for key, own in images.groupby(["label", "members"], sort=False)
     }
-    controls = {key[0]: key for key in left}
+    controls = {name: key for key in left for name in (key[0], f"{key[0]} of {key[1]}")}
     of = dict(zip(zip(part["label"], part["members"], strict=True), part["control"], strict=True))
     pairs = {key: controls[name] for key, name in of.items() if _text(name) in controls}
     p = dict(zip(pairs, holm([trainings_test(left[a], left[b]) for a, b in pairs.items()]), strict=True))

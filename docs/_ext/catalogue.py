@@ -157,7 +157,9 @@ def _facts(info: Any, *more: tuple[str, str]) -> str:
 
 
 def _ability(info: Any) -> list[tuple[str, str]]:
-    norms = ", ".join({"linf": "l_inf", "l2": "l_2", "l1": "l_1"}.get(norm, norm) for norm in info.norms)
+    norms = ", ".join(
+        {"linf": "l_inf", "l2": "l_2", "l1": "l_1"}.get(norm, norm) for norm in info.norms
+    )
     both = "yes" if info.untargeted else "yes, targeted only"
     return [("targeted", both if info.targeted else "no, untargeted only"), ("norms", norms)]
 
@@ -483,18 +485,33 @@ def _built_results(name: str) -> str:
                 table(header, rows)) if rows else ""  # fmt: skip
 
 
+@cache
+def _defended() -> Any:
+    from advens.results.boards.board import read_board
+    from advens.results.boards.defenses import pooled
+
+    folder = REFERENCE / "digits-defenses"
+    return pooled(read_board(folder, "defenses"), read_board(folder, "images")).fillna(
+        {"control": "-"}
+    )
+
+
 def _defended_results(name: str) -> str:
-    kept = _kept("digits-defenses.csv")
-    rows = []
-    for _, row in kept[kept["label"] == name].iterrows():
-        measures = ("clean", "transfer 0.2", "open worst")
-        rows.append(
-            (row["members"], *(_percent(row, m, f"{m} low", f"{m} high") for m in measures))
-        )
-    header = ("members", "clean accuracy, %", "transfer, eps 0.2, %", "worst white-box attack, %")
-    return page("## Reference results", "Accuracy, with the 95 % interval in brackets. "
-                "[The page of the table](../../tables/defenses.md) says what is known to be wrong with it.",
-                table(header, rows)) if rows else ""  # fmt: skip
+    """What the reference tables hold of a defense."""
+    kept = _defended()
+    measures = ("clean", "transfer 0.2", "open worst")
+    rows = [
+        (row["label"], row["members"], f"{row['train_forwards']:.0f}/{row['train_backwards']:.0f}",
+         *(_percent(row, m, f"{m} low", f"{m} high") for m in measures), row["control"])
+        for _, row in kept[kept["label"].str.split(",").str[0] == name].iterrows()
+    ]  # fmt: skip
+    header = ("label", "members", "passes F/B", "clean accuracy, %", "transfer, eps 0.2, %",
+              "worst white-box attack, %", "control of equal compute")  # fmt: skip
+    about = (
+        "Accuracy, with the 95 % interval for new trainings and new images in brackets, and the forward and "
+        "backward passes of a training for each training image. [All defenses](../../tables/defenses.md)."
+    )
+    return page("## Reference results", about, table(header, rows)) if rows else ""
 
 
 # --- lists of pages -------------------------------------------------------------------------------

@@ -56,6 +56,11 @@ def test_lines_stand_by_compute_beside_their_controls() -> None:
     assert cells(text, "at, 66 epochs")[7] == "-"
 
 
+def test_a_control_may_be_one_of_several_sizes() -> None:
+    lines = (*LINES[:2], ("at, 66 epochs", 2, 60.0, None, 0.3), ("boosted", 3, 31.0, "at, 66 epochs of 1", 0.6))
+    assert cells(compute_tables(*boards(lines)), "boosted")[7].startswith("+10.0 [")
+
+
 def test_what_equals_its_control_has_no_star() -> None:
     same = tuple((*line[:4], 0.5) for line in LINES)
     assert cells(compute_tables(*boards(same)), "boosted")[7].startswith("+0.0 [")
