@@ -162,6 +162,7 @@ IDENTITIES = {
     "digits-catalogue-budget": (2, "e5cfb5b6fc4a"),
     "digits-catalogue-mixed": (3, "49688a09dc9b"),
     "digits-catalogue-mixed-budget": (1, "64238277fb01"),
+    "digits-crossed": (1, "95972024f470"),
     "digits-defenses": (2, "681b4278c837"),
     "digits-defenses-epochs": (1, "84a321f541e3"),
     "digits-ensembles-budget": (1, "542955504f44"),
