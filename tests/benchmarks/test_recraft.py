@@ -159,7 +159,7 @@ def test_nothing_to_craft_again() -> None:
 IDENTITIES = {
     "digits-builders": (1, "2c05d5e6815b"),
     "digits-catalogue": (3, "1d4e9ae3359a"),
-    "digits-catalogue-budget": (2, "e5cfb5b6fc4a"),
+    "digits-catalogue-budget": (3, "c621793452ef"),
     "digits-catalogue-mixed": (3, "49688a09dc9b"),
     "digits-catalogue-mixed-budget": (1, "64238277fb01"),
     "digits-crossed": (1, "95972024f470"),
