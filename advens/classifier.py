@@ -46,11 +46,14 @@ class Classifier(nn.Module):
         members: the models of an ensemble; empty for a single network.
         probabilities: with which a randomized ensemble draws each of its members, (members,) float64; None
             for a model that draws nothing.
+        log_probabilities: whether the outputs are logarithms of probabilities that were taken from logits
+            without rounding, as those of an ensemble that averages probabilities are.
         precision: what the network computes in: ``float32``; ``tf32``, in which a GPU rounds the factors of
             products in forward passes to 10 bits; or ``bf16``, autocast to bfloat16.
     """
 
     bases: tuple[str, ...] = ()
+    log_probabilities: bool = False
     precision: str = "float32"
     probabilities: Tensor | None
 

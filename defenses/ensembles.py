@@ -119,7 +119,7 @@ class Ensemble(Together):
         if over not in MEANS:
             raise InputError(f"unknown mean '{over}'{nearest(str(over), MEANS)}")
         super().__init__(members, **options)
-        self.over = over
+        self.over, self.log_probabilities = over, over == "probs"
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (N, num_classes)."""

@@ -63,7 +63,10 @@ def inspect(
 
 
 def wrong_outputs(model: nn.Module, x: Tensor) -> str | None:
-    """Probabilities or their logarithms where logits are expected."""
+    """Probabilities or their logarithms where logits are expected.
+
+    Logarithms are no mistake where a model says by ``log_probabilities`` that nothing was rounded.
+    """
     with borrowed([model]), same_chance(x.device, model):
         out = _outputs(model, x).double()
     if out.shape[1] < 2:
@@ -73,7 +76,8 @@ def wrong_outputs(model: nn.Module, x: Tensor) -> str | None:
             "the outputs look like probabilities, not logits: cross-entropy would take the softmax "
             "twice; leave the softmax out"
         )
-    if bool((out <= ROUNDING).all()) and bool((out.logsumexp(1).abs() <= ROUNDING).all()):
+    logarithms = bool((out <= ROUNDING).all()) and bool((out.logsumexp(1).abs() <= ROUNDING).all())
+    if logarithms and not getattr(model, "log_probabilities", False):
         return (
             "the outputs look like log-probabilities: where those were computed from probabilities "
             "that round to 0 or 1, gradients vanish; give logits"

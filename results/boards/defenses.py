@@ -352,6 +352,12 @@ def _letters(part: pd.DataFrame, spent: Mapping[str, float]) -> dict[str, str]:
     return found
 
 
+def lettered(signs: str) -> tuple[str, str]:
+    """The letters of a line, and the number of the group of like compute in which they hold; see `pooled`."""
+    letters = signs.rstrip("0123456789")
+    return letters, signs[len(letters) :]
+
+
 def of_like_compute(spent: Mapping[str, float]) -> list[set[str]]:
     """Lines in groups in which compute differs by at most a factor of `COMPARED`, the least compute first.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from advens.results.boards.defenses import lettered
 from advens.results.boards.leaderboard import LEVEL
 from advens.results.formats import shorten
 from advens.results.report.collect import (
@@ -400,20 +401,21 @@ def _best(lines: Sequence[Line], measure: str, said: str, defenses: Defenses) ->
         return (
             f"{text}. Each line is one model, so that nothing is said of the defense trained again."
         )
-    letters = best.letters.get(measure, "")
-    if not letters:
+    if best.trainings < LEAST_TRAININGS:
         return f"{text}. It has fewer than {LEAST_TRAININGS} trainings, too few to tell defenses apart."
-    alike = [
-        line
-        for line in lines
-        if line is not best and set(line.letters.get(measure, "")) & set(letters)
-    ]
-    if alike:
-        others = _sentence(_count(alike, "other line"))
-        return f"{text}. {others} cannot be told apart from it (trainings and images, Holm, 5 %)."
-    return (
-        f"{text}, told apart from every other line with letters (trainings and images, Holm, 5 %)."
-    )
+    letters, group = lettered(best.letters.get(measure, ""))
+    others = [lettered(line.letters.get(measure, "")) for line in lines if line is not best]
+    compared = [own for own, number in others if own and letters and number == group]
+    if not compared:
+        return f"{text}. No other line was trained with about as much compute, so it is compared with none."
+    alike = [own for own in compared if set(own) & set(letters)]
+    with_it = _count(compared, "other line") + " trained with about as much compute"
+    test = "trainings and images, Holm, 5 %"
+    if not alike:
+        return f"{text}, told apart from {with_it} ({test})."
+    if len(compared) == 1:
+        return f"{text}. {_sentence(with_it)} cannot be told apart from it ({test})."
+    return f"{text}. Of {with_it}, {_count(alike, 'line')} cannot be told apart from it ({test})."
 
 
 def _transfer_of(defenses: Defenses) -> str:

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cache
 from importlib.metadata import version
@@ -346,7 +346,11 @@ def _defenses(defenses: Defenses) -> dict[str, Any]:
         tables.append({
             "title": title, "lines": lines, "measures": [(name, _measure(name)) for name in measures],
             "numbers": [(name, _measure(name)) for name in numbers],
-            "curve": _budgets(lines, defenses.budgets), "cost": _defense_cost(lines),
+            "curve": _budgets(lines, defenses.budgets),
+            "costs": [
+                _against(lines, _inference, "cost of one inference, MFLOP"),
+                _against(lines, _training, "passes of the training, for each training image"),
+            ],
         })  # fmt: skip
     members = [
         (each.model, charts.square(
@@ -393,19 +397,30 @@ def _radius(eps: str) -> float | None:
         return None
 
 
-def _defense_cost(lines: Sequence[Any]) -> Markup | None:
+def _against(lines: Sequence[Any], cost: Callable[[Any], float | None], x_label: str) -> Markup | None:
+    """Accuracy under the worst white-box attack against a cost of each line."""
     points = [
-        charts.Point(line.numbers["mflops"], rate, line_name(line), f"{line_name(line)}: {rate}")
+        charts.Point(x, rate, line_name(line), f"{line_name(line)}: {rate}")
         for line in lines
-        if line.numbers.get("mflops") and (rate := line.measures.get("open worst")) is not None
-    ]  # fmt: skip
+        if (x := cost(line)) and (rate := line.measures.get("open worst")) is not None
+    ]
     if len(points) < 2:
         return None
     return charts.scatter(
-        points, "cost of one inference, MFLOP", "accuracy under the worst white-box attack, %",
-        "Accuracy under the worst white-box attack against the cost of an inference; see the table",
+        points, x_label, "accuracy under the worst white-box attack, %",
+        f"Accuracy under the worst white-box attack against: {x_label}; see the table",
         logarithmic=max(p.x for p in points) > 4 * min(p.x for p in points), width=480, height=280,
     )  # fmt: skip
+
+
+def _inference(line: Any) -> float | None:
+    found: float | None = line.numbers.get("mflops")
+    return found
+
+
+def _training(line: Any) -> float | None:
+    both = [line.numbers.get(name) for name in ("train_forwards", "train_backwards")]
+    return None if None in both else sum(both)
 
 
 def _measure(name: str) -> str:

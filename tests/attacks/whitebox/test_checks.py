@@ -22,7 +22,7 @@ from advens.attacks.whitebox.checks import (
 )
 from advens.attacks.whitebox.oracle import RowOracle
 from advens.datasets.digits import digits_arrays
-from advens.defenses.ensembles import RandomizedEnsemble
+from advens.defenses.ensembles import Ensemble, RandomizedEnsemble
 from advens.models import load_model
 from advens.threat import Threat
 
@@ -188,6 +188,12 @@ class Says(nn.Module):
 
 
 ONE = torch.zeros(1, 3, 2, 2, dtype=torch.float64)
+
+
+def test_log_probabilities_that_were_not_rounded_are_no_mistake() -> None:
+    logits = Says([[2.0, -1.0]])
+    assert wrong_outputs(Ensemble([logits, logits], num_classes=2), ONE) is None
+    assert "log-probabilities" in str(wrong_outputs(Says([[math.log(0.2), math.log(0.8)]]), ONE))
 
 
 @pytest.mark.parametrize(

@@ -149,23 +149,32 @@ def test_robust_accuracy() -> None:
     assert found["Warnings"].startswith("One warning should be read")
 
 
-def line(label: str, value: float, letters: str) -> Line:
+def line(label: str, value: float, letters: str, trainings: int = 5) -> Line:
     rates = {"transfer 0.1": Rate(value, value - 0.1, value + 0.1), "open worst": Rate(value)}
-    return Line(label, "mean", "", 3, 5, rates, {}, {"transfer 0.1": letters} if letters else {})
+    return Line(label, "mean", "", 3, trainings, rates, {}, {"transfer 0.1": letters} if letters else {})
 
 
-@pytest.mark.parametrize(("letters", "pooled", "words"), [
-    (("a", "b"), True, "told apart from every other line"),
-    (("a", "ab"), True, "One other line cannot be told apart"),
-    (("", ""), True, "fewer than 5 trainings"),
-    (("", ""), False, "nothing is said of the defense trained again"),
+@pytest.mark.parametrize(("letters", "words"), [
+    (("a", "b"), "told apart from one other line trained with about as much compute"),
+    (("a", "ab"), "One other line trained with about as much compute cannot be told apart"),
+    (("a2", "a1"), "No other line was trained with about as much compute"),
+    (("a2", "b2", "a1", "a2"), "Of two other lines trained with about as much compute, one line cannot"),
+    (("", ""), "No other line was trained with about as much compute"),
 ])  # fmt: skip
-def test_defenses(letters: tuple[str, str], pooled: bool, words: str) -> None:
-    lines = (line("plain", 0.3, letters[1]), line("dverge", 0.6, letters[0]))
-    found = of_defenses(Defenses({"T": lines}, ("0.1",), (), (), pooled))
-    begin = "Table T: dverge of 3 keeps most under transferred images: 60.0 % [50.0–70.0]"
+def test_defenses(letters: tuple[str, ...], words: str) -> None:
+    lines = tuple(line(f"l{k}", 0.6 - 0.1 * k, own) for k, own in enumerate(letters))
+    found = of_defenses(Defenses({"T": lines}, ("0.1",), (), (), True))
+    begin = "Table T: l0 of 3 keeps most under transferred images: 60.0 % [50.0–70.0]"
     assert found[0].text.startswith(begin)
     assert words in found[0].text
+
+
+@pytest.mark.parametrize(("pooled", "words"), [
+    (True, "fewer than 5 trainings"), (False, "nothing is said of the defense trained again"),
+])  # fmt: skip
+def test_defenses_that_were_trained_too_rarely(pooled: bool, words: str) -> None:
+    lines = (line("plain", 0.3, "", 3), line("dverge", 0.6, "", 3))
+    assert words in of_defenses(Defenses({"T": lines}, ("0.1",), (), (), pooled))[0].text
 
 
 def test_lines_that_keep_the_same_share_the_sentence() -> None:
