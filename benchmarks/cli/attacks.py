@@ -42,11 +42,9 @@ def _front(pattern: str, budget: int | None, run: Path | None) -> None:
     from advens.results.boards.outcomes import contributions
     from advens.results.boards.rows import load
 
-    if run is None and not kept.CATALOGUE.is_file():
-        raise click.UsageError("--front needs --run DIR, as of 'advens run digits-catalogue'")
     if run is None:
         parts, spent = kept.read(kept.CATALOGUE)
-        source = "the reference run of digits-catalogue (--run DIR for yours)"
+        source = "the reference runs of digits-catalogue (--run DIR for yours)"
         board = spent.assign(mean_asr=Means(parts).rates)
     else:
         samples, cells = load([run])

@@ -424,7 +424,7 @@ def _passes(row: Any) -> str:
 
 def _results(name: str) -> str:
     """What the reference tables hold of an attack."""
-    blocks = []
+    blocks = _place(name)
     fused = _kept("digits-ensembles.parquet")
     rows = [
         (row["suite"], row["attack"], row["surrogates"], _percent(row, "mean_asr", "asr_low", "asr_high"),
@@ -462,6 +462,29 @@ def _results(name: str) -> str:
             table(header, rows),
         ]
     return "## Reference results\n\n" + _BRACKETS + "\n\n" + "\n\n".join(blocks) if blocks else ""
+
+
+def _place(name: str) -> list[str]:
+    """The place of an attack in the catalogue, on every set of surrogates."""
+    rows = [
+        (row["surrogates"], row["attack"], f"{row['place']} of {row['of']}",
+         _percent(row, "mean_asr", "models_low", "models_high"), _passes(row), "yes" if row["front"] else "")
+        for _, row in _places().iterrows() if row["name"] == name
+    ]  # fmt: skip
+    header = ("surrogates", "attack", "place", "mean attack success rate, new models, %", "passes F / B", "front")
+    return [
+        "Among all attacks at published cost, and at equal passes ([all rows](../../tables/catalogue.md)). "
+        "On the front no attack is as strong with fewer passes.",
+        table(header, rows),
+    ] if rows else []  # fmt: skip
+
+
+@cache
+def _places() -> Any:
+    from advens.benchmarks.studies.catalogue import places
+    from advens.results.boards.kept import CATALOGUE, read
+
+    return places(*read(CATALOGUE))
 
 
 _BRACKETS = (

@@ -71,6 +71,7 @@ def test_what_the_page_says_of_members_that_differ() -> None:
     gains = [beside_control(name, TRANSFER) for name in differ.index if found.loc[name, "control"]]
     assert all(apart for _, apart in gains)
     assert [round(f([gain for gain, _ in gains])) for f in (min, max)] == [8, 23]
+    assert "keep 8 to 23 points more under transfer" in (ROOT / "README.md").read_text(encoding="utf-8")
     transfer = {name: f"{100 * rate:.1f}" for name, rate in found[TRANSFER].items()}
     assert (transfer["dverge", 3], transfer["dverge", 5]) == ("62.1", "69.8")
     assert found.loc[("dverge", 3), f"{TRANSFER} group"] == found.loc[("trs", 3), f"{TRANSFER} group"]
