@@ -471,10 +471,11 @@ def _place(name: str) -> list[str]:
          _percent(row, "mean_asr", "models_low", "models_high"), _passes(row), "yes" if row["front"] else "")
         for _, row in _places().iterrows() if row["name"] == name
     ]  # fmt: skip
-    header = ("surrogates", "attack", "place", "mean attack success rate, new models, %", "passes F / B", "front")
+    header = ("surrogates", "attack", "place", "mean attack success rate, %", "passes F / B", "front")
     return [
         "Among all attacks at published cost, and at equal passes ([all rows](../../tables/catalogue.md)). "
-        "On the front no attack is as strong with fewer passes.",
+        "Brackets hold the 95 % interval for new models. On the front no attack is as strong with fewer "
+        "passes.",
         table(header, rows),
     ] if rows else []  # fmt: skip
 

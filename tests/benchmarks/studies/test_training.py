@@ -57,7 +57,8 @@ def test_lines_stand_by_compute_beside_their_controls() -> None:
 
 
 def test_a_control_may_be_one_of_several_sizes() -> None:
-    lines = (*LINES[:2], ("at, 66 epochs", 2, 60.0, None, 0.3), ("boosted", 3, 31.0, "at, 66 epochs of 1", 0.6))
+    boosted = ("boosted", 3, 31.0, "at, 66 epochs of 1", 0.6)
+    lines = (*LINES[:2], ("at, 66 epochs", 2, 60.0, None, 0.3), boosted)
     assert cells(compute_tables(*boards(lines)), "boosted")[7].startswith("+10.0 [")
 
 
