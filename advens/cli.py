@@ -11,7 +11,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -165,16 +165,21 @@ def main() -> None:
 
 def invoke(args: list[str]) -> int:
     """The exit code of a command line; errors are one line on stderr."""
-    return copy_context().run(_invoke, args)  # what a command trusts ends with it
-
-
-def _invoke(args: list[str]) -> int:
     _set_up()
+    return copy_context().run(_invoke, cli, args, "advens")  # what a command trusts ends with it
+
+
+def script(command: click.Command) -> NoReturn:
+    """Run a command that is a module of its own (``python -m``) with this process's arguments, and exit."""
+    sys.exit(_invoke(command, sys.argv[1:], None))
+
+
+def _invoke(command: click.Command, args: list[str], name: str | None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default", InputWarning)
             warnings.showwarning = partial(_show, set(), warnings.showwarning)
-            result = cli.main(args, prog_name="advens", standalone_mode=False)
+            result = command.main(args, prog_name=name, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())

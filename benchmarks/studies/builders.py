@@ -17,6 +17,7 @@ import click
 import pandas as pd
 
 from advens.benchmarks.studies.letters import caption, rate
+from advens.cli import script
 from advens.errors import InputError
 
 CNN = ("mi-lgv", "mi-mba")
@@ -102,4 +103,4 @@ def main(source: str, out: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

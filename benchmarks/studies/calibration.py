@@ -25,6 +25,7 @@ from scipy.optimize import brentq
 from scipy.special import expit
 from scipy.stats import binom
 
+from advens.cli import script
 from advens.results.statistics import (
     LEAST_TRAININGS,
     bootstrap_mean,
@@ -277,4 +278,4 @@ def main(draws: int, out: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -24,6 +24,7 @@ import pandas as pd
 import pyarrow as pa
 
 from advens.benchmarks.suites import Suite, stored
+from advens.cli import script
 from advens.errors import InputError
 from advens.results.boards.compare import difference
 from advens.results.boards.front import front, lettered
@@ -293,4 +294,4 @@ def main(what: str, sources: tuple[Path, ...], out: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -17,6 +17,7 @@ import click
 import pandas as pd
 
 from advens.benchmarks.studies.letters import MODELS, answered, caption, rate
+from advens.cli import script
 from advens.errors import InputError
 
 BASES = ("di-mi-", "mi-", "")
@@ -120,4 +121,4 @@ def _kept(path: Path) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

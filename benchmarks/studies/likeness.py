@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from advens.attacks.expectation import log_expected
 from advens.benchmarks.likeness import NEAR, likeness, residuals
 from advens.benchmarks.predictions import members_of
+from advens.cli import script
 
 BASE = "digits:resnet"
 AGAIN = ("resnet", "convnext", "vit", "resnet-at", "shapes-resnet")
@@ -249,4 +250,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from advens.cli import script
 from advens.errors import InputError
 from advens.results.boards.leaderboard import LEVEL
 from advens.results.boards.rows import Rows
@@ -137,4 +138,4 @@ def main(run: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -28,6 +28,7 @@ import click
 import pandas as pd
 
 from advens.benchmarks.evaluate import stored_cell
+from advens.cli import script
 from advens.results.store import RunStore
 from advens.results.store.images import CleanImages, read_images
 
@@ -82,4 +83,4 @@ def main(one: Path, others: tuple[Path, ...]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

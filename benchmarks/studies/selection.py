@@ -19,6 +19,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import ConstantInputWarning, spearmanr
 
+from advens.cli import script
+
 CANDIDATES = (
     "digits:byobnet", "digits:convmixer", "digits:convnext", "digits:deit3", "digits:efficientnet",
     "digits:mambaout", "digits:resnet", "digits:resnet-at", "digits:swin", "digits:vit-b",
@@ -125,4 +127,4 @@ def main(count: int, limit: int, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -28,6 +28,8 @@ from pathlib import Path
 import click
 import tomli_w
 
+from advens.cli import script
+
 SUITE = {
     "name": "soak", "data": "digits:test?limit=60", "shard": 10, "threat": {"eps": 0.2, "steps": 2},
     "targets": ["digits:convmixer", "digits:mixer", "digits:mambaout"],
@@ -161,4 +163,4 @@ def main(kills: int, parts: int, seed: int, out: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

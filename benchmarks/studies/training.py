@@ -20,6 +20,7 @@ from typing import Any
 import click
 import pandas as pd
 
+from advens.cli import script
 from advens.errors import InputError
 from advens.results.boards.board import read_board
 from advens.results.boards.defenses import KEYS, pooled
@@ -159,4 +160,4 @@ def main(which: str, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -57,11 +57,18 @@ def write(path: Path, table: pa.Table) -> None:
 
 
 def read(path: Path) -> tuple[Contributions, pd.DataFrame]:
-    """The outcomes of a file, and the passes of their rows beside the keys. Raises InputError without one."""
+    """The outcomes of a file, and the passes of their rows beside the keys.
+
+    Raises:
+        InputError: there is no file, or it was not written by `write`.
+    """
     if not path.is_file():
         raise InputError(f"no outcomes at {path}")
-    table = pq.read_table(path)
-    samples = json.loads(table.schema.metadata[b"samples"])
+    try:
+        table = pq.read_table(path)
+        samples = json.loads(table.schema.metadata[b"samples"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path} holds no outcomes of a study") from None
     frame = table.to_pandas().sort_values([*KEYS, "target"], ignore_index=True)
     targets = sorted(set(frame["target"]))
     lines, shape = frame.iloc[:: len(targets)], (-1, len(targets))

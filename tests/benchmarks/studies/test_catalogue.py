@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from advens.benchmarks.studies.catalogue import (
     published,
     rankings,
 )
+from advens.cli import script
 from advens.errors import InputError
 from advens.results.boards.kept import read, write
 from advens.results.boards.leaderboard import leaderboard
@@ -91,6 +93,25 @@ def test_runs_on_other_images_are_refused(runs: list[Path], advens: Any, suite: 
     said = CliRunner().invoke(main, ["keep", str(runs[0])])
     assert "--out FILE" in said.output
     assert said.exit_code == 2
+
+
+@pytest.mark.parametrize(("content", "why"), [
+    (None, "no outcomes at"), (b"garbage", "holds no outcomes of a study"),
+])  # fmt: skip
+def test_wrong_files(
+    content: bytes | None, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    file = tmp_path / "kept.parquet"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setattr(sys, "argv", ["catalogue", "fronts", str(file)])
+    with pytest.raises(SystemExit) as ended:
+        script(main)
+    said = capsys.readouterr()
+    assert ended.value.code == 2
+    assert said.out == ""
+    assert why in said.err
+    assert said.err.count("\n") == 1
 
 
 def outcomes(rates: dict[str, float], targets: int, n: int = 200) -> Contributions:
