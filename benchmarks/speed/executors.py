@@ -22,6 +22,7 @@ import click
 
 from advens.benchmarks.environment import commit, versions
 from advens.benchmarks.executors import create_executor
+from advens.cli import script
 from advens.errors import InputError
 
 
@@ -99,4 +100,4 @@ def main(name: str, workers: int, tasks: int, seconds: float, out: Path | None) 
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -4,10 +4,11 @@
     python -m advens.benchmarks.studies.training compute runs/digits-defenses
     python -m advens.benchmarks.studies.training epochs runs/digits-defenses-epochs
 
-All are made of the two boards ``defenses`` and ``images`` of a run; ``results/reference`` keeps those of
-both suites. ``lines`` has every measure, as ``advens leaderboard`` shows them. ``compute`` orders the lines
-of each table by the passes of their training, and says how far each is from its control, which was trained
-with as many. ``epochs`` puts lines beside each other whose labels differ in the number of epochs alone.
+All are made of the two boards ``defenses`` and ``images`` of a run; those of ``digits-defenses`` are kept in
+``results/reference/digits-defenses``. ``lines`` has every measure, as ``advens leaderboard`` shows them.
+``compute`` orders the lines of each table by the passes of their training, and says how far each is from
+its control, which was trained with as many. ``epochs`` puts lines beside each other whose labels differ in
+the number of epochs alone.
 """
 
 from __future__ import annotations
